@@ -1,0 +1,1 @@
+//! The command line; the doc comments are the help.

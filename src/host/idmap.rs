@@ -1,0 +1,176 @@
+//! Which ids inside a user namespace are which outside (user_namespaces(7)).
+//!
+//! Layers on disk are owned by the *foreign id range* when root pulls (systemd's UIDS-GIDS: 2147352576 and the 65535 ids
+//! above it belong to no one), by the user and subordinate ids when a user pulls, and by the user alone where the site
+//! gives no subordinate ids.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use nix::unistd::Pid;
+
+use super::caller::Caller;
+use crate::error::{Error, Kind, Result, Stage};
+
+/// First id of the foreign range: id `n` of an image is `FOREIGN_BASE + n` on disk.
+pub const FOREIGN_BASE: u32 = 2_147_352_576;
+/// How many ids an image may use: 0 to 65535.
+pub const RANGE: u32 = 65_536;
+
+/// `count` ids from `inside` on are the ids from `outside` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Extent {
+    /// First id in the namespace.
+    pub inside: u32,
+    /// First id outside it.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// The id map of a user namespace, for users and groups.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct IdMap {
+    /// `uid_map`.
+    pub uids: Vec<Extent>,
+    /// `gid_map`.
+    pub gids: Vec<Extent>,
+}
+
+impl IdMap {
+    /// What layers on disk use: see the module's introduction.
+    ///
+    /// # Errors
+    /// When `/etc/subuid` or `/etc/subgid` cannot be read.
+    pub fn on_disk(caller: &Caller) -> Result<Self> {
+        if caller.is_privileged() {
+            let all = vec![Extent { inside: 0, outside: FOREIGN_BASE, count: RANGE }];
+            return Ok(Self { uids: all.clone(), gids: all });
+        }
+        let own = |id| Extent { inside: 0, outside: id, count: 1 };
+        let (uid, gid) = (caller.uid.as_raw(), caller.gid.as_raw());
+        let subordinate = (
+            subordinate(Path::new("/etc/subuid"), &caller.name, uid)?,
+            subordinate(Path::new("/etc/subgid"), &caller.name, uid)?,
+        );
+        Ok(match subordinate {
+            (Some((ufirst, ucount)), Some((gfirst, gcount))) => Self {
+                uids: vec![own(uid), Extent { inside: 1, outside: ufirst, count: ucount.min(RANGE - 1) }],
+                gids: vec![own(gid), Extent { inside: 1, outside: gfirst, count: gcount.min(RANGE - 1) }],
+            },
+            _ => Self { uids: vec![own(uid)], gids: vec![own(gid)] },
+        })
+    }
+
+    /// Whether only one id is mapped: then everything belongs to the caller.
+    pub fn is_single(&self) -> bool {
+        matches!(self.uids.as_slice(), [Extent { count: 1, .. }])
+    }
+
+    /// The id outside for the user `inside`, if it is mapped.
+    pub fn uid_outside(&self, inside: u32) -> Option<u32> {
+        outside(&self.uids, inside)
+    }
+
+    /// The id outside for the group `inside`, if it is mapped.
+    pub fn gid_outside(&self, inside: u32) -> Option<u32> {
+        outside(&self.gids, inside)
+    }
+
+    /// Writes the maps of the process `pid`, which has just made its user namespace.
+    ///
+    /// Root writes the files itself; a user needs `newuidmap` and `newgidmap` for more than one id, and must give up
+    /// `setgroups` for one (user_namespaces(7), CVE-2014-8989).
+    ///
+    /// # Errors
+    /// When the kernel or the helper refuses; the helper's exit status is checked.
+    pub fn write(&self, pid: Pid, privileged: bool) -> Result<()> {
+        let file = |name: &str| format!("/proc/{pid}/{name}");
+        let put = |name: &str, text: &str| {
+            fs::write(file(name), text).map_err(|e| {
+                Error::new(Stage::Host, Kind::Host, format!("cannot write {name} of a new user namespace")).because(e)
+            })
+        };
+        if privileged {
+            put("gid_map", &lines(&self.gids))?;
+            return put("uid_map", &lines(&self.uids));
+        }
+        if self.is_single() {
+            put("setgroups", "deny")?;
+            put("gid_map", &lines(&self.gids))?;
+            return put("uid_map", &lines(&self.uids));
+        }
+        helper("newgidmap", pid, &self.gids)?;
+        helper("newuidmap", pid, &self.uids)
+    }
+}
+
+fn outside(extents: &[Extent], inside: u32) -> Option<u32> {
+    extents.iter().find_map(|e| {
+        let offset = inside.checked_sub(e.inside)?;
+        if offset < e.count { e.outside.checked_add(offset) } else { None }
+    })
+}
+
+fn lines(extents: &[Extent]) -> String {
+    extents.iter().map(|e| format!("{} {} {}\n", e.inside, e.outside, e.count)).collect()
+}
+
+fn helper(program: &str, pid: Pid, extents: &[Extent]) -> Result<()> {
+    let fail = |what: String| {
+        Error::new(Stage::Host, Kind::Host, what)
+            .hint("install the package uidmap, and check /etc/subuid and /etc/subgid; ces also works without them")
+    };
+    let mut command = Command::new(program);
+    command.arg(pid.to_string());
+    for e in extents {
+        command.args([e.inside.to_string(), e.outside.to_string(), e.count.to_string()]);
+    }
+    let output = command.output().map_err(|e| fail(format!("cannot run {program}")).because(e))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(fail(format!("{program} refused the id map")).because(String::from_utf8_lossy(&output.stderr).trim()))
+}
+
+/// The first subordinate range of a user: `name:first:count` (subuid(5)); the name may be the uid.
+fn subordinate(path: &Path, name: &str, uid: u32) -> Result<Option<(u32, u32)>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(parse_subordinate(&text, name, uid)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::new(Stage::Host, Kind::Host, format!("cannot read {}", path.display())).because(e)),
+    }
+}
+
+fn parse_subordinate(text: &str, name: &str, uid: u32) -> Option<(u32, u32)> {
+    let uid = uid.to_string();
+    text.lines().find_map(|line| {
+        let mut fields = line.trim().split(':');
+        let who = fields.next()?;
+        let first = fields.next()?.parse().ok()?;
+        let count: u32 = fields.next()?.parse().ok()?;
+        ((who == name || who == uid) && count > 0).then_some((first, count))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subordinate_range_is_found_by_name_or_uid() {
+        let text = "# comment\nbob:100000:65536\n1001:200000:65536\n";
+        assert_eq!(parse_subordinate(text, "bob", 1000), Some((100_000, 65_536)));
+        assert_eq!(parse_subordinate(text, "eve", 1001), Some((200_000, 65_536)));
+        assert_eq!(parse_subordinate(text, "mallory", 5), None);
+    }
+
+    #[test]
+    fn ids_outside_every_extent_are_unmapped() {
+        let map = IdMap { uids: vec![Extent { inside: 0, outside: 1000, count: 1 }], gids: vec![] };
+        assert_eq!(map.uid_outside(0), Some(1000));
+        assert_eq!(map.uid_outside(1), None);
+        assert_eq!(map.gid_outside(0), None);
+    }
+}

@@ -1,0 +1,10 @@
+//! What this kernel and machine offer.
+
+/// Who calls: real root, a researcher through sudo, or an ordinary user.
+pub mod caller;
+/// Where store, running jobs and records live.
+pub mod dirs;
+/// Which ids inside a user namespace are which outside.
+pub mod idmap;
+/// System calls that need `unsafe`; the only such file.
+pub mod sys;

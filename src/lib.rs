@@ -1,0 +1,24 @@
+//! `ces` runs approved container images on sensitive data in Trusted Research Environments.
+//!
+//! Read the modules in this order; data flows from the top to the bottom and never back:
+//!
+//! bytes from outside → layers on disk → policy + image config → a bundle → a run → a record.
+
+/// What can go wrong, as one small type: stage, kind, message, causes, hint.
+pub mod error;
+/// Text from outside, made harmless before a terminal sees it.
+pub mod text;
+/// What this kernel and machine offer: system calls, identity maps, directories, control groups.
+pub mod host;
+/// From a reference to layers on disk: registry, layouts and archives, store, unpacking.
+pub mod image;
+/// The site's rules, and what a request may have under them.
+pub mod policy;
+/// From image, policy and identity to an OCI bundle: root file system, runtime spec, seccomp.
+pub mod bundle;
+/// From a bundle to an outcome: namespaces, engine, the enforced check, supervision, outputs, record.
+pub mod run;
+/// The command line; its doc comments are the help.
+pub mod cli;
+/// One file a verb: straight-line scripts over the stages above.
+pub mod commands;
