@@ -140,6 +140,17 @@ impl<'i> Table<'i> {
         self.convert(key, "a whole number, not negative", |value| whole(&value))
     }
 
+    /// A list of whole numbers, not negative.
+    ///
+    /// # Errors
+    /// When the value is of another type.
+    pub fn integers(&mut self, key: &'static str) -> Result<Option<Rule<Vec<u64>>>> {
+        self.convert(key, "a list of whole numbers, such as [1, 2]", |value| match value {
+            DeValue::Array(items) => items.into_iter().map(|item| whole(&item.into_inner())).collect(),
+            _ => None,
+        })
+    }
+
     /// A list of strings.
     ///
     /// # Errors
