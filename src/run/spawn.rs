@@ -65,7 +65,7 @@ fn user_namespace(map: &IdMap, privileged: bool) -> Result<OwnedFd> {
     let (ours, theirs) = Wire::pair()?;
     let holder = sys::fork(|| {
         let made = unshare(CloneFlags::CLONE_NEWUSER).is_ok() && theirs.send(&FromStage::NeedsMaps).is_ok();
-        // Lives until the parent has opened the namespace.
+        // Lives until the parent has opened the namespace and ends it.
         if made && theirs.receive::<ToStage>().is_ok() { 0 } else { 1 }
     })
     .map_err(|e| fail("start a process for the layers' user namespace", e))?;
@@ -77,8 +77,7 @@ fn user_namespace(map: &IdMap, privileged: bool) -> Result<OwnedFd> {
         _ => Err(Error::new(Stage::Run, Kind::Host, "cannot make a user namespace for the layers")
             .hint("see ces doctor: user.max_user_namespaces may be 0")),
     };
-    drop(ours);
-    sys::wait_child(Some(holder), true).map_err(|e| fail("wait for a process", e))?;
+    end(holder);
     namespace
 }
 
