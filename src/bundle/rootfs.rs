@@ -59,6 +59,8 @@ pub struct Bind {
     pub destination: PathBuf,
     /// Nothing may be written to it, nor to any mount below it.
     pub read_only: bool,
+    /// Programs on it cannot be executed.
+    pub no_exec: bool,
     /// Whose file system rights open it.
     pub opened_as: HostIds,
     /// Symbolic links may lead to it (the site's own data root); else they are refused.
@@ -140,6 +142,9 @@ fn clone_bind(bind: &Bind, privileged: bool) -> Result<(OwnedFd, bool)> {
     let mut set = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
     if bind.read_only {
         set |= libc::MOUNT_ATTR_RDONLY;
+    }
+    if bind.no_exec {
+        set |= libc::MOUNT_ATTR_NOEXEC;
     }
     let change = |set| sys::change_mount(tree.as_fd(), &MountChange { set, idmap: None, recursive: true });
     change(set).map_err(|e| io(&name, e))?;

@@ -21,9 +21,10 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat2};
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::identity::{Identity, acting_as};
+use crate::bundle::identity::{HostIds, Identity, acting_as};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::dirs::Dirs;
+use crate::host::idmap::IdMap;
 
 /// A job's id: `20261122T143015-7f3a9c`, sortable and unique.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -82,6 +83,8 @@ pub struct Journal {
     pub researcher: String,
     /// The researcher's uid.
     pub uid: u32,
+    /// The researcher's group.
+    pub gid: u32,
     /// When it began.
     pub started: String,
     /// The throw-away directory in the store.
@@ -102,6 +105,7 @@ pub struct Job {
     /// What a sweep would need.
     pub journal: Journal,
     dir: PathBuf,
+    outputs: Option<OwnedFd>,
     _lock: Flock<File>,
 }
 
@@ -129,7 +133,7 @@ impl Job {
             fs::remove_dir_all(&new).ok();
             fail_path("make", &dir, &e)
         })?;
-        let job = Self { journal, dir, _lock: lock };
+        let mut job = Self { journal, dir, outputs: None, _lock: lock };
         if let Err(error) = job.make_directories(identity) {
             job.end(identity)?;
             return Err(error);
@@ -137,7 +141,7 @@ impl Job {
         Ok(job)
     }
 
-    fn make_directories(&self, identity: &Identity) -> Result<()> {
+    fn make_directories(&mut self, identity: &Identity) -> Result<()> {
         let work = &self.journal.work;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(work).map_err(|e| fail_path("make", work, &e))?;
         let privileged = identity.caller.is_privileged();
@@ -147,6 +151,9 @@ impl Job {
                     fail_path("make", &dir, &e).hint("outputs and scratch are made in your home directory: is it there, writable and not full?")
                 })?;
             }
+            // From here on the directory is known by this descriptor: whatever its name leads to later, only what is
+            // in this directory is ever given away.
+            self.outputs = Some(open_directory(&self.outputs(), true)?);
             Ok(())
         })?;
         let payload = identity.payload();
@@ -174,12 +181,21 @@ impl Job {
         self.journal.home.join(&self.journal.outputs)
     }
 
+    /// The outputs directory itself, as it was made.
+    ///
+    /// # Errors
+    /// When the kernel gives no second descriptor.
+    pub fn outputs_directory(&self) -> Result<OwnedFd> {
+        let made = self.outputs.as_ref().ok_or_else(|| Error::new(Stage::Run, Kind::Failed, "the outputs directory was not made"))?;
+        made.try_clone().map_err(|e| fail("open the outputs", &e))
+    }
+
     /// Removes all that is not to be kept: scratch, the throw-away directory, the journal (last).
     ///
     /// # Errors
     /// When something cannot be removed; the journal then stays, and the next sweep tries again.
     pub fn end(self, identity: &Identity) -> Result<()> {
-        discard(&self.journal, identity)?;
+        discard(&self.journal, &identity.container, identity.caller.is_privileged())?;
         fs::remove_dir_all(&self.dir).map_err(|e| fail_path("remove", &self.dir, &e))
     }
 
@@ -194,24 +210,37 @@ impl Job {
 ///
 /// # Errors
 /// When something cannot be removed.
-pub fn discard(journal: &Journal, identity: &Identity) -> Result<()> {
-    let privileged = identity.caller.is_privileged();
-    let home = acting_as(&identity.researcher(), privileged, || open_directory(&journal.home))?;
+pub fn discard(journal: &Journal, map: &IdMap, privileged: bool) -> Result<()> {
+    let researcher = HostIds { uid: journal.uid, gid: journal.gid, groups: Vec::new() };
+    let home = acting_as(&researcher, privileged, || open_directory(&journal.home, false))?;
     let remove = || -> Result<Vec<u8>> {
         remove_tree(&home, Path::new(&journal.scratch))?;
         if let (Some(parent), Some(name)) = (journal.work.parent(), journal.work.file_name())
             && parent.is_dir()
         {
-            remove_tree(&open_directory(parent)?, Path::new(name))?;
+            remove_tree(&open_directory(parent, false)?, Path::new(name))?;
         }
         Ok(Vec::new())
     };
     // A user's container may have written as subordinate ids: only root of the same namespace can remove that.
-    super::spawn::with_ids(&identity.container, privileged, remove).map(drop)
+    super::spawn::with_ids(map, privileged, remove).map(drop)
 }
 
-fn open_directory(path: &Path) -> Result<OwnedFd> {
-    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+/// The outputs directory of a dead job, opened with the researcher's rights; none when it is gone.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn reopen_outputs(journal: &Journal) -> Result<Option<OwnedFd>> {
+    let path = journal.home.join(&journal.outputs);
+    let researcher = HostIds { uid: journal.uid, gid: journal.gid, groups: Vec::new() };
+    acting_as(&researcher, nix::unistd::geteuid().is_root(), || {
+        if path.symlink_metadata().is_err() { Ok(None) } else { open_directory(&path, true).map(Some) }
+    })
+}
+
+fn open_directory(path: &Path, to_read: bool) -> Result<OwnedFd> {
+    let access = if to_read { OFlag::O_RDONLY | OFlag::O_NOFOLLOW } else { OFlag::O_PATH };
+    let how = OpenHow::new().flags(access | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
     openat2(AT_FDCWD, path, how).map_err(|e| fail_path("open", path, &e.into()))
 }
 

@@ -12,6 +12,8 @@ pub mod spawn;
 pub mod stage;
 /// libcontainer, and nothing else of it.
 pub mod engine;
+/// What a crash left, cleaned up.
+pub mod sweep;
 /// The enforced check: what the kernel says of the created container.
 pub mod enforced;
 /// What a run leaves, given to the researcher.

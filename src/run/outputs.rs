@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::dir::Dir;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat, fstatat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, unlinkat};
 use serde::{Deserialize, Serialize};
@@ -49,15 +49,15 @@ pub struct OutputFile {
     pub sha256: String,
 }
 
-/// Gives everything below `path` to `owner` and lists it. For a process with power over every id in the tree.
+/// Gives everything in the directory `dir` to `owner` and lists it; `path` is its name, for the list. For a process with
+/// power over every id in the tree. What belongs to no id of the run (`ids`) is not the run's, and is left alone.
 ///
 /// # Errors
-/// When the directory cannot be opened or an entry cannot be given away.
-pub fn collect(path: &Path, owner: &HostIds) -> Result<Outputs> {
+/// When an entry cannot be given away.
+pub fn collect(dir: OwnedFd, path: &Path, owner: &HostIds, ids: impl Fn(u32) -> bool) -> Result<Outputs> {
     let mut outputs = Outputs { path: path.to_path_buf(), ..Outputs::default() };
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let dir = openat(AT_FDCWD, path, flags, Mode::empty()).map_err(|e| fail(path, e))?;
-    let mut walk = Walk { owner: Owner { uid: Uid::from_raw(owner.uid), gid: Gid::from_raw(owner.gid) }, outputs: &mut outputs };
+    let owner = Owner { uid: Uid::from_raw(owner.uid), gid: Gid::from_raw(owner.gid) };
+    let mut walk = Walk { owner, outputs: &mut outputs, ids: &ids };
     walk.directory(dir, Path::new(""), 0)?;
     outputs.files.sort_by(|a, b| a.path.cmp(&b.path));
     outputs.bytes = outputs.files.iter().map(|f| f.size).sum();
@@ -104,6 +104,7 @@ struct Owner {
 struct Walk<'a> {
     owner: Owner,
     outputs: &'a mut Outputs,
+    ids: &'a dyn Fn(u32) -> bool,
 }
 
 impl Walk<'_> {
@@ -132,6 +133,10 @@ impl Walk<'_> {
 
     fn entry(&mut self, dir: &OwnedFd, name: &std::ffi::CStr, path: &Path, stat: &FileStat, depth: usize) -> Result<()> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        if !(self.ids)(stat.st_uid) {
+            self.outputs.refused.push(format!("{}: belongs to uid {}, not to the run; left alone", shown(path), stat.st_uid));
+            return Ok(());
+        }
         match stat.st_mode & libc::S_IFMT {
             libc::S_IFDIR if depth >= DEPTH => self.outputs.refused.push(format!("{}: deeper than {DEPTH} levels", shown(path))),
             libc::S_IFDIR => {
@@ -209,7 +214,9 @@ mod tests {
         symlink("/etc/shadow", at("link")).unwrap();
         nix::unistd::mkfifo(&at("pipe"), Mode::from_bits_truncate(0o600)).unwrap();
         let me = HostIds { uid: nix::unistd::getuid().as_raw(), gid: nix::unistd::getgid().as_raw(), groups: vec![] };
-        let outputs = collect(dir.path(), &me).unwrap();
+        let open = || OwnedFd::from(File::open(dir.path()).unwrap());
+        assert_eq!(collect(open(), dir.path(), &me, |_| false).unwrap().refused.len(), 4);
+        let outputs = collect(open(), dir.path(), &me, |uid| uid == me.uid).unwrap();
         assert_eq!(outputs.files.iter().map(|f| f.path.as_str()).collect::<Vec<_>>(), ["table.csv", "tool"]);
         assert_eq!(outputs.links, ["link -> /etc/shadow"]);
         assert_eq!(outputs.refused, ["pipe: a fifo, removed"]);

@@ -173,7 +173,8 @@ pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<
                 Some(FromStage::Finished) => break,
                 Some(FromStage::Failed(failure)) => return Err(failure.into()),
                 Some(other) => return Err(Error::new(Stage::Run, Kind::Failed, format!("the stage process said {other:?}"))),
-                None => return Err(Error::new(Stage::Run, Kind::Failed, "the stage process is gone").because("it was killed, perhaps for want of memory")),
+                // Killed, for want of memory or from outside; the container dies with it.
+                None => break,
             }
         }
     }
