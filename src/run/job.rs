@@ -36,7 +36,9 @@ impl JobId {
     /// When the kernel gives no random bytes.
     pub fn new() -> Result<Self> {
         let mut random = [0; 3];
-        File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut random)).map_err(|e| fail("draw a job id", &e))?;
+        File::open("/dev/urandom")
+            .and_then(|mut f| f.read_exact(&mut random))
+            .map_err(|e| fail("draw a job id", &e))?;
         let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S");
         Ok(Self(format!("{now}-{:02x}{:02x}{:02x}", random[0], random[1], random[2])))
     }
@@ -46,9 +48,8 @@ impl JobId {
     /// # Errors
     /// When it does not look like one.
     pub fn parse(text: &str) -> Result<Self> {
-        let well_formed = !text.is_empty()
-            && text.len() <= 64
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let well_formed =
+            !text.is_empty() && text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         if well_formed {
             return Ok(Self(text.to_owned()));
         }
@@ -119,7 +120,8 @@ impl Job {
             private(&new)?;
             let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(new.join("lock"))?;
             let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| std::io::Error::from(e))?;
-            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(new.join("job.json"))?;
+            let mut file =
+                fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(new.join("job.json"))?;
             file.write_all(&serde_json::to_vec_pretty(&journal)?)?;
             fs::rename(&new, &dir)?;
             Ok(lock)
@@ -144,7 +146,9 @@ impl Job {
         acting_as(&identity.researcher(), privileged, || {
             for dir in [self.scratch(), self.outputs()] {
                 fs::DirBuilder::new().mode(0o700).create(&dir).map_err(|e| {
-                    fail_path("make", &dir, &e).hint("outputs and scratch are made in your home directory: is it there, writable and not full?")
+                    fail_path("make", &dir, &e).hint(
+                        "outputs and scratch are made in your home directory: is it there, writable and not full?",
+                    )
                 })?;
             }
             Ok(())
@@ -153,7 +157,8 @@ impl Job {
         if privileged && payload.uid != identity.caller.uid.as_raw() {
             // Real root names no researcher: the container's user belongs to the foreign range.
             for dir in [self.scratch(), self.outputs()] {
-                std::os::unix::fs::lchown(&dir, Some(payload.uid), Some(payload.gid)).map_err(|e| fail_path("give away", &dir, &e))?;
+                std::os::unix::fs::lchown(&dir, Some(payload.uid), Some(payload.gid))
+                    .map_err(|e| fail_path("give away", &dir, &e))?;
             }
         }
         Ok(())
@@ -211,7 +216,9 @@ pub fn discard(journal: &Journal, identity: &Identity) -> Result<()> {
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd> {
-    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
     openat2(AT_FDCWD, path, how).map_err(|e| fail_path("open", path, &e.into()))
 }
 
@@ -244,7 +251,8 @@ pub fn list(dirs: &Dirs) -> Result<Vec<(Journal, Option<Flock<File>>)>> {
         }
         let Ok(lock) = File::open(entry.path().join("lock")) else { continue };
         // A job that ends in this moment takes its journal with it.
-        let Some(journal) = fs::read(entry.path().join("job.json")).ok().and_then(|text| serde_json::from_slice(&text).ok())
+        let Some(journal) =
+            fs::read(entry.path().join("job.json")).ok().and_then(|text| serde_json::from_slice(&text).ok())
         else {
             continue;
         };

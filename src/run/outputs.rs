@@ -57,7 +57,8 @@ pub fn collect(path: &Path, owner: &HostIds) -> Result<Outputs> {
     let mut outputs = Outputs { path: path.to_path_buf(), ..Outputs::default() };
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let dir = openat(AT_FDCWD, path, flags, Mode::empty()).map_err(|e| fail(path, e))?;
-    let mut walk = Walk { owner: Owner { uid: Uid::from_raw(owner.uid), gid: Gid::from_raw(owner.gid) }, outputs: &mut outputs };
+    let mut walk =
+        Walk { owner: Owner { uid: Uid::from_raw(owner.uid), gid: Gid::from_raw(owner.gid) }, outputs: &mut outputs };
     walk.directory(dir, Path::new(""), 0)?;
     outputs.files.sort_by(|a, b| a.path.cmp(&b.path));
     outputs.bytes = outputs.files.iter().map(|f| f.size).sum();
@@ -130,10 +131,19 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn entry(&mut self, dir: &OwnedFd, name: &std::ffi::CStr, path: &Path, stat: &FileStat, depth: usize) -> Result<()> {
+    fn entry(
+        &mut self,
+        dir: &OwnedFd,
+        name: &std::ffi::CStr,
+        path: &Path,
+        stat: &FileStat,
+        depth: usize,
+    ) -> Result<()> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         match stat.st_mode & libc::S_IFMT {
-            libc::S_IFDIR if depth >= DEPTH => self.outputs.refused.push(format!("{}: deeper than {DEPTH} levels", shown(path))),
+            libc::S_IFDIR if depth >= DEPTH => {
+                self.outputs.refused.push(format!("{}: deeper than {DEPTH} levels", shown(path)))
+            }
             libc::S_IFDIR => {
                 let below = openat(dir, name, flags | OFlag::O_DIRECTORY, Mode::empty()).map_err(|e| fail(path, e))?;
                 self.directory(below, path, depth + 1)?;
