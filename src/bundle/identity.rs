@@ -52,13 +52,17 @@ impl Identity {
         let on_disk = IdMap::on_disk(caller)?;
         for (what, id, outside) in [("user", uid, on_disk.uid_outside(uid)), ("group", gid, on_disk.gid_outside(gid))] {
             if outside.is_none() {
-                return Err(Error::new(Stage::Bundle, Kind::Host, format!("the image's {what} {id} has no id on this host"))
-                    .because(if on_disk.is_single() {
-                        "without subordinate ids only the image's root can run".to_owned()
-                    } else {
-                        format!("ids up to {} are mapped", RANGE - 1)
-                    })
-                    .hint("choose another user with --user, for example --user 0"));
+                return Err(Error::new(
+                    Stage::Bundle,
+                    Kind::Host,
+                    format!("the image's {what} {id} has no id on this host"),
+                )
+                .because(if on_disk.is_single() {
+                    "without subordinate ids only the image's root can run".to_owned()
+                } else {
+                    format!("ids up to {} are mapped", RANGE - 1)
+                })
+                .hint("choose another user with --user, for example --user 0"));
             }
         }
         let container = if caller.is_privileged() && !caller.uid.is_root() {

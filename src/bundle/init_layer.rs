@@ -53,13 +53,16 @@ pub fn lay(rootfs: &Path, destination: &Path, shape: Shape) -> Result<PathBuf> {
     if covered(&real) && !covered(destination) {
         return Err(refused(destination, &format!("the image leads it to {}", shown(&real))));
     }
-    let found = fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW).map(|stat| SFlag::from_bits_truncate(stat.st_mode & libc::S_IFMT));
+    let found = fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+        .map(|stat| SFlag::from_bits_truncate(stat.st_mode & libc::S_IFMT));
     match (shape, found) {
         (Shape::Directory, Ok(SFlag::S_IFDIR)) | (Shape::File, Ok(SFlag::S_IFREG)) => return Ok(real),
         (Shape::File, Ok(SFlag::S_IFDIR)) => {
             return Err(refused(destination, "it is a directory in the image, and a file is to be mounted there"));
         }
-        (_, Ok(_)) => unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir).map_err(|e| fail(destination).because(e.desc()))?,
+        (_, Ok(_)) => {
+            unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir).map_err(|e| fail(destination).because(e.desc()))?
+        }
         (_, Err(nix::Error::ENOENT)) => {}
         (_, Err(e)) => return Err(fail(destination).because(e.desc())),
     }
@@ -120,7 +123,8 @@ pub fn read_small(rootfs: &Path, path: &Path, cap: usize) -> Result<Option<Vec<u
         Err(e) if matches!(e.kind(), pathrs::error::ErrorKind::OsError(Some(libc::ENOENT))) => return Ok(None),
         Err(e) => return Err(fail(path).caused_by(&e)),
     };
-    let kind = fstatat(&handle, "", AtFlags::AT_EMPTY_PATH).map_err(|e| fail(path).because(e.desc()))?.st_mode & libc::S_IFMT;
+    let kind =
+        fstatat(&handle, "", AtFlags::AT_EMPTY_PATH).map_err(|e| fail(path).because(e.desc()))?.st_mode & libc::S_IFMT;
     if kind != libc::S_IFREG {
         return Err(refused(path, "it is not a regular file"));
     }

@@ -74,14 +74,15 @@ pub struct Bind {
 /// The kernel's, in words that name the object.
 pub fn assemble(plan: &Plan, layer_map: Option<BorrowedFd<'_>>, privileged: bool) -> Result<()> {
     // Everything is opened before the stage covers a part of the host's tree.
-    let layers: Vec<OwnedFd> =
-        plan.layers.iter().map(|layer| clone_layer(layer, layer_map)).collect::<Result<_>>()?;
-    let binds: Vec<(OwnedFd, bool)> = plan.binds.iter().map(|bind| clone_bind(bind, privileged)).collect::<Result<_>>()?;
+    let layers: Vec<OwnedFd> = plan.layers.iter().map(|layer| clone_layer(layer, layer_map)).collect::<Result<_>>()?;
+    let binds: Vec<(OwnedFd, bool)> =
+        plan.binds.iter().map(|bind| clone_bind(bind, privileged)).collect::<Result<_>>()?;
     let work = clone_tree(&plan.work, true)?;
 
     let stage = plan.cover.as_path();
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("ces"), stage, Some("tmpfs"), flags, Some("mode=0755,size=16m")).map_err(|e| fail("mount the stage", e))?;
+    mount(Some("ces"), stage, Some("tmpfs"), flags, Some("mode=0755,size=16m"))
+        .map_err(|e| fail("mount the stage", e))?;
     for name in ["proc", "sys", "dev", "l", "w", "b", "rootfs", "bundle", "state"] {
         make_dir(&stage.join(name))?;
     }
@@ -116,7 +117,11 @@ pub fn assemble(plan: &Plan, layer_map: Option<BorrowedFd<'_>>, privileged: bool
 
 fn clone_layer(layer: &Path, map: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
     let tree = clone_tree(layer, true)?;
-    let change = MountChange { set: libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_RDONLY, idmap: map, recursive: true };
+    let change = MountChange {
+        set: libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_RDONLY,
+        idmap: map,
+        recursive: true,
+    };
     sys::change_mount(tree.as_fd(), &change).map_err(|e| {
         let error = io(&format!("prepare the layer {}", layer.display()), e);
         if map.is_some() {
@@ -131,12 +136,17 @@ fn clone_layer(layer: &Path, map: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
 fn clone_bind(bind: &Bind, privileged: bool) -> Result<(OwnedFd, bool)> {
     let name = format!("open {} for {}", bind.source.display(), bind.destination.display());
     let resolve = if bind.follow { ResolveFlag::empty() } else { ResolveFlag::RESOLVE_NO_SYMLINKS };
-    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let how =
+        OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     let source =
         acting_as(&bind.opened_as, privileged, || openat2(AT_FDCWD, &bind.source, how).map_err(|e| fail(&name, e)))?;
     let kind = nix::sys::stat::fstat(&source).map_err(|e| fail(&name, e))?.st_mode & libc::S_IFMT;
     if kind != libc::S_IFDIR && kind != libc::S_IFREG {
-        return Err(Error::new(Stage::Bundle, Kind::Failed, format!("{} is neither a directory nor a file", bind.source.display())));
+        return Err(Error::new(
+            Stage::Bundle,
+            Kind::Failed,
+            format!("{} is neither a directory nor a file", bind.source.display()),
+        ));
     }
     let tree = sys::clone_mount(source.as_fd(), c"", true).map_err(|e| io(&name, e))?;
     let mut set = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
@@ -181,9 +191,11 @@ fn mount_overlay(layers: usize) -> Result<()> {
         let meta = fs::metadata(top).map_err(|e| io("read the image's root directory", e))?;
         fs::set_permissions(upper, meta.permissions()).map_err(|e| io("prepare the upper directory", e))?;
         use std::os::unix::fs::MetadataExt as _;
-        std::os::unix::fs::chown(upper, Some(meta.uid()), Some(meta.gid())).map_err(|e| io("prepare the upper directory", e))?;
+        std::os::unix::fs::chown(upper, Some(meta.uid()), Some(meta.gid()))
+            .map_err(|e| io("prepare the upper directory", e))?;
     } else {
-        fs::set_permissions(upper, fs::Permissions::from_mode(0o755)).map_err(|e| io("prepare the upper directory", e))?;
+        fs::set_permissions(upper, fs::Permissions::from_mode(0o755))
+            .map_err(|e| io("prepare the upper directory", e))?;
         make_dir(Path::new("/l/empty"))?;
     }
     let lower: Vec<String> = (0..layers).rev().map(|n| format!("/l/{n}")).collect();

@@ -38,8 +38,12 @@ pub fn find(caller: &Caller, root: &Path, project: Option<&str>) -> Result<SafeD
         }
         let path = root.join(project);
         if !path.is_dir() {
-            return Err(Error::new(Stage::Bundle, Kind::Missing, format!("there is no project directory {}", path.display()))
-                .hint("check the name given to --project"));
+            return Err(Error::new(
+                Stage::Bundle,
+                Kind::Missing,
+                format!("there is no project directory {}", path.display()),
+            )
+            .hint("check the name given to --project"));
         }
         return Ok(SafeData { project: Some(project.to_owned()), group: group_of(&path, &groups), path });
     }
@@ -48,12 +52,17 @@ pub fn find(caller: &Caller, root: &Path, project: Option<&str>) -> Result<SafeD
         return Ok(SafeData { project: None, group: group_of(&own, &groups), path: own });
     }
     let mut projects: Vec<String> = fs::read_dir(root)
-        .map(|dir| dir.flatten().filter(|e| e.path().is_dir()).filter_map(|e| e.file_name().into_string().ok()).collect())
+        .map(|dir| {
+            dir.flatten().filter(|e| e.path().is_dir()).filter_map(|e| e.file_name().into_string().ok()).collect()
+        })
         .unwrap_or_default();
     projects.sort();
     let names: Vec<String> = groups.iter().filter_map(|gid| Some(Group::from_gid(*gid).ok()??.name)).collect();
     let named = |project: &str| {
-        names.iter().any(|name| name == project || name.strip_suffix(project).is_some_and(|prefix| prefix.len() > 1 && prefix.ends_with('-')))
+        names.iter().any(|name| {
+            name == project
+                || name.strip_suffix(project).is_some_and(|prefix| prefix.len() > 1 && prefix.ends_with('-'))
+        })
     };
     match projects.iter().find(|project| named(project)) {
         Some(project) => {
@@ -65,7 +74,11 @@ pub fn find(caller: &Caller, root: &Path, project: Option<&str>) -> Result<SafeD
             Kind::Missing,
             format!("cannot find a project directory corresponding to any of your groups: {}", names.join(", ")),
         )
-        .because(format!("looked for {}, then for {}/PROJECT with a group PROJECT or <prefix>-PROJECT", own.display(), root.display()))
+        .because(format!(
+            "looked for {}, then for {}/PROJECT with a group PROJECT or <prefix>-PROJECT",
+            own.display(),
+            root.display()
+        ))
         .hint("name the project with --project, or ask for membership of its group")),
     }
 }
@@ -93,7 +106,9 @@ pub fn check_access(data: &SafeData, ids: &HostIds, privileged: bool, write: boo
 }
 
 fn groups_of(caller: &Caller) -> Result<Vec<Gid>> {
-    let fail = |why: &str| Error::new(Stage::Host, Kind::Host, format!("cannot find the groups of {}", caller.name)).because(why);
+    let fail = |why: &str| {
+        Error::new(Stage::Host, Kind::Host, format!("cannot find the groups of {}", caller.name)).because(why)
+    };
     if !caller.is_privileged() {
         let mut groups = getgroups().map_err(|e| fail(e.desc()))?;
         groups.push(caller.gid);

@@ -6,7 +6,7 @@
 use std::env;
 use std::path::PathBuf;
 
-use nix::unistd::{Gid, Uid, User, getgid, geteuid, getuid};
+use nix::unistd::{Gid, Uid, User, geteuid, getgid, getuid};
 
 use crate::error::{Error, Kind, Result, Stage};
 
@@ -54,7 +54,8 @@ impl Caller {
             None => Self::from_passwd(Uid::from_raw(0), None, false),
             Some(value) => {
                 let uid = value.to_str().and_then(|v| v.parse::<u32>().ok()).ok_or_else(|| {
-                    Error::new(Stage::Host, Kind::Usage, "SUDO_UID is not a number").hint("call ces through sudo itself")
+                    Error::new(Stage::Host, Kind::Usage, "SUDO_UID is not a number")
+                        .hint("call ces through sudo itself")
                 })?;
                 let name = env::var("SUDO_USER").ok();
                 Self::from_passwd(Uid::from_raw(uid), name.as_deref(), true)

@@ -62,7 +62,16 @@ pub fn exec_fd(program: BorrowedFd<'_>, argv: &[CString], env: &[CString]) -> io
     let (argv, env) = (pointers(argv), pointers(env));
     // SAFETY: both arrays end with a null pointer and point to C strings that live until the call returns (on
     // failure) or the process image is gone (on success).
-    unsafe { libc::syscall(libc::SYS_execveat, program.as_raw_fd(), c"".as_ptr(), argv.as_ptr(), env.as_ptr(), libc::AT_EMPTY_PATH) };
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            c"".as_ptr(),
+            argv.as_ptr(),
+            env.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
     io::Error::last_os_error()
 }
 
@@ -203,7 +212,8 @@ pub fn wait_child(pid: Option<Pid>, block: bool) -> io::Result<Option<Ended>> {
     let ended = check(unsafe { libc::wait4(target, &raw mut status, flags, &raw mut usage) }.into())?;
     let Ok(ended) = libc::pid_t::try_from(ended) else { return Err(io::ErrorKind::InvalidData.into()) };
     let time = |t: libc::timeval| {
-        Duration::from_secs(u64::try_from(t.tv_sec).unwrap_or(0)) + Duration::from_micros(u64::try_from(t.tv_usec).unwrap_or(0))
+        Duration::from_secs(u64::try_from(t.tv_sec).unwrap_or(0))
+            + Duration::from_micros(u64::try_from(t.tv_usec).unwrap_or(0))
     };
     Ok((ended != 0).then(|| Ended {
         pid: Pid::from_raw(ended),
@@ -272,7 +282,8 @@ pub struct MountChange<'a> {
 /// # Errors
 /// The kernel's.
 pub fn clone_mount(dir: BorrowedFd<'_>, path: &CStr, recursive: bool) -> io::Result<OwnedFd> {
-    let mut flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | unsigned(libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW);
+    let mut flags =
+        libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | unsigned(libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW);
     if recursive {
         flags |= unsigned(libc::AT_RECURSIVE);
     }

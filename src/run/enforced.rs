@@ -94,12 +94,14 @@ pub fn check(pid: Pid, expected: &Expected, limits: Option<Observed>) -> Result<
 /// # Errors
 /// When a file cannot be read or understood: a protection that cannot be seen does not count.
 pub fn observe(pid: Pid) -> Result<Enforced> {
-    let read = |name: &str| {
-        fs::read_to_string(format!("/proc/{pid}/{name}")).map_err(|e| unseen(name, &e.to_string()))
-    };
+    let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).map_err(|e| unseen(name, &e.to_string()));
     let status = read("status")?;
     let field = |name: &str| {
-        status.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':')).map(str::trim).ok_or_else(|| unseen("status", name))
+        status
+            .lines()
+            .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))
+            .map(str::trim)
+            .ok_or_else(|| unseen("status", name))
     };
     let ids = |name: &str| -> Result<Vec<u32>> {
         field(name)?.split_whitespace().map(|id| id.parse().map_err(|_| unseen("status", name))).collect()
@@ -186,7 +188,10 @@ pub fn compare(expected: &Expected, facts: &Enforced) -> Vec<String> {
     if let Some(limits) = &expected.limits {
         let is = facts.limits.clone().unwrap_or_default();
         let within = |is: Option<u64>, must: Option<u64>| must.is_none_or(|must| is.is_some_and(|is| is <= must));
-        if !within(is.memory, limits.memory) || !within(is.memory_and_swap, limits.memory_and_swap) || !within(is.pids, limits.pids) {
+        if !within(is.memory, limits.memory)
+            || !within(is.memory_and_swap, limits.memory_and_swap)
+            || !within(is.pids, limits.pids)
+        {
             differs("a limit", &is, limits);
         }
         if limits.cpus.is_some_and(|must| is.cpus.is_none_or(|is| is > must + 0.01)) {
@@ -211,8 +216,12 @@ fn compare_mounts(
         }
         if flags.contains(&"ro") {
             // What is mounted below a read-only tree has to be read-only too.
-            for (below, options) in facts.mounts.iter().filter(|(below, _)| *below != point && below.starts_with(point)) {
-                let covered = expected.mounts.keys().any(|other| other != point && below.starts_with(other) && other.starts_with(point));
+            for (below, options) in facts.mounts.iter().filter(|(below, _)| *below != point && below.starts_with(point))
+            {
+                let covered = expected
+                    .mounts
+                    .keys()
+                    .any(|other| other != point && below.starts_with(other) && other.starts_with(point));
                 if !covered && !options.iter().any(|o| o == "ro") {
                     differs(&format!("the mount {}", below.display()), options, &"ro");
                 }
@@ -220,7 +229,8 @@ fn compare_mounts(
         }
     }
     for point in facts.mounts.keys() {
-        let known = expected.mounts.keys().any(|known| point == known || (known != Path::new("/") && point.starts_with(known)));
+        let known =
+            expected.mounts.keys().any(|known| point == known || (known != Path::new("/") && point.starts_with(known)));
         if !known && !expected.masked.contains(point) {
             differs("an unexpected mount", point, &"absent");
         }
@@ -241,7 +251,9 @@ fn is_plumbing(descriptor: &str) -> bool {
 fn own_namespaces(pid: Pid) -> Result<BTreeSet<String>> {
     let mut own = BTreeSet::new();
     for name in NAMESPACES {
-        let link = |of: &str| fs::read_link(format!("/proc/{of}/ns/{name}")).map_err(|e| unseen(&format!("ns/{name}"), &e.to_string()));
+        let link = |of: &str| {
+            fs::read_link(format!("/proc/{of}/ns/{name}")).map_err(|e| unseen(&format!("ns/{name}"), &e.to_string()))
+        };
         if link(&pid.to_string())? != link("self")? {
             own.insert(name.to_owned());
         }
@@ -263,7 +275,9 @@ fn mounts(mountinfo: &str) -> BTreeMap<PathBuf, Vec<String>> {
 
 /// The kernel writes space, tab, newline and backslash as `\ooo`.
 fn unescape(field: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")].iter().fold(field.to_owned(), |s, (from, to)| s.replace(from, to))
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .iter()
+        .fold(field.to_owned(), |s, (from, to)| s.replace(from, to))
 }
 
 fn descriptors(pid: Pid) -> Result<Vec<String>> {
@@ -290,7 +304,8 @@ fn extents(text: &str) -> Result<Vec<Extent>> {
 }
 
 fn core_limit(limits: &str) -> Result<Option<u64>> {
-    let line = limits.lines().find_map(|l| l.strip_prefix("Max core file size")).ok_or_else(|| unseen("limits", "core"))?;
+    let line =
+        limits.lines().find_map(|l| l.strip_prefix("Max core file size")).ok_or_else(|| unseen("limits", "core"))?;
     Ok(line.split_whitespace().nth(1).and_then(|hard| hard.parse().ok()))
 }
 

@@ -95,7 +95,8 @@ impl Executor for Payload {
     /// Runs in the container's first process before it waits for the start, so that what it does is visible to the
     /// enforced check.
     fn validate(&self, _spec: &Spec) -> std::result::Result<(), ExecutorValidationError> {
-        let refuse = |what: &str, why: String| ExecutorValidationError::ArgValidationError(format!("cannot {what}: {why}"));
+        let refuse =
+            |what: &str, why: String| ExecutorValidationError::ArgValidationError(format!("cannot {what}: {why}"));
         // After the last change of ids, which would clear it.
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| refuse("follow ces into death", e.to_string()))?;
         sys::close_paths().map_err(|e| refuse("close the engine's directories", e.to_string()))?;

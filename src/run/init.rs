@@ -76,8 +76,11 @@ fn payload(args: &[String], env: &[String], status: BorrowedFd<'_>) -> i32 {
 
 /// Executes `args` with `env` and nothing more; a name without a slash is looked for in `env`'s `PATH`.
 fn execute(args: &[String], env: &[String]) -> Errno {
-    let c_strings = |strings: &[String]| strings.iter().map(|s| CString::new(s.as_str())).collect::<Result<Vec<_>, _>>();
-    let (Ok(argv), Ok(envp), Some(name)) = (c_strings(args), c_strings(env), args.first()) else { return Errno::EINVAL };
+    let c_strings =
+        |strings: &[String]| strings.iter().map(|s| CString::new(s.as_str())).collect::<Result<Vec<_>, _>>();
+    let (Ok(argv), Ok(envp), Some(name)) = (c_strings(args), c_strings(env), args.first()) else {
+        return Errno::EINVAL;
+    };
     let attempt = |path: &Path| match CString::new(path.as_os_str().as_encoded_bytes()) {
         Ok(path) => execve(&path, &argv, &envp).err().unwrap_or(Errno::ENOENT),
         Err(_) => Errno::EINVAL,

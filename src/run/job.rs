@@ -37,7 +37,9 @@ impl JobId {
     /// When the kernel gives no random bytes.
     pub fn new() -> Result<Self> {
         let mut random = [0; 3];
-        File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut random)).map_err(|e| fail("draw a job id", &e))?;
+        File::open("/dev/urandom")
+            .and_then(|mut f| f.read_exact(&mut random))
+            .map_err(|e| fail("draw a job id", &e))?;
         let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S");
         Ok(Self(format!("{now}-{:02x}{:02x}{:02x}", random[0], random[1], random[2])))
     }
@@ -47,9 +49,8 @@ impl JobId {
     /// # Errors
     /// When it does not look like one.
     pub fn parse(text: &str) -> Result<Self> {
-        let well_formed = !text.is_empty()
-            && text.len() <= 64
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let well_formed =
+            !text.is_empty() && text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         if well_formed {
             return Ok(Self(text.to_owned()));
         }
@@ -123,7 +124,8 @@ impl Job {
             private(&new)?;
             let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(new.join("lock"))?;
             let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| std::io::Error::from(e))?;
-            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(new.join("job.json"))?;
+            let mut file =
+                fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(new.join("job.json"))?;
             file.write_all(&serde_json::to_vec_pretty(&journal)?)?;
             fs::rename(&new, &dir)?;
             Ok(lock)
@@ -148,7 +150,9 @@ impl Job {
         acting_as(&identity.researcher(), privileged, || {
             for dir in [self.scratch(), self.outputs()] {
                 fs::DirBuilder::new().mode(0o700).create(&dir).map_err(|e| {
-                    fail_path("make", &dir, &e).hint("outputs and scratch are made in your home directory: is it there, writable and not full?")
+                    fail_path("make", &dir, &e).hint(
+                        "outputs and scratch are made in your home directory: is it there, writable and not full?",
+                    )
                 })?;
             }
             // From here on the directory is known by this descriptor: whatever its name leads to later, only what is
@@ -160,7 +164,8 @@ impl Job {
         if privileged && payload.uid != identity.caller.uid.as_raw() {
             // Real root names no researcher: the container's user belongs to the foreign range.
             for dir in [self.scratch(), self.outputs()] {
-                std::os::unix::fs::lchown(&dir, Some(payload.uid), Some(payload.gid)).map_err(|e| fail_path("give away", &dir, &e))?;
+                std::os::unix::fs::lchown(&dir, Some(payload.uid), Some(payload.gid))
+                    .map_err(|e| fail_path("give away", &dir, &e))?;
             }
         }
         Ok(())
@@ -186,7 +191,10 @@ impl Job {
     /// # Errors
     /// When the kernel gives no second descriptor.
     pub fn outputs_directory(&self) -> Result<OwnedFd> {
-        let made = self.outputs.as_ref().ok_or_else(|| Error::new(Stage::Run, Kind::Failed, "the outputs directory was not made"))?;
+        let made = self
+            .outputs
+            .as_ref()
+            .ok_or_else(|| Error::new(Stage::Run, Kind::Failed, "the outputs directory was not made"))?;
         made.try_clone().map_err(|e| fail("open the outputs", &e))
     }
 
@@ -240,7 +248,9 @@ pub fn reopen_outputs(journal: &Journal) -> Result<Option<OwnedFd>> {
 
 fn open_directory(path: &Path, to_read: bool) -> Result<OwnedFd> {
     let access = if to_read { OFlag::O_RDONLY | OFlag::O_NOFOLLOW } else { OFlag::O_PATH };
-    let how = OpenHow::new().flags(access | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let how = OpenHow::new()
+        .flags(access | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
     openat2(AT_FDCWD, path, how).map_err(|e| fail_path("open", path, &e.into()))
 }
 
@@ -273,7 +283,8 @@ pub fn list(dirs: &Dirs) -> Result<Vec<(Journal, Option<Flock<File>>)>> {
         }
         let Ok(lock) = File::open(entry.path().join("lock")) else { continue };
         // A job that ends in this moment takes its journal with it.
-        let Some(journal) = fs::read(entry.path().join("job.json")).ok().and_then(|text| serde_json::from_slice(&text).ok())
+        let Some(journal) =
+            fs::read(entry.path().join("job.json")).ok().and_then(|text| serde_json::from_slice(&text).ok())
         else {
             continue;
         };

@@ -122,7 +122,11 @@ fn converse(
             Some(FromStage::Created { init, moved }) => break (Pid::from_raw(init), moved),
             Some(FromStage::Failed(failure)) => return Err(failure.into()),
             Some(FromStage::Finished) | None => {
-                return Err(Error::new(Stage::Run, Kind::Failed, "the stage process ended before the container was created"));
+                return Err(Error::new(
+                    Stage::Run,
+                    Kind::Failed,
+                    "the stage process ended before the container was created",
+                ));
             }
         }
     };
@@ -135,7 +139,8 @@ fn converse(
     if signals.interrupted()? {
         return Err(Error::new(Stage::Run, Kind::Failed, "interrupted before the start; nothing was run"));
     }
-    let run = Supervised { wire: &stage.wire, payload_status: stage.payload_status, init: handle, limit: launch.time, pipes };
+    let run =
+        Supervised { wire: &stage.wire, payload_status: stage.payload_status, init: handle, limit: launch.time, pipes };
     supervise::start_and_wait(run, signals)
 }
 
@@ -149,13 +154,18 @@ fn expected(launch: &Launch<'_>, has_cgroup: bool, moved: &[(PathBuf, PathBuf)])
     let linux = spec.linux().as_ref();
     let paths = |paths: Option<&Vec<String>>| paths.into_iter().flatten().map(PathBuf::from).collect::<Vec<_>>();
     let mut mounts = BTreeMap::new();
-    let root_flags = if spec.root().as_ref().is_some_and(|r| r.readonly() == Some(true)) { vec!["nosuid", "nodev", "ro"] } else { vec!["nosuid", "nodev"] };
+    let root_flags = if spec.root().as_ref().is_some_and(|r| r.readonly() == Some(true)) {
+        vec!["nosuid", "nodev", "ro"]
+    } else {
+        vec!["nosuid", "nodev"]
+    };
     mounts.insert(PathBuf::from("/"), root_flags);
     for mount in spec.mounts().iter().flatten() {
         let asked = mount.destination();
         let at = moved.iter().find(|(from, _)| from == asked).map_or(asked, |(_, to)| to);
         let options = mount.options().clone().unwrap_or_default();
-        let flag = |name: &'static str| options.iter().any(|o| o == name || o.strip_prefix('r') == Some(name)).then_some(name);
+        let flag =
+            |name: &'static str| options.iter().any(|o| o == name || o.strip_prefix('r') == Some(name)).then_some(name);
         mounts.insert(at.clone(), ["ro", "nosuid", "nodev", "noexec"].into_iter().filter_map(flag).collect());
     }
     for path in paths(linux.and_then(|l| l.readonly_paths().as_ref())).into_iter().filter(|p| p.exists()) {
@@ -179,7 +189,9 @@ fn limits(resources: &LinuxResources) -> Observed {
     let bytes = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok());
     let memory = resources.memory().as_ref();
     let cpu = resources.cpu().as_ref();
-    let ratio = |quota: i64, period: u64| Some(f64::from(u32::try_from(quota).ok()?) / f64::from(u32::try_from(period.max(1)).ok()?));
+    let ratio = |quota: i64, period: u64| {
+        Some(f64::from(u32::try_from(quota).ok()?) / f64::from(u32::try_from(period.max(1)).ok()?))
+    };
     Observed {
         memory: memory.and_then(|m| bytes(m.limit())),
         memory_and_swap: memory.and_then(|m| bytes(m.swap())),

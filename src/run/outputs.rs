@@ -131,14 +131,27 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn entry(&mut self, dir: &OwnedFd, name: &std::ffi::CStr, path: &Path, stat: &FileStat, depth: usize) -> Result<()> {
+    fn entry(
+        &mut self,
+        dir: &OwnedFd,
+        name: &std::ffi::CStr,
+        path: &Path,
+        stat: &FileStat,
+        depth: usize,
+    ) -> Result<()> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         if !(self.ids)(stat.st_uid) {
-            self.outputs.refused.push(format!("{}: belongs to uid {}, not to the run; left alone", shown(path), stat.st_uid));
+            self.outputs.refused.push(format!(
+                "{}: belongs to uid {}, not to the run; left alone",
+                shown(path),
+                stat.st_uid
+            ));
             return Ok(());
         }
         match stat.st_mode & libc::S_IFMT {
-            libc::S_IFDIR if depth >= DEPTH => self.outputs.refused.push(format!("{}: deeper than {DEPTH} levels", shown(path))),
+            libc::S_IFDIR if depth >= DEPTH => {
+                self.outputs.refused.push(format!("{}: deeper than {DEPTH} levels", shown(path)))
+            }
             libc::S_IFDIR => {
                 let below = openat(dir, name, flags | OFlag::O_DIRECTORY, Mode::empty()).map_err(|e| fail(path, e))?;
                 self.directory(below, path, depth + 1)?;

@@ -132,7 +132,8 @@ impl Record {
             let mut file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
             file.write_all(format!("{line}\n").as_bytes())
         };
-        append().map_err(|e| Error::new(Stage::Record, Kind::Failed, format!("cannot write {}", path.display())).because(e))
+        append()
+            .map_err(|e| Error::new(Stage::Record, Kind::Failed, format!("cannot write {}", path.display())).because(e))
     }
 
     /// Reads the record of `id`.
@@ -142,10 +143,13 @@ impl Record {
     pub fn load(log: &Path, id: &JobId) -> Result<Self> {
         let path = path(log, id);
         let text = fs::read(&path).map_err(|e| {
-            Error::new(Stage::Record, Kind::Missing, format!("there is no record of run {id}")).because(e).hint("ces runs lists them")
+            Error::new(Stage::Record, Kind::Missing, format!("there is no record of run {id}"))
+                .because(e)
+                .hint("ces runs lists them")
         })?;
-        serde_json::from_slice(&text)
-            .map_err(|e| Error::new(Stage::Record, Kind::Failed, format!("the record {} makes no sense", path.display())).because(e))
+        serde_json::from_slice(&text).map_err(|e| {
+            Error::new(Stage::Record, Kind::Failed, format!("the record {} makes no sense", path.display())).because(e)
+        })
     }
 
     /// All records, oldest first; files that make no sense are left out.

@@ -39,7 +39,11 @@ pub struct StageProcess {
 ///
 /// # Errors
 /// The kernel's.
-pub fn spawn(request: &StageRequest, layer_map: Option<&IdMap>, streams: [Option<&OwnedFd>; 2]) -> Result<StageProcess> {
+pub fn spawn(
+    request: &StageRequest,
+    layer_map: Option<&IdMap>,
+    streams: [Option<&OwnedFd>; 2],
+) -> Result<StageProcess> {
     let layer_ns = layer_map.map(|map| user_namespace(map, request.privileged)).transpose()?;
     let document = sealed_request(request)?;
     let (ours, theirs) = Wire::pair()?;
@@ -48,7 +52,9 @@ pub fn spawn(request: &StageRequest, layer_map: Option<&IdMap>, streams: [Option
     let pid = sys::fork(|| {
         let layer_ns = layer_ns.as_ref().map(AsFd::as_fd);
         if let Err(e) = sys::replace_streams(streams) {
-            return theirs.send(&FromStage::Failed(super::stage::failure(&fail("connect the output", e)))).map_or(1, |()| 1);
+            return theirs
+                .send(&FromStage::Failed(super::stage::failure(&fail("connect the output", e))))
+                .map_or(1, |()| 1);
         }
         match become_stage(privileged, &theirs, document.as_fd(), status_write.as_fd(), layer_ns) {
             Ok(never) => match never {},
@@ -72,7 +78,9 @@ fn user_namespace(map: &IdMap, privileged: bool) -> Result<OwnedFd> {
     drop(theirs);
     let namespace = match ours.receive()? {
         Some(FromStage::NeedsMaps) => map.write(holder, privileged).and_then(|()| {
-            File::open(format!("/proc/{holder}/ns/user")).map(OwnedFd::from).map_err(|e| fail("open the layers' user namespace", e))
+            File::open(format!("/proc/{holder}/ns/user"))
+                .map(OwnedFd::from)
+                .map_err(|e| fail("open the layers' user namespace", e))
         }),
         _ => Err(Error::new(Stage::Run, Kind::Host, "cannot make a user namespace for the layers")
             .hint("see ces doctor: user.max_user_namespaces may be 0")),
@@ -122,8 +130,11 @@ pub fn with_ids(map: &IdMap, privileged: bool, work: impl FnOnce() -> Result<Vec
 }
 
 fn sealed_request(request: &StageRequest) -> Result<OwnedFd> {
-    let text = serde_json::to_vec(request).map_err(|e| Error::new(Stage::Run, Kind::Failed, "cannot write the stage's request").because(e))?;
-    let mut file = File::from(memfd_create(c"ces-request", MFdFlags::MFD_CLOEXEC).map_err(|e| fail("make a memory file", e.into()))?);
+    let text = serde_json::to_vec(request)
+        .map_err(|e| Error::new(Stage::Run, Kind::Failed, "cannot write the stage's request").because(e))?;
+    let mut file = File::from(
+        memfd_create(c"ces-request", MFdFlags::MFD_CLOEXEC).map_err(|e| fail("make a memory file", e.into()))?,
+    );
     file.write_all(&text).and_then(|()| file.rewind()).map_err(|e| fail("write the stage's request", e))?;
     Ok(file.into())
 }
@@ -136,7 +147,8 @@ fn become_stage(
     status: BorrowedFd<'_>,
     layer_ns: Option<BorrowedFd<'_>>,
 ) -> Result<std::convert::Infallible> {
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None).map_err(|e| fail("reset the signal mask", e.into()))?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+        .map_err(|e| fail("reset the signal mask", e.into()))?;
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| fail("follow ces into death", e.into()))?;
     // The caller's terminal, session and keys stay behind.
     nix::unistd::setsid().map_err(|e| fail("start a session", e.into()))?;
@@ -147,7 +159,8 @@ fn become_stage(
         enter_user_namespace(wire, CloneFlags::CLONE_NEWNS)?;
     }
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).map_err(|e| fail("make the mounts private", e.into()))?;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
+        .map_err(|e| fail("make the mounts private", e.into()))?;
     let program = read_only_self()?;
     let inherited: Vec<BorrowedFd<'_>> = [request, wire.as_fd(), status].into_iter().chain(layer_ns).collect();
     sys::place_fds(&inherited, REQUEST_FD).map_err(|e| fail("pass descriptors on", e))?;
@@ -164,7 +177,8 @@ fn become_stage(
 /// The kernel's.
 pub fn enter_user_namespace(wire: &Wire, more: CloneFlags) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWUSER | more).map_err(|e| {
-        fail("make a user namespace", e.into()).hint("see ces doctor: user namespaces may be switched off for you on this host")
+        fail("make a user namespace", e.into())
+            .hint("see ces doctor: user namespaces may be switched off for you on this host")
     })?;
     wire.send(&FromStage::NeedsMaps)?;
     wire.expect(&ToStage::MapsWritten)?;
@@ -186,12 +200,15 @@ fn read_only_self() -> Result<OwnedFd> {
         let found = nix::sys::stat::fstat(&fd).map_err(|e| fail(what, e.into()))?;
         if (found.st_dev, found.st_ino) == (running.dev(), running.ino()) {
             let tree = sys::clone_mount(fd.as_fd(), c"", true).map_err(|e| fail(what, e))?;
-            let change = MountChange { set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID, idmap: None, recursive: true };
+            let change =
+                MountChange { set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID, idmap: None, recursive: true };
             sys::change_mount(tree.as_fd(), &change).map_err(|e| fail(what, e))?;
             return Ok(tree);
         }
     }
-    let mut copy = File::from(memfd_create(c"ces", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).map_err(|e| fail(what, e.into()))?);
+    let mut copy = File::from(
+        memfd_create(c"ces", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).map_err(|e| fail(what, e.into()))?,
+    );
     let mut running = File::open("/proc/self/exe").map_err(|e| fail(what, e))?;
     std::io::copy(&mut running, &mut copy).map_err(|e| fail(what, e))?;
     let seals = nix::fcntl::SealFlag::F_SEAL_SEAL

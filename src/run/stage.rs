@@ -92,7 +92,8 @@ fn stage(request: StageRequest, wire: &Wire, status: OwnedFd, layer_ns: Option<O
     wire.expect(&ToStage::CgroupReady)?;
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWCGROUP)
         .map_err(|e| fail("make network and cgroup namespaces", e))?;
-    sys::loopback_up().map_err(|e| fail("bring the loopback interface up", nix::Error::try_from(e).unwrap_or(nix::Error::EIO)))?;
+    sys::loopback_up()
+        .map_err(|e| fail("bring the loopback interface up", nix::Error::try_from(e).unwrap_or(nix::Error::EIO)))?;
     private_cgroup2()?;
     let (spec, moved) = lay_mount_points(request.spec, &request.plan)?;
     let container = engine::create(&request.job, &spec, Payload::new(status)?)?;
@@ -135,7 +136,11 @@ fn lay_mount_points(mut spec: Spec, plan: &Plan) -> Result<(Spec, Moved)> {
             // The flags are on the bound tree already (and on every mount below it): the engine copies them.
             mount.set_source(Some(source)).set_options(Some(vec!["rbind".to_owned()]));
         } else if is_bind(mount) {
-            return Err(Error::new(Stage::Run, Kind::Failed, format!("no source was opened for {}", mount.destination().display())));
+            return Err(Error::new(
+                Stage::Run,
+                Kind::Failed,
+                format!("no source was opened for {}", mount.destination().display()),
+            ));
         }
         let destination = mount.destination().clone();
         if destinations.iter().any(|other| *other != destination && destination.starts_with(other)) {

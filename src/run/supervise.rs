@@ -81,7 +81,9 @@ impl Signals {
     /// # Errors
     /// The kernel's.
     pub fn interrupted(&mut self) -> Result<bool> {
-        Ok(self.next()?.is_some_and(|s| matches!(s, Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP | Signal::SIGQUIT)))
+        Ok(self
+            .next()?
+            .is_some_and(|s| matches!(s, Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP | Signal::SIGQUIT)))
     }
 
     fn next(&mut self) -> Result<Option<Signal>> {
@@ -104,7 +106,8 @@ impl TerminalPipe {
     /// # Errors
     /// The kernel's.
     pub fn for_terminal(to_stderr: bool) -> Result<Option<(Self, OwnedFd)>> {
-        let terminal = if to_stderr { nix::unistd::isatty(std::io::stderr()) } else { nix::unistd::isatty(std::io::stdout()) };
+        let terminal =
+            if to_stderr { nix::unistd::isatty(std::io::stderr()) } else { nix::unistd::isatty(std::io::stdout()) };
         if !terminal.unwrap_or(false) {
             return Ok(None);
         }
@@ -122,7 +125,11 @@ impl TerminalPipe {
         };
         let safe = self.filter.pass(buffer.get(..read).unwrap_or_default());
         // A terminal that is gone is no reason to end the run.
-        if self.to_stderr { std::io::stderr().write_all(&safe).is_ok() } else { std::io::stdout().write_all(&safe).is_ok() && std::io::stdout().flush().is_ok() }
+        if self.to_stderr {
+            std::io::stderr().write_all(&safe).is_ok()
+        } else {
+            std::io::stdout().write_all(&safe).is_ok() && std::io::stdout().flush().is_ok()
+        }
     }
 }
 
@@ -150,7 +157,8 @@ pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<
     let began = Instant::now();
     let mut watch = Deadline { at: run.limit.map(|limit| began + limit), passed: false };
     loop {
-        let mut fds = vec![PollFd::new(signals.0.as_fd(), PollFlags::POLLIN), PollFd::new(run.wire.as_fd(), PollFlags::POLLIN)];
+        let mut fds =
+            vec![PollFd::new(signals.0.as_fd(), PollFlags::POLLIN), PollFd::new(run.wire.as_fd(), PollFlags::POLLIN)];
         fds.extend(run.pipes.iter().map(|pipe| PollFd::new(pipe.from.as_fd(), PollFlags::POLLIN)));
         match poll(&mut fds, watch.timeout()) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -172,7 +180,9 @@ pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<
             match run.wire.receive::<FromStage>()? {
                 Some(FromStage::Finished) => break,
                 Some(FromStage::Failed(failure)) => return Err(failure.into()),
-                Some(other) => return Err(Error::new(Stage::Run, Kind::Failed, format!("the stage process said {other:?}"))),
+                Some(other) => {
+                    return Err(Error::new(Stage::Run, Kind::Failed, format!("the stage process said {other:?}")));
+                }
                 // Killed, for want of memory or from outside; the container dies with it.
                 None => break,
             }
