@@ -3,6 +3,7 @@
 //! Takes the words after `ces`; gives typed options; trusts nothing; refuses unknown words. What options mean is decided
 //! elsewhere: these are types only.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -278,6 +279,28 @@ pub struct ManArgs {
     pub dir: PathBuf,
 }
 
+/// Parses all words, the program's name among them; tells also whether they are a run, even where they are malformed:
+/// then the exit status must not look like a payload's.
+pub fn parse(argv: &[OsString]) -> (legacy::Parsed, bool) {
+    let words = argv.get(1..).unwrap_or_default();
+    match argv.first().and_then(legacy::Link::of) {
+        Some(link) => (legacy::parse(link, words), link == legacy::Link::Run),
+        None => (Cli::try_parse_from(argv).map(|cli| (cli, Vec::new())), is_run(words)),
+    }
+}
+
+fn is_run(words: &[OsString]) -> bool {
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        if word == "--root" || word == "--policy" {
+            words.next();
+        } else if !word.as_encoded_bytes().starts_with(b"-") {
+            return word == "run";
+        }
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -343,6 +366,15 @@ mod tests {
             panic!()
         };
         assert_eq!((args.image.as_str(), args.dir.to_str()), ("img", Some("/tmp/b")));
+    }
+
+    #[test]
+    fn a_run_is_known_as_one_even_when_malformed() {
+        let is_run = |words: &[&str]| super::parse(&words.iter().map(OsString::from).collect::<Vec<_>>()).1;
+        assert!(is_run(&["ces", "run", "--no-such-option"]));
+        assert!(is_run(&["ces", "-q", "--root", "/x", "run"]));
+        assert!(is_run(&["/usr/bin/ces-run"]));
+        assert!(!is_run(&["ces", "rmi", "run"]) && !is_run(&["ces"]) && !is_run(&["ces-pull", "run"]));
     }
 
     #[test]

@@ -14,7 +14,6 @@ use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use pathrs::Root;
-use pathrs::flags::OpenFlags;
 
 use crate::error::{Error, Kind, Result, Stage};
 use crate::text;
@@ -109,30 +108,6 @@ pub fn verify(rootfs: &Path, destination: &Path) -> Result<()> {
         .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     openat2(&root, &plain(destination)?, how).map(drop).map_err(|e| refused(destination, e.desc()))
-}
-
-/// A regular file of the merged tree, at most `cap` bytes of it; none when there is no such file.
-///
-/// # Errors
-/// When it is no regular file, is larger, or cannot be read.
-pub fn read_small(rootfs: &Path, path: &Path, cap: usize) -> Result<Option<Vec<u8>>> {
-    use std::io::Read as _;
-    let root = Root::open(rootfs).map_err(|e| fail(path).caused_by(&e))?;
-    let handle = match root.resolve(path) {
-        Ok(handle) => handle,
-        Err(e) if matches!(e.kind(), pathrs::error::ErrorKind::OsError(Some(libc::ENOENT))) => return Ok(None),
-        Err(e) => return Err(fail(path).caused_by(&e)),
-    };
-    let kind =
-        fstatat(&handle, "", AtFlags::AT_EMPTY_PATH).map_err(|e| fail(path).because(e.desc()))?.st_mode & libc::S_IFMT;
-    if kind != libc::S_IFREG {
-        return Err(refused(path, "it is not a regular file"));
-    }
-    let file = handle.reopen(OpenFlags::O_RDONLY | OpenFlags::O_NONBLOCK).map_err(|e| fail(path).caused_by(&e))?;
-    let mut bytes = Vec::new();
-    let limit = u64::try_from(cap).unwrap_or(u64::MAX).saturating_add(1);
-    file.take(limit).read_to_end(&mut bytes).map_err(|e| fail(path).because(e))?;
-    if bytes.len() > cap { Err(refused(path, "it is too large")) } else { Ok(Some(bytes)) }
 }
 
 /// `path` without its leading slash; refused when it holds `..`.

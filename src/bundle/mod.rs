@@ -2,6 +2,8 @@
 
 /// The project's data on the host.
 pub mod safe_data;
+/// Small files of the image, read from its layers.
+pub mod image_files;
 /// The image's user: from names to numbers.
 pub mod image_user;
 /// Who is who: the caller, the container's user, and the id maps between them.

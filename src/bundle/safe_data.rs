@@ -3,11 +3,10 @@
 //! Takes the caller, the policy's data root and `--project`; gives a [`SafeData`]; trusts the group database; refuses
 //! to guess between two projects, and a directory that the researcher cannot read (or write, where writing is allowed).
 
-use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{AccessFlags, Gid, Group, getgrouplist, getgroups};
+use nix::unistd::{AccessFlags, Gid, Group};
 
 use super::identity::{HostIds, acting_as};
 use crate::error::{Error, Kind, Result, Stage};
@@ -30,7 +29,7 @@ pub struct SafeData {
 /// # Errors
 /// When there is none, or the name is no plain directory name.
 pub fn find(caller: &Caller, root: &Path, project: Option<&str>) -> Result<SafeData> {
-    let groups = groups_of(caller)?;
+    let groups = caller.groups()?;
     if let Some(project) = project {
         if project.is_empty() || project.contains('/') || project.starts_with('.') {
             return Err(Error::new(Stage::Cli, Kind::Usage, format!("\"{project}\" is not a project name"))
@@ -103,19 +102,6 @@ pub fn check_access(data: &SafeData, ids: &HostIds, privileged: bool, write: boo
         }
     }
     Ok(())
-}
-
-fn groups_of(caller: &Caller) -> Result<Vec<Gid>> {
-    let fail = |why: &str| {
-        Error::new(Stage::Host, Kind::Host, format!("cannot find the groups of {}", caller.name)).because(why)
-    };
-    if !caller.is_privileged() {
-        let mut groups = getgroups().map_err(|e| fail(e.desc()))?;
-        groups.push(caller.gid);
-        return Ok(groups);
-    }
-    let name = CString::new(caller.name.as_str()).map_err(|_| fail("the name holds a NUL byte"))?;
-    getgrouplist(&name, caller.gid).map_err(|e| fail(e.desc()))
 }
 
 /// The group that owns `path`, if the researcher is in it: the only one the container needs.

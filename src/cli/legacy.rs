@@ -9,10 +9,14 @@
 //! form refuses. The runtime's name is accepted and means nothing: there is one engine.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use clap::Parser;
 
 use super::{Cli, Command, Global, PullArgs, Secret};
+
+/// What was parsed, with warnings.
+pub type Parsed = Result<(Cli, Vec<String>), clap::Error>;
 
 /// Which link was called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +29,8 @@ pub enum Link {
 
 impl Link {
     /// The link by that file name, if it is one.
-    pub fn named(name: &str) -> Option<Self> {
-        match name {
+    pub fn of(program: &OsString) -> Option<Self> {
+        match Path::new(program).file_name()?.to_str()? {
             "ces-pull" => Some(Self::Pull),
             "ces-run" => Some(Self::Run),
             _ => None,
@@ -56,7 +60,7 @@ struct Pull {
 ///
 /// # Errors
 /// clap's, with usage, help or version as the case may be.
-pub fn parse(link: Link, words: &[OsString]) -> Result<(Cli, Vec<String>), clap::Error> {
+pub fn parse(link: Link, words: &[OsString]) -> Parsed {
     match link {
         Link::Pull => pull(words),
         Link::Run => run(words).map(|cli| (cli, Vec::new())),
@@ -67,7 +71,7 @@ fn is_runtime(word: &str) -> bool {
     RUNTIMES.contains(&word)
 }
 
-fn pull(words: &[OsString]) -> Result<(Cli, Vec<String>), clap::Error> {
+fn pull(words: &[OsString]) -> Parsed {
     let name = OsString::from("ces-pull");
     let pull = Pull::try_parse_from(std::iter::once(&name).chain(words))?;
     let mut words = pull.words;

@@ -27,6 +27,8 @@ pub mod request;
 pub mod podman;
 /// What the run gets.
 pub mod grant;
+/// The rules in force, one a line.
+pub mod show;
 
 use crate::error::{Error, Kind, Stage};
 use reader::Rule;

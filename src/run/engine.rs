@@ -19,6 +19,7 @@ use nix::unistd::Pid;
 use oci_spec::runtime::Spec;
 use seccompiler::BpfProgram;
 
+use super::engine_log::EngineLog;
 use super::init;
 use crate::bundle::rootfs::{BUNDLE, STATE};
 use crate::bundle::seccomp;
@@ -56,6 +57,7 @@ pub fn create(job: &str, spec: &Spec, payload: Payload) -> Result<Created> {
     let config = Path::new(BUNDLE).join("config.json");
     let text = serde_json::to_vec(spec).map_err(|e| fail("write the engine's spec").because(e))?;
     fs::write(config, text).map_err(|e| fail("write the engine's spec").because(e))?;
+    let log = EngineLog::start().map_err(|e| fail("listen to the engine").because(e))?;
     let container = ContainerBuilder::new(job.to_owned(), SyscallType::default())
         .with_executor(payload)
         .with_root_path(STATE)
@@ -64,7 +66,7 @@ pub fn create(job: &str, spec: &Spec, payload: Payload) -> Result<Created> {
         .with_systemd(false)
         .with_detach(false)
         .build()
-        .map_err(|e| fail("create the container").caused_by(&e))?;
+        .map_err(|e| log.lines().iter().fold(fail("create the container").caused_by(&e), Error::because))?;
     let init = container.pid().ok_or_else(|| fail("find the container's first process"))?;
     Ok(Created { container, init: Pid::from_raw(init.as_raw()) })
 }

@@ -96,8 +96,6 @@ pub struct Journal {
     pub scratch: String,
     /// Name of the outputs directory in the home.
     pub outputs: String,
-    /// The record to close.
-    pub record: PathBuf,
 }
 
 /// A job of this process: its directories exist, its lock is held.

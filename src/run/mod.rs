@@ -22,5 +22,7 @@ pub mod outputs;
 pub mod record;
 /// While the container runs: signals, deadline, exit status.
 pub mod supervise;
+/// What the engine says when it fails.
+pub mod engine_log;
 /// PID 1 of the container: the payload's parent and reaper.
 pub mod init;

@@ -61,6 +61,8 @@ pub struct Record {
     pub data: PathBuf,
     /// `ro` or `rw`.
     pub data_access: String,
+    /// The policy file, or `built-in`.
+    pub policy: String,
     /// Every decision, and the rule it comes from.
     pub decisions: Value,
     /// What could not be enforced although the policy allowed to run without; empty is good.

@@ -22,6 +22,7 @@ use super::spawn::enter_user_namespace;
 use super::wire::{Failure, FromStage, ToStage, Wire};
 use crate::bundle::init_layer::{self, Shape};
 use crate::bundle::rootfs::{self, Plan, ROOTFS};
+use crate::bundle::spec::OOM_SCORE_ADJ;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::sys;
 
@@ -81,6 +82,10 @@ fn read_request(fd: OwnedFd) -> Result<StageRequest> {
 }
 
 fn stage(request: StageRequest, wire: &Wire, status: OwnedFd, layer_ns: Option<OwnedFd>) -> Result<()> {
+    // While this process may still write the file; everything below inherits it (proc_pid_oom_score_adj(5)).
+    std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ.to_string()).map_err(|e| {
+        Error::new(Stage::Run, Kind::Host, "cannot make the container the first to die when memory runs out").because(e)
+    })?;
     rootfs::assemble(&request.plan, layer_ns.as_ref().map(AsFd::as_fd), request.privileged)?;
     drop(layer_ns);
     if request.privileged {
