@@ -25,7 +25,7 @@ def ces_environment(here):
     """Store, state and policy below the workplace; a policy file is accepted from root and in advisory mode."""
     data = here / "safe_data/bench"
     data.mkdir(parents=True)
-    (here / "policy.toml").write_text(f'[data]\nroot = "{here}/safe_data"\n[limits]\nrequired = false\n')
+    (here / "policy.toml").write_text(f'[data]\nroot = "{here}/safe_data"\naccess = "ro"\n[limits]\nrequired = false\n')
     return {"CES_ROOT": str(here / "ces"), "CES_POLICY": str(here / "policy.toml")}
 
 
