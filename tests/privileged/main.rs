@@ -1,4 +1,21 @@
 //! Tests that need root or user namespaces; every test name is a promise.
 
-mod image_support;
+#![allow(clippy::indexing_slicing, reason = "an index out of bounds fails the test, as it should")]
+
+/// What a payload sees and what it may do.
+mod run;
+/// What becomes of arguments, users and configuration.
+mod run_config;
+/// Limits, deadlines and exit codes.
+mod run_limits;
+/// Nothing is left, however a run ends.
+mod run_cleanup;
+/// Each bad input: one clear error, nothing ran.
+mod run_bad_input;
+/// Bundles under other runtimes, and a real image.
+mod images_real;
+/// Layers: ordinary and hostile.
 mod unpack;
+mod image_support;
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,141 @@
+//! What becomes of arguments, users and configuration: as Docker merges them.
+
+use serde_json::json;
+
+use crate::support::{Host, layout};
+
+#[test]
+fn entrypoint_command_and_arguments_merge_as_docker_merges_them() {
+    let Some(host) = Host::new() else { return };
+    host.pull_demo("entrypoint");
+    host.pull_demo("demo");
+    let both = "localhost/entrypoint";
+    let table: [(&[&str], &str); 6] = [
+        (&[both], "entry cmd\n"),
+        (&[both, "given"], "entry given\n"),
+        (&["--entrypoint", "/bin/basename", both, "/a/b"], "b\n"),
+        // An entrypoint of one's own drops the image's command.
+        (&["--entrypoint", "/bin/echo", both], "\n"),
+        (&["--entrypoint", "", both, "/bin/echo", "bare"], "bare\n"),
+        (&["localhost/demo", "echo", "found in PATH"], "found in PATH\n"),
+    ];
+    for (words, said) in table {
+        assert_eq!(host.run(words).exits(0), said, "{words:?}");
+    }
+}
+
+#[test]
+fn arguments_arrive_as_they_are() {
+    let Some(host) = Host::with_demo() else { return };
+    let words = ["two words", "", "it's", "\"quoted\"", "$HOME", "-x", "--", "line\nbreak", "ümlaut", "*"];
+    let script = "for word in \"$@\"; do printf '<%s>' \"$word\"; done";
+    let ran = host.run(&[&["localhost/demo", "sh", "-c", script, "sh"][..], &words].concat());
+    let wanted: String = words.iter().map(|word| format!("<{word}>")).collect();
+    assert_eq!(ran.exits(0), wanted);
+}
+
+#[test]
+fn a_user_may_be_a_name_a_number_or_a_pair() {
+    let Some(host) = Host::with_demo() else { return };
+    let table = [
+        ("analyst", "1000 1000"),
+        ("1000", "1000 1000"),
+        ("1000:2000", "1000 2000"),
+        ("analyst:readers", "1000 2000"),
+        ("root", "0 0"),
+        ("0", "0 0"),
+        ("4321", "4321 0"),
+        ("4321:1234", "4321 1234"),
+    ];
+    for (user, ids) in table {
+        let ran = host.sh(&["--user", user], "echo $(id -u) $(id -g); : > /safe_outputs/mine");
+        assert_eq!(ran.exits(0), format!("{ids}\n"), "{user}");
+        let owner = std::os::unix::fs::MetadataExt::uid(&host.outputs().join("mine").metadata().expect("the output"));
+        assert_eq!(owner, host.researcher().uid.as_raw(), "{user}: the output is the researcher's");
+    }
+}
+
+#[test]
+fn the_images_environment_and_working_directory_hold_and_can_be_replaced() {
+    let Some(host) = Host::new() else { return };
+    host.pull_demo("entrypoint");
+    let run = |options: &[&str]| {
+        let words =
+            [options, &["--entrypoint", "/bin/sh", "localhost/entrypoint", "-c", "pwd; echo $COLOUR $SHAPE"]].concat();
+        host.run(&words).exits(0).to_owned()
+    };
+    assert_eq!(run(&[]), "/made/by/config\nblue\n");
+    assert_eq!(
+        run(&["-w", "/made/by/me", "-e", "COLOUR=green", "-e", "SHAPE=round one"]),
+        "/made/by/me\ngreen round one\n"
+    );
+}
+
+#[test]
+fn the_home_is_that_of_the_images_user() {
+    let Some(host) = Host::with_demo() else { return };
+    assert_eq!(host.sh(&[], "echo $HOME; cat ~/whose").exits(0), "/home/analyst\nanalyst\n");
+    assert_eq!(host.sh(&["--user", "root"], "echo $HOME").exits(0), "/root\n");
+}
+
+#[test]
+fn host_names_resolve_and_nothing_else_does() {
+    let Some(host) = Host::with_demo() else { return };
+    let ran = host.sh(
+        &["--hostname", "analysis"],
+        "hostname; cat /etc/hostname; grep -c localhost /etc/hosts; wc -c </etc/resolv.conf",
+    );
+    let lines: Vec<&str> = ran.exits(0).lines().collect();
+    assert_eq!(lines[..2], ["analysis", "analysis"], "{lines:?}");
+    assert_ne!(lines[2], "0", "{lines:?}");
+    assert_eq!(lines[3], "0", "{lines:?}");
+    let ran = host.sh(&["--hostname", "analysis"], "nc -l -p 8000 -e echo heard & sleep 0.3; nc analysis 8000");
+    assert_eq!(ran.exits(0), "heard\n");
+}
+
+#[test]
+fn layers_replace_hide_and_bring_back_as_they_should() {
+    let Some(host) = Host::new() else { return };
+    host.pull_demo("layers");
+    let script = "cd /data; find . | sort; cat replaced other-name gone link";
+    let ran = host.run(&["localhost/layers", "/bin/sh", "-c", script]);
+    let wanted = "./gone\n./hidden\n./hidden/new\n./kept\n./kept/a\n./link\n./other-name\n./replaced\n";
+    assert_eq!(ran.exits(0), format!(".\n{wanted}second\nfirst\nthird\nthird\n"));
+}
+
+#[test]
+fn every_compression_of_a_layer_gives_the_same_files() {
+    let Some(host) = Host::new() else { return };
+    let script =
+        "find / -xdev -type f ! -path '/etc/hos*' ! -path /etc/resolv.conf | sort | xargs sha256sum | sha256sum;
+        find /bin /home /root /etc/passwd ! -type d -exec stat -c '%n %f %u %g %Y' {} + 2>/dev/null | sort | sha256sum";
+    let mut seen = Vec::new();
+    for tag in ["demo", "zstd", "plain"] {
+        host.pull_demo(tag);
+        seen.push(host.run(&[&format!("localhost/{tag}"), "/bin/sh", "-c", script]).exits(0).to_owned());
+    }
+    assert_eq!(seen[0], seen[1]);
+    assert_eq!(seen[0], seen[2]);
+}
+
+#[test]
+fn labels_volumes_and_ports_of_an_image_steer_nothing() {
+    let Some(host) = Host::new() else { return };
+    let config = json!({
+        "User": "1000",
+        "Env": ["PATH=/bin"],
+        "Labels": { "run.oci.hooks": "/bin/false", "ces.profile": "service" },
+        "Volumes": { "/../../etc": {}, "/data": {} },
+        "ExposedPorts": { "80/tcp": {} },
+        "Healthcheck": { "Test": ["CMD", "/bin/false"] },
+        "Cmd": ["/bin/sh", "-c", "test ! -e /etc/shadow && wc -l < /proc/self/mountinfo"],
+    });
+    let plain =
+        json!({ "User": "1000", "Env": ["PATH=/bin"], "Cmd": ["/bin/sh", "-c", "wc -l < /proc/self/mountinfo"] });
+    let mut mounts = Vec::new();
+    for (tag, config) in [("labels", config), ("bare", plain)] {
+        host.pull(&layout::with_config(host.tmp(), tag, &config), tag);
+        mounts.push(host.run(&[&format!("localhost/{tag}")]).exits(0).to_owned());
+    }
+    assert_eq!(mounts[0], mounts[1], "an image adds no mount");
+}

@@ -1,0 +1,159 @@
+//! Limits, deadlines and exit codes: what `ces run` tells is what happened.
+
+use nix::sys::signal::Signal;
+
+use crate::support::Host;
+
+#[test]
+fn the_payloads_exit_status_is_that_of_ces_run() {
+    let Some(host) = Host::with_demo() else { return };
+    for status in [0, 1, 2, 42, 124, 125, 255] {
+        host.sh(&[], &format!("exit {status}")).exits(status);
+    }
+}
+
+#[test]
+fn what_cannot_be_executed_is_126_and_what_is_not_there_127() {
+    let Some(host) = Host::with_demo() else { return };
+    for (program, status) in [("/etc/passwd", 126), ("/bin", 126), ("/no/such", 127), ("no-such-program", 127)] {
+        let ran = host.run(&["localhost/demo", program]);
+        ran.exits(status);
+        assert!(ran.stderr.contains(program), "{ran:?}");
+    }
+    host.nothing_is_left();
+}
+
+#[test]
+fn a_payload_killed_by_a_signal_gives_128_and_the_signal() {
+    let Some(host) = Host::with_demo() else { return };
+    for (name, status) in [("TERM", 143), ("KILL", 137), ("SEGV", 139), ("ABRT", 134)] {
+        let ran = host.sh(&[], &format!("kill -{name} $$; sleep 10"));
+        ran.exits(status);
+        assert!(!ran.stderr.contains("out of memory"), "{ran:?}");
+    }
+    host.nothing_is_left();
+}
+
+#[test]
+fn a_deadline_ends_the_payload_with_124_and_says_so() {
+    let Some(host) = Host::with_demo() else { return };
+    let ran = host.sh(&["--timeout", "1s"], "echo partial > /safe_outputs/kept; sleep 1000");
+    ran.exits(124);
+    assert!(ran.stderr.contains("1s") || ran.stderr.contains("1 s"), "the limit is to be named: {ran:?}");
+    assert_eq!(host.output("kept"), "partial\n");
+    host.nothing_is_left();
+}
+
+#[test]
+fn a_payload_that_ignores_the_deadline_is_killed() {
+    let Some(host) = Host::with_demo() else { return };
+    host.sh(&["--timeout", "1s"], "trap '' TERM INT HUP; sleep 1000 & while :; do wait; sleep 1; done").exits(124);
+    host.nothing_is_left();
+}
+
+#[test]
+fn a_policys_deadline_holds_without_being_asked_for_and_cannot_be_raised() {
+    let Some(host) = Host::with_demo() else { return };
+    host.policy("contact = \"Governance, ext. 1234\"\n[limits]\ntime = { max = \"1s\" }\n");
+    host.sh(&[], "sleep 1000").exits(124);
+    let ran = host.sh(&["--timeout", "1h"], "true");
+    ran.refuses(125, &["policy.toml", "ext. 1234"]);
+}
+
+#[test]
+fn signals_to_ces_run_reach_the_payload() {
+    let Some(host) = Host::with_demo() else { return };
+    for (signal, name, status) in
+        [(Signal::SIGTERM, "TERM", 7), (Signal::SIGINT, "INT", 8), (Signal::SIGUSR1, "USR1", 9)]
+    {
+        let script = format!(
+            "trap 'echo caught {name}; exit {status}' {name}; : > /safe_outputs/trap; while :; do sleep 0.05; done"
+        );
+        let running = host.start(&[], &script);
+        crate::support::wait_until("the trap is set", || running.outputs.join("trap").exists());
+        running.signal(signal);
+        assert_eq!(running.finish().exits(status), format!("caught {name}\n"));
+    }
+    let running = host.start(&[], "exec sleep 1000");
+    running.signal(Signal::SIGTERM);
+    running.finish().exits(143);
+    host.nothing_is_left();
+}
+
+#[test]
+fn too_much_memory_is_137_and_named_with_limit_and_peak() {
+    let Some(host) = Host::with_demo() else { return };
+    // tail keeps the last line, and /dev/zero has no end of one.
+    let ran = host.sh(&["--memory", "64m"], "echo before > /safe_outputs/kept; tail /dev/zero");
+    ran.exits(137);
+    assert!(ran.stderr.contains("out of memory: limit"), "{ran:?}");
+    assert!(ran.stderr.contains("peak"), "{ran:?}");
+    assert_eq!(host.output("kept"), "before\n");
+    let record = host.records().pop().expect("a record").to_string();
+    assert!(record.contains("out of memory") || record.contains("out_of_memory"), "{record}");
+    host.nothing_is_left();
+}
+
+#[test]
+fn files_in_shared_memory_count_as_memory() {
+    let Some(host) = Host::with_demo() else { return };
+    let ran =
+        host.sh(&["--memory", "64m", "--shm-size", "1g"], "dd if=/dev/zero of=/dev/shm/x bs=1M count=512 2>/dev/null");
+    ran.exits(137);
+    assert!(ran.stderr.contains("out of memory: limit"), "{ran:?}");
+}
+
+#[test]
+fn a_fork_bomb_meets_the_limit_of_processes() {
+    let Some(host) = Host::with_demo() else { return };
+    let ran = host.sh(&["--pids-limit", "24"], "for i in $(seq 100); do sleep 1000 & done; echo all");
+    assert!(ran.stderr.contains("can't fork"), "{ran:?}");
+    assert!(!ran.stdout.contains("all"), "{ran:?}");
+    host.nothing_is_left();
+}
+
+#[test]
+fn limits_are_those_of_the_policy_and_the_options_and_no_core_is_dumped() {
+    let Some(host) = Host::with_demo() else { return };
+    let ran = host.sh(&["--ulimit", "nofile=512:1024"], "ulimit -Sn; ulimit -Hn; ulimit -c; ulimit -Hc");
+    assert_eq!(ran.exits(0), "512\n1024\n0\n0\n");
+    host.policy("[limits]\nmemory = { max = \"1G\", default = \"256M\" }\n");
+    host.sh(&["--memory", "2g"], "true").refuses(125, &["memory", "policy.toml"]);
+    host.sh(&["--memory", "512m"], "true").exits(0);
+}
+
+#[test]
+fn the_control_group_holds_what_was_asked_for() {
+    let Some(host) = Host::with_demo() else { return };
+    let running = host.start(&["--memory", "128m", "--pids-limit", "33", "--cpus", "0.5"], "exec sleep 1000");
+    let groups = host.cgroups();
+    assert!(!groups.is_empty(), "a run has a control group");
+    let read = |names: [&str; 2]| {
+        let found =
+            groups.iter().find_map(|dir| names.iter().find_map(|name| std::fs::read_to_string(dir.join(name)).ok()));
+        found.unwrap_or_default().trim().to_owned()
+    };
+    // Names of version 1, then of version 2.
+    assert_eq!(read(["memory.limit_in_bytes", "memory.max"]), (128 << 20).to_string());
+    assert_eq!(read(["pids.max", "pids.max"]), "33");
+    let cpu = read(["cpu.cfs_quota_us", "cpu.max"]);
+    let quota = cpu.split(' ').next().unwrap_or_default();
+    assert_eq!(quota, "50000", "{cpu}");
+    running.signal(Signal::SIGTERM);
+    running.finish().exits(143);
+    host.nothing_is_left();
+}
+
+#[test]
+fn a_background_process_does_not_outlive_the_payload() {
+    let Some(host) = Host::with_demo() else { return };
+    host.sh(&[], "(setsid sleep 1000 &) ; trap '' HUP; sleep 1000 & exit 0").exits(0);
+    host.nothing_is_left();
+}
+
+#[test]
+fn orphans_are_reaped_while_the_payload_runs() {
+    let Some(host) = Host::with_demo() else { return };
+    let ran = host.sh(&[], "for i in 1 2 3 4 5; do (sleep 0.1 &); done; sleep 1; ps -o stat,comm | grep -c '^Z'");
+    assert_eq!(ran.exits(1), "0\n");
+}
