@@ -1,4 +1,5 @@
 //! Tests that need root or user namespaces; every test name is a promise.
 
 mod image_support;
+mod registry;
 mod unpack;
