@@ -6,5 +6,13 @@ pub mod context;
 pub mod print;
 /// `ces pull`.
 pub mod pull;
+/// `ces images`.
+pub mod images;
+/// `ces rmi`.
+pub mod rmi;
+/// `ces prune`.
+pub mod prune;
+/// `ces inspect`.
+pub mod inspect;
 
 pub use context::Context;

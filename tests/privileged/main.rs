@@ -3,3 +3,4 @@
 mod image_support;
 mod registry;
 mod unpack;
+mod unpack_in_turn;
