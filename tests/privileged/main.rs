@@ -2,5 +2,7 @@
 
 mod image_support;
 mod registry;
+mod store;
 mod unpack;
+mod unpack_hazards;
 mod unpack_in_turn;
