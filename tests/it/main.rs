@@ -1,1 +1,5 @@
 //! Tests that need no privileges.
+
+mod document;
+mod plan;
+mod reference;

@@ -289,7 +289,7 @@ impl Applier {
             below.push(name.as_bytes().to_vec());
             self.implied.retain(|path| !path.starts_with(&below));
             self.links.retain(|(link, _)| !link.starts_with(&below));
-            super::settle::remove_tree(&dir.fd, name)?;
+            super::remove::remove_tree(&dir.fd, name)?;
         } else {
             unlinkat(&dir.fd, name, UnlinkatFlags::NoRemoveDir).map_err(|e| Fault::host("replace a file", e))?;
         }
