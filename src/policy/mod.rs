@@ -30,6 +30,9 @@ pub mod grant;
 /// The rules in force, one a line.
 pub mod show;
 
+#[cfg(test)]
+mod tests;
+
 use crate::error::{Error, Kind, Stage};
 use reader::Rule;
 
