@@ -201,7 +201,7 @@ pub enum PolicyCommand {
     },
     /// Print every decision for a run, and the line it comes from; nothing runs
     #[command(override_usage = "ces policy explain [OPTIONS] IMAGE [ARGS]...")]
-    Explain(ExplainArgs),
+    Explain(Box<ExplainArgs>),
 }
 
 /// `ces stop`.
@@ -283,10 +283,16 @@ pub struct ManArgs {
 /// then the exit status must not look like a payload's.
 pub fn parse(argv: &[OsString]) -> (legacy::Parsed, bool) {
     let words = argv.get(1..).unwrap_or_default();
-    match argv.first().and_then(legacy::Link::of) {
+    let (mut parsed, is_run) = match argv.first().and_then(legacy::Link::of) {
         Some(link) => (legacy::parse(link, words), link == legacy::Link::Run),
         None => (Cli::try_parse_from(argv).map(|cli| (cli, Vec::new())), is_run(words)),
+    };
+    if let Ok((cli, _)) = &mut parsed {
+        // A variable that is set to nothing is not set.
+        cli.global.root.take_if(|path| path.as_os_str().is_empty());
+        cli.global.policy.take_if(|path| path.as_os_str().is_empty());
     }
+    (parsed, is_run)
 }
 
 fn is_run(words: &[OsString]) -> bool {
@@ -331,6 +337,7 @@ mod tests {
         assert!(args.options.podman.given.is_empty());
         assert!(parse(&["run", "--no-such-option", "img"]).is_err());
         assert!(parse(&["run", "-e", "A=1"]).is_err());
+        assert_eq!(run(&["run", "-i", "--", "img", "--", "x"]).words, ["img", "--", "x"]);
     }
 
     #[test]

@@ -295,6 +295,8 @@ fn a_read_only_root_keeps_places_for_temporary_files() {
     let grant = full().grant(&request, &facts()).unwrap();
     let sizes: Vec<(&str, u64)> = grant.tmpfs.iter().map(|t| (t.destination.to_str().unwrap(), t.size)).collect();
     assert_eq!(sizes, [("/run", 1 << 20), ("/tmp", 8 << 30), ("/var/tmp", 8 << 30)]);
+    let large = RunRequest { tmpfs: vec![places::tmpfs("/x:size=9g").unwrap()], ..RunRequest::default() };
+    assert_eq!(full().grant(&large, &facts()).unwrap_err().kind(), Kind::Usage);
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn has_word(line: &str, word: &str) -> bool {
         let after = line[at + word.len()..].chars().next();
         let first = word.starts_with(part);
         let last = word.ends_with(part);
-        !(first && before.is_some_and(part)) && !(last && after.is_some_and(part))
+        !(first && before.is_some_and(part) || last && after.is_some_and(part))
     })
 }
 
