@@ -26,6 +26,9 @@ Examples:
 
 Exit status: the payload's own for `run` (125: nothing ran); else 0, 1 failed, 2 usage, 3 refused by policy.";
 
+const SOURCES: &str =
+    "ghcr.io/NS/NAME:TAG, …@sha256:…, docker://…, oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE";
+
 /// Runs approved container images on sensitive data in Trusted Research Environments.
 ///
 /// No daemon, no network, one policy. Data is at /safe_data in the container; what the payload leaves in /safe_outputs is
@@ -137,8 +140,8 @@ pub struct PullArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// ghcr.io/NS/NAME:TAG, …@sha256:…, docker://…, oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE
-    #[arg(value_name = "SOURCE")]
+    /// Where the image is.
+    #[arg(value_name = "SOURCE", help = SOURCES)]
     pub source: String,
     /// The token of `ces-pull USER TOKEN IMAGE`; no option gives it.
     #[arg(skip)]

@@ -1,6 +1,6 @@
 //! `policy.toml`: from text to rules.
 //!
-//! Takes text, the file's name and facts of the host for what the file leaves out; gives a [`Policy`]; trusts nothing;
+//! Takes text, the file's name and facts of the host for what the file leaves out; gives a `Policy`; trusts nothing;
 //! refuses every key it does not know and every value that is not exactly what is allowed there.
 
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! Options of podman that `ces run` does not have itself.
 //!
-//! Takes an option's name and value; gives a [`Verdict`]; trusts nothing; refuses by name whatever would widen a run or
+//! Takes an option's name and value; gives a `Verdict`; trusts nothing; refuses by name whatever would widen a run or
 //! would have to be ignored. An option that states what holds for every run is accepted without a word.
 
 use crate::error::{Error, Kind, Result, Stage};

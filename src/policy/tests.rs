@@ -10,41 +10,13 @@ use crate::error::{Error, Kind};
 
 const FACTS: HostFacts = HostFacts { memory_bytes: 64 << 30, cpus: 8.0, privileged: true };
 
-/// Every key of the documentation.
-const FULL: &str = r#"
-contact = "Information Governance, ext. 1234"
-[registries]
-allow = ["ghcr.io"]
-[registries."ghcr.io"]
-mirror = "https://pull-proxy.safehaven:5000"
-ca = "/etc/ces/pull-proxy.pem"
-[images]
-require_digest = false
-[data]
-root = "/safe_data"
-access = "rw"
-[projects.projx]
-access = "ro"
-profiles = ["batch"]
-[profiles]
-default = "batch"
-allow = ["batch", "service"]
-[limits]
-memory  = { max = "64G", default = "8G" }
-cpus    = { max = 16, default = 4 }
-pids    = { max = 4096, default = 1024 }
-time    = { max = "6h" }
-scratch = { max = "100G" }
-outputs = { max = "20G", files = 100000 }
-required = true
-[mounts]
-allow = [{ host = "~", access = "rw" }, { host = "/shared/refs", access = "ro" }]
-[ports]
-allow = true
-[interactive]
-allow = true
-exec = false
-"#;
+/// The annotated example for sites: every key.
+const FULL: &str = include_str!("../../docs/policy.toml");
+
+/// The line of the ceiling on memory in it.
+fn memory_line() -> usize {
+    FULL.lines().position(|line| line.starts_with("memory")).unwrap() + 1
+}
 
 fn parse(text: &str) -> Result<Policy, Error> {
     Policy::parse(text, "policy.toml", &FACTS)
@@ -89,7 +61,10 @@ fn every_key_of_the_documentation_is_read() {
     assert_eq!(limits.memory.max.as_ref().unwrap().value, 64 << 30);
     assert_eq!(limits.time.default.as_ref().unwrap().value, Duration::from_secs(21_600));
     assert_eq!(limits.output_files.max.as_ref().unwrap().value, 100_000);
-    assert_eq!(limits.memory.max.as_ref().unwrap().origin.to_string(), "policy.toml line 20: limits.memory.max");
+    assert_eq!(
+        limits.memory.max.as_ref().unwrap().origin.to_string(),
+        format!("policy.toml line {}: limits.memory.max", memory_line())
+    );
     assert_eq!(policy.rules().iter().filter(|rule| rule.because.contains("policy.toml")).count(), 27);
 }
 
@@ -356,7 +331,7 @@ fn every_decision_has_a_reason() {
     assert!(grant.decisions.len() > 8);
     assert!(grant.decisions.iter().all(|d| !d.because.is_empty() && !d.value.is_empty()));
     let memory = grant.decisions.iter().find(|d| d.what == "memory").unwrap();
-    assert_eq!(memory.because, "--memory, within policy.toml line 20: limits.memory.max");
+    assert_eq!(memory.because, format!("--memory, within policy.toml line {}: limits.memory.max", memory_line()));
 }
 
 proptest::proptest! {

@@ -7,3 +7,5 @@ mod architecture;
 mod command_line;
 /// `ces policy`, by the binary itself.
 mod policy;
+/// The seccomp filters, by the kernel itself.
+mod system_calls;

@@ -1,6 +1,6 @@
 //! From rules to BPF, by seccompiler.
 //!
-//! Takes a [`Profile`] and an architecture; gives two programs; trusts the profile's own checks; refuses what seccompiler
+//! Takes a `Profile` and an architecture; gives two programs; trusts the profile's own checks; refuses what seccompiler
 //! refuses.
 //!
 //! Both programs kill a process that enters the kernel as another architecture (32-bit calls on x86_64). Calls of the x32

@@ -1,6 +1,6 @@
 //! The contents of `bundles/seccomp/*.toml`.
 //!
-//! Takes text; gives a [`Profile`]; trusts nothing; refuses unknown keys, unknown names, and names listed twice.
+//! Takes text; gives a `Profile`; trusts nothing; refuses unknown keys, unknown names, and names listed twice.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
 //! From rules to the form of the runtime spec, as runc and crun read it.
 //!
-//! Takes a [`Profile`] and an architecture; gives a [`LinuxSeccomp`]; trusts the profile's own checks; refuses nothing.
+//! Takes a `Profile` and an architecture; gives a `LinuxSeccomp`; trusts the profile's own checks; refuses nothing.
 //!
 //! For a masked comparison runc and crun take `value` as the mask and `valueTwo` as what is wanted, since they hand both
 //! to libseccomp in that order (seccomp_rule_add(3), SCMP_CMP_MASKED_EQ).

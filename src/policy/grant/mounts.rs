@@ -1,6 +1,6 @@
 //! Which places of the host and the container a run may join.
 //!
-//! Takes the `-v`, `--mount` and `--tmpfs` of a request and their resolved sources; gives [`Bind`]s and [`Tmpfs`]s, parents
+//! Takes the `-v`, `--mount` and `--tmpfs` of a request and their resolved sources; gives `Bind`s and `Tmpfs`s, parents
 //! first; trusts the resolution; refuses sources no rule opens, and destinations that would cover what ces mounts.
 
 use std::path::{Component, Path, PathBuf};
