@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// The argument order of EPCC's tools: `ces-pull`, `ces-run`.
@@ -49,10 +50,12 @@ pub struct Cli {
 #[derive(Debug, Clone, Default, Args)]
 pub struct Global {
     /// Keep store, running jobs and records below DIR
-    #[arg(long, value_name = "DIR", env = "CES_ROOT", global = true, help_heading = "Global options")]
+    #[arg(long, value_name = "DIR", env = "CES_ROOT", value_parser = maybe_path())]
+    #[arg(global = true, help_heading = "Global options")]
     pub root: Option<PathBuf>,
     /// Use another policy file; accepted from real root, and where the policy is advisory
-    #[arg(long, value_name = "FILE", env = "CES_POLICY", global = true, help_heading = "Global options")]
+    #[arg(long, value_name = "FILE", env = "CES_POLICY", value_parser = maybe_path())]
+    #[arg(global = true, help_heading = "Global options")]
     pub policy: Option<PathBuf>,
     /// Say only what went wrong
     #[arg(short, long, global = true, help_heading = "Global options")]
@@ -63,6 +66,11 @@ pub struct Global {
     /// Say more about what is done (before the verb: `ces -v run …`; after `run`, -v is a volume)
     #[arg(short = 'v', hide = true)]
     pub verbose_first: bool,
+}
+
+/// A path that may be empty, as a variable is that is set to nothing; [`parse`] takes it for absent.
+fn maybe_path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 impl Global {

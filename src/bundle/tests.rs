@@ -33,7 +33,9 @@ fn grant(request: &RunRequest) -> Grant {
     let facts = HostFacts { memory_bytes: 16 << 30, cpus: 4.0, privileged: true };
     let mut grant_facts = GrantFacts { home: "/home/ann".into(), ..GrantFacts::default() };
     for bind in &request.binds {
-        grant_facts.sources.insert(bind.source.clone(), PathBuf::from("/home/ann").join(bind.source.trim_start_matches("./")));
+        grant_facts
+            .sources
+            .insert(bind.source.clone(), PathBuf::from("/home/ann").join(bind.source.trim_start_matches("./")));
     }
     Policy::builtin(&facts).grant(request, &grant_facts).unwrap()
 }
@@ -162,7 +164,10 @@ fn a_command_that_cannot_be_executed_is_one_clear_error() {
 #[test]
 fn the_environment_is_the_images_then_ours_then_the_users() {
     let config = json!({ "Cmd": ["x"], "Env": ["A=1", "B=2", "TMPDIR=/image", "A=3", "HOSTNAME=image"] });
-    let request = RunRequest { env: vec![("B".into(), "user".into()), ("HOSTNAME".into(), "user".into())], ..RunRequest::default() };
+    let request = RunRequest {
+        env: vec![("B".into(), "user".into()), ("HOSTNAME".into(), "user".into())],
+        ..RunRequest::default()
+    };
     let want = [
         "A=3",
         "B=user",
@@ -172,7 +177,11 @@ fn the_environment_is_the_images_then_ours_then_the_users() {
         "HOME=/root",
     ];
     assert_eq!(env_of(config, &request), want);
-    let own = RunRequest { env: vec![("TMPDIR".into(), "/tmp".into()), ("HOME".into(), "/x".into())], tty: true, ..RunRequest::default() };
+    let own = RunRequest {
+        env: vec![("TMPDIR".into(), "/tmp".into()), ("HOME".into(), "/x".into())],
+        tty: true,
+        ..RunRequest::default()
+    };
     let env = env_of(json!({ "Cmd": ["x"] }), &own);
     for variable in ["TMPDIR=/tmp", "HOME=/x", "TERM=xterm-256color"] {
         assert!(env.contains(&variable.to_owned()), "{env:?}");
@@ -195,7 +204,8 @@ fn home_and_path_are_always_set() {
 
 #[test]
 fn malformed_variables_of_an_image_are_left_out_and_told() {
-    let config = json!({ "Cmd": ["x"], "Env": ["NOVALUE", "=x", "", "A=b\u{0}c", "LISTEN_FDS=7", "NOTIFY_SOCKET=/x", "OK=1"] });
+    let config =
+        json!({ "Cmd": ["x"], "Env": ["NOVALUE", "=x", "", "A=b\u{0}c", "LISTEN_FDS=7", "NOTIFY_SOCKET=/x", "OK=1"] });
     let image = image(config);
     let user = image_user::resolve(None, None, None).unwrap();
     let (env, notes) = process::environment(&image, &grant(&RunRequest::default()), &user, "h", None).unwrap();
@@ -207,7 +217,17 @@ fn malformed_variables_of_an_image_are_left_out_and_told() {
 #[test]
 fn a_working_directory_cannot_lead_out() {
     let dir = |text: &str| build(json!({ "Cmd": ["x"], "WorkingDir": text }), &RunRequest::default());
-    for text in ["/proc/self/fd/8", "/proc", "/sys/x", "/dev/fd", "relative", "../x", "/a/../proc/1", "//proc/1/root", "/x\u{0}"] {
+    for text in [
+        "/proc/self/fd/8",
+        "/proc",
+        "/sys/x",
+        "/dev/fd",
+        "relative",
+        "../x",
+        "/a/../proc/1",
+        "//proc/1/root",
+        "/x\u{0}",
+    ] {
         let error = dir(text).unwrap_err();
         assert_eq!(error.kind(), Kind::Hostile, "{text}");
         assert!(error.report().contains("--workdir"));
@@ -245,8 +265,11 @@ fn batch_has_no_capability_and_service_has_seven_in_three_sets() {
         assert_eq!(batch[set], none, "{set}");
     }
     let service = sets("service");
-    let seven = json!(["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"]);
-    for (set, want) in [("bounding", &seven), ("effective", &seven), ("permitted", &seven), ("inheritable", &none), ("ambient", &none)] {
+    let seven =
+        json!(["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"]);
+    for (set, want) in
+        [("bounding", &seven), ("effective", &seven), ("permitted", &seven), ("inheritable", &none), ("ambient", &none)]
+    {
         assert_eq!(service[set], *want, "{set}");
     }
 }
@@ -315,8 +338,7 @@ fn the_engine_gets_what_ces_has_not_done_itself() {
     assert!(linux.uid_mappings().is_none() && linux.gid_mappings().is_none() && linux.resources().is_none());
     assert!(linux.seccomp().is_none() && linux.cgroups_path().is_none());
     let kinds: Vec<LinuxNamespaceType> = linux.namespaces().as_ref().unwrap().iter().map(|n| n.typ()).collect();
-    let want =
-        [LinuxNamespaceType::Mount, LinuxNamespaceType::Pid, LinuxNamespaceType::Ipc, LinuxNamespaceType::Uts];
+    let want = [LinuxNamespaceType::Mount, LinuxNamespaceType::Pid, LinuxNamespaceType::Ipc, LinuxNamespaceType::Uts];
     assert_eq!(kinds, want);
     assert_eq!((engine.process(), engine.mounts()), (whole.process(), whole.mounts()));
     assert_eq!(linux.masked_paths(), whole.linux().as_ref().unwrap().masked_paths());

@@ -42,6 +42,12 @@ fn usage_is_2_and_for_a_run_125() {
 }
 
 #[test]
+fn a_variable_set_to_nothing_is_not_set() {
+    let output = command("ces").args(["policy", "show"]).env("CES_POLICY", "").env("CES_ROOT", "").output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}
+
+#[test]
 fn the_other_names_are_links_to_the_same_program() {
     let dir = tempfile::tempdir().unwrap();
     let link = dir.path().join("ces-pull");
