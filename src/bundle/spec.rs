@@ -30,7 +30,7 @@ pub mod mounts;
 pub mod resources;
 
 /// The payload is killed before anything of the host when memory runs out (proc_pid_oom_score_adj(5)).
-const OOM_SCORE_ADJ: i32 = 500;
+pub const OOM_SCORE_ADJ: i32 = 500;
 
 /// Paths of the host that are mounted.
 #[derive(Debug, Clone, Default)]
@@ -120,9 +120,12 @@ pub fn notes(input: &SpecInput<'_>) -> Result<Vec<String>> {
 }
 
 /// The spec for libcontainer: the same, less what ces has done before it calls it (user, network and cgroup namespace,
-/// id maps, resources, seccomp).
+/// id maps, resources, seccomp, the score for the out-of-memory killer).
 pub fn engine_spec(spec: &Spec) -> Spec {
     let mut engine = spec.clone();
+    if let Some(process) = engine.process_mut() {
+        process.set_oom_score_adj(None);
+    }
     if let Some(linux) = engine.linux_mut() {
         linux
             .set_uid_mappings(None)
@@ -165,7 +168,7 @@ fn internal(e: OciSpecError) -> Error {
 fn without_defaults(mut spec: Spec) -> Spec {
     spec.set_annotations(None).set_hooks(None);
     if let Some(linux) = spec.linux_mut() {
-        linux.set_devices(None).set_rootfs_propagation(Some("rprivate".to_owned()));
+        linux.set_devices(None).set_rootfs_propagation(Some("private".to_owned()));
     }
     spec
 }

@@ -82,8 +82,7 @@ impl Cgroup {
         self.manager.apply(&options).map_err(|e| fail("the kernel refused a resource limit").caused_by(&e))?;
         if let Files::V2(dir) = &self.files {
             // One process of the job out of memory: all of it is (cgroup-v2, memory.oom.group).
-            fs::write(dir.join("memory.oom.group"), "1")
-                .map_err(|e| fail("cannot set memory.oom.group").because(e))?;
+            fs::write(dir.join("memory.oom.group"), "1").map_err(|e| fail("cannot set memory.oom.group").because(e))?;
         }
         Ok(())
     }
@@ -130,7 +129,9 @@ pub fn remove_stale(job: &str) -> Result<()> {
 /// When `/sys/fs/cgroup` is neither.
 pub fn setup() -> Result<CgroupSetup> {
     get_cgroup_setup().map_err(|e| {
-        fail("this host has no control groups at /sys/fs/cgroup").caused_by(&e).hint("mount cgroup2 there, or ask the administrator")
+        fail("this host has no control groups at /sys/fs/cgroup")
+            .caused_by(&e)
+            .hint("mount cgroup2 there, or ask the administrator")
     })
 }
 
@@ -148,7 +149,8 @@ impl Files {
     fn observed(&self) -> io::Result<Observed> {
         match self {
             Self::V1(dirs) => {
-                let bytes = |file: &str| dirs.get("memory").map(|d| v1_bytes(&d.join(file))).transpose().map(Option::flatten);
+                let bytes =
+                    |file: &str| dirs.get("memory").map(|d| v1_bytes(&d.join(file))).transpose().map(Option::flatten);
                 let cpus = match dirs.get("cpu") {
                     None => None,
                     Some(dir) => {
@@ -218,13 +220,19 @@ fn v1_mount(mountinfo: &str, controller: &str) -> Option<PathBuf> {
 }
 
 fn number<T: std::str::FromStr>(path: &Path) -> io::Result<T> {
-    fs::read_to_string(path)?.trim().parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{}: not a number", path.display())))
+    fs::read_to_string(path)?
+        .trim()
+        .parse()
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{}: not a number", path.display())))
 }
 
 fn or_max(path: &Path) -> io::Result<Option<u64>> {
     match fs::read_to_string(path)?.trim() {
         "max" => Ok(None),
-        text => text.parse().map(Some).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{}: not a number", path.display()))),
+        text => text
+            .parse()
+            .map(Some)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{}: not a number", path.display()))),
     }
 }
 

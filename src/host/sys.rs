@@ -62,7 +62,16 @@ pub fn exec_fd(program: BorrowedFd<'_>, argv: &[CString], env: &[CString]) -> io
     let (argv, env) = (pointers(argv), pointers(env));
     // SAFETY: both arrays end with a null pointer and point to C strings that live until the call returns (on
     // failure) or the process image is gone (on success).
-    unsafe { libc::syscall(libc::SYS_execveat, program.as_raw_fd(), c"".as_ptr(), argv.as_ptr(), env.as_ptr(), libc::AT_EMPTY_PATH) };
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            c"".as_ptr(),
+            argv.as_ptr(),
+            env.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
     io::Error::last_os_error()
 }
 
@@ -103,6 +112,43 @@ pub fn place_fds(fds: &[BorrowedFd<'_>], first: RawFd) -> io::Result<()> {
         // SAFETY: the targets lie below every parked copy; what was open there belonged to the parent's image, which
         // this child is about to leave.
         check(unsafe { libc::dup2(copy, target) }.into())?;
+    }
+    Ok(())
+}
+
+/// Closes every descriptor above standard error that leads to a file or directory; sockets and pipes stay. For the
+/// container's first process, in which the engine leaves directories open (CVE-2024-21626).
+///
+/// # Errors
+/// When the descriptors cannot be listed.
+pub fn close_paths() -> io::Result<()> {
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        let number = entry.file_name().to_str().and_then(|n| n.parse::<RawFd>().ok());
+        let leads_to_path = std::fs::read_link(entry.path()).is_ok_and(|target| target.is_absolute());
+        if let Some(number) = number.filter(|n| *n > libc::STDERR_FILENO && leads_to_path) {
+            paths.push(number);
+        }
+    }
+    for number in paths {
+        // SAFETY: this process only waits, forks and ends from here on; what owns these descriptors is never used or
+        // dropped again. The listing's own descriptor is closed by now (EBADF).
+        unsafe { libc::close(number) };
+    }
+    Ok(())
+}
+
+/// Puts `streams` in the place of standard output and standard error, where given. For a child about to execute.
+///
+/// # Errors
+/// The kernel's.
+pub fn replace_streams(streams: [Option<&OwnedFd>; 2]) -> io::Result<()> {
+    for (stream, number) in streams.into_iter().zip([libc::STDOUT_FILENO, libc::STDERR_FILENO]) {
+        if let Some(stream) = stream {
+            // SAFETY: the standard streams are never owned as descriptors; replacing them closes nothing of ours.
+            check(unsafe { libc::dup2(stream.as_raw_fd(), number) }.into())?;
+        }
     }
     Ok(())
 }
@@ -166,7 +212,8 @@ pub fn wait_child(pid: Option<Pid>, block: bool) -> io::Result<Option<Ended>> {
     let ended = check(unsafe { libc::wait4(target, &raw mut status, flags, &raw mut usage) }.into())?;
     let Ok(ended) = libc::pid_t::try_from(ended) else { return Err(io::ErrorKind::InvalidData.into()) };
     let time = |t: libc::timeval| {
-        Duration::from_secs(u64::try_from(t.tv_sec).unwrap_or(0)) + Duration::from_micros(u64::try_from(t.tv_usec).unwrap_or(0))
+        Duration::from_secs(u64::try_from(t.tv_sec).unwrap_or(0))
+            + Duration::from_micros(u64::try_from(t.tv_usec).unwrap_or(0))
     };
     Ok((ended != 0).then(|| Ended {
         pid: Pid::from_raw(ended),
@@ -235,7 +282,8 @@ pub struct MountChange<'a> {
 /// # Errors
 /// The kernel's.
 pub fn clone_mount(dir: BorrowedFd<'_>, path: &CStr, recursive: bool) -> io::Result<OwnedFd> {
-    let mut flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | unsigned(libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW);
+    let mut flags =
+        libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | unsigned(libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW);
     if recursive {
         flags |= unsigned(libc::AT_RECURSIVE);
     }
@@ -249,6 +297,10 @@ pub fn clone_mount(dir: BorrowedFd<'_>, path: &CStr, recursive: bool) -> io::Res
 /// The kernel's (`EINVAL` where idmapped mounts are not supported).
 pub fn change_mount(mount: BorrowedFd<'_>, change: &MountChange<'_>) -> io::Result<()> {
     let mut attr = libc::mount_attr { attr_set: change.set, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    if change.set & libc::MOUNT_ATTR__ATIME != 0 {
+        // The access time settings are one field: the old value is cleared with the new one set (mount_setattr(2)).
+        attr.attr_clr |= libc::MOUNT_ATTR__ATIME;
+    }
     if let Some(idmap) = change.idmap {
         attr.attr_set |= libc::MOUNT_ATTR_IDMAP;
         attr.userns_fd = u64::try_from(idmap.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -316,4 +368,28 @@ pub fn loopback_up() -> io::Result<()> {
     request.ifr_ifru.ifru_flags = up;
     // SAFETY: SIOCSIFFLAGS reads the request, which lives over the call.
     check(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }.into()).map(drop)
+}
+
+// --- signals ---
+
+/// Sets what `signal` does; only actions without a handler of our own are used.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_signal_action(signal: nix::sys::signal::Signal, action: &nix::sys::signal::SigAction) -> nix::Result<()> {
+    use nix::sys::signal::SigHandler;
+    if !matches!(action.handler(), SigHandler::SigDfl | SigHandler::SigIgn) {
+        return Err(nix::Error::EINVAL);
+    }
+    // SAFETY: default and ignore run no code of this program (checked above).
+    unsafe { nix::sys::signal::sigaction(signal, action) }.map(drop)
+}
+
+/// Makes this process group the foreground one of its controlling terminal, where it has one.
+pub fn foreground_if_terminal() {
+    let stdin = io::stdin();
+    if nix::unistd::isatty(&stdin).unwrap_or(false) {
+        // ENOTTY: a terminal, but not this session's; then there is no foreground to take.
+        nix::unistd::tcsetpgrp(&stdin, nix::unistd::getpgrp()).ok();
+    }
 }
