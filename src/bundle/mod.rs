@@ -20,3 +20,6 @@ pub mod masks;
 pub mod spec;
 /// Which system calls the payload may make.
 pub mod seccomp;
+
+#[cfg(test)]
+mod tests;

@@ -3,3 +3,13 @@
 mod document;
 mod plan;
 mod reference;
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics is a test that fails")]
+
+/// The fences of the house.
+mod architecture;
+/// The command line, by the binary itself.
+mod command_line;
+/// `ces policy`, by the binary itself.
+mod policy;
+/// The seccomp filters, by the kernel itself.
+mod system_calls;
