@@ -1,9 +1,9 @@
 //! Tests that need no privileges.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics is a test that fails")]
 
 mod document;
 mod plan;
 mod reference;
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics is a test that fails")]
 
 /// The fences of the house.
 mod architecture;
