@@ -9,9 +9,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::dir::Dir;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode, UtimensatFlags, fchmod, fstat, fstatat, futimens, mkdirat, mkfifoat, utimensat};
+use nix::sys::stat::{FileStat, Mode, UtimensatFlags, fchmod, fstat, fstatat, futimens, mkdirat, utimensat};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat};
+use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, mkfifoat, symlinkat};
 
 use crate::error::{Error, Kind, Result, Stage};
 use crate::text;
@@ -71,14 +71,17 @@ impl Copier {
                 let create = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
                 let target = openat(to, name, create, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|e| fail(shown, e))?;
                 let (mut source, mut target) = (std::fs::File::from(source), std::fs::File::from(target));
-                std::io::copy(&mut source, &mut target).map_err(|e| fail(shown, nix::Error::try_from(e).unwrap_or(nix::Error::EIO)))?;
+                std::io::copy(&mut source, &mut target)
+                    .map_err(|e| fail(shown, nix::Error::try_from(e).unwrap_or(nix::Error::EIO)))?;
                 return attributes(&source, &target, stat).map_err(|e| fail(shown, e));
             }
             libc::S_IFLNK => {
                 let target = readlinkat(from, name).map_err(|e| fail(shown, e))?;
                 symlinkat(target.as_os_str(), to, name).map_err(|e| fail(shown, e))?;
             }
-            libc::S_IFIFO => mkfifoat(to, name, Mode::from_bits_truncate(stat.st_mode & 0o777)).map_err(|e| fail(shown, e))?,
+            libc::S_IFIFO => {
+                mkfifoat(to, name, Mode::from_bits_truncate(stat.st_mode & 0o777)).map_err(|e| fail(shown, e))?
+            }
             // Sockets mean nothing without the process that listened.
             libc::S_IFSOCK => return Ok(()),
             _ => return Err(fail(shown, nix::Error::ENODEV)),
@@ -108,7 +111,9 @@ fn user_attributes(from: &impl AsFd, to: &impl AsFd) -> nix::Result<()> {
         Err(e) => return Err(errno(e)),
     };
     let mut value = vec![0_u8; 64 * 1024];
-    for name in list.get(..length).unwrap_or_default().split(|byte| *byte == 0).filter(|name| name.starts_with(b"user.")) {
+    for name in
+        list.get(..length).unwrap_or_default().split(|byte| *byte == 0).filter(|name| name.starts_with(b"user."))
+    {
         let length = rustix::fs::fgetxattr(from, name, value.as_mut_slice()).map_err(errno)?;
         let value = value.get(..length).unwrap_or_default();
         rustix::fs::fsetxattr(to, name, value, rustix::fs::XattrFlags::empty()).map_err(errno)?;

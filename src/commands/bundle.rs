@@ -48,11 +48,11 @@ pub fn bundle(global: &Global, args: &BundleArgs) -> Result<u8> {
     let made = fill(&prepared, &dir);
     if made.is_err() {
         let identity = &prepared.identity;
-        let removed = spawn::with_ids(&identity.container, identity.caller.is_privileged(), || {
-            job::remove_work(&dir).map(|()| Vec::new())
-        });
         // The first error is the one to show.
-        removed.map(drop).or(Ok::<(), Error>(()))?;
+        spawn::with_ids(&identity.container, identity.caller.is_privileged(), || {
+            job::remove_work(&dir).map(|()| Vec::new())
+        })
+        .ok();
     }
     made?;
     print::line(&dir.display().to_string())?;
@@ -62,7 +62,9 @@ pub fn bundle(global: &Global, args: &BundleArgs) -> Result<u8> {
 fn make_directories(prepared: &Prepared, dir: &Path) -> Result<()> {
     let identity = &prepared.identity;
     let fail = |path: &Path, e: std::io::Error| {
-        Error::new(Stage::Bundle, Kind::Failed, format!("cannot make {}", path.display())).because(e).hint("name a directory that does not exist yet, in one that is yours")
+        Error::new(Stage::Bundle, Kind::Failed, format!("cannot make {}", path.display()))
+            .because(e)
+            .hint("name a directory that does not exist yet, in one that is yours")
     };
     let privileged = identity.caller.is_privileged();
     acting_as(&identity.researcher(), privileged, || {
@@ -75,7 +77,8 @@ fn make_directories(prepared: &Prepared, dir: &Path) -> Result<()> {
     })?;
     let payload = identity.payload();
     for name in ["safe_outputs", "scratch"].into_iter().filter(|_| privileged) {
-        std::os::unix::fs::lchown(dir.join(name), Some(payload.uid), Some(payload.gid)).map_err(|e| fail(&dir.join(name), e))?;
+        std::os::unix::fs::lchown(dir.join(name), Some(payload.uid), Some(payload.gid))
+            .map_err(|e| fail(&dir.join(name), e))?;
     }
     Ok(())
 }
@@ -85,7 +88,8 @@ fn fill(prepared: &Prepared, dir: &Path) -> Result<()> {
     let privileged = identity.caller.is_privileged();
     let id = JobId::new()?;
     let hostname = prepared.hostname("ces").to_owned();
-    let [hosts, hostname, resolv_conf] = acting_as(&identity.researcher(), privileged, || prepare::write_etc(dir, &hostname))?;
+    let [hosts, hostname, resolv_conf] =
+        acting_as(&identity.researcher(), privileged, || prepare::write_etc(dir, &hostname))?;
     let paths = HostPaths {
         data: Some(prepared.data.path.clone()),
         outputs: dir.join("safe_outputs"),
@@ -99,7 +103,9 @@ fn fill(prepared: &Prepared, dir: &Path) -> Result<()> {
     let config = dir.join("config.json");
     let text = spec::to_json(&spec)?;
     acting_as(&identity.researcher(), privileged, || {
-        fs::write(&config, text).map_err(|e| Error::new(Stage::Bundle, Kind::Failed, format!("cannot write {}", config.display())).because(e))
+        fs::write(&config, text).map_err(|e| {
+            Error::new(Stage::Bundle, Kind::Failed, format!("cannot write {}", config.display())).because(e)
+        })
     })?;
     copy_rootfs(prepared, &dir.join("rootfs"), &prepared.dirs.store.join("work").join(format!("bundle-{id}")))
 }
@@ -108,9 +114,11 @@ fn fill(prepared: &Prepared, dir: &Path) -> Result<()> {
 fn copy_rootfs(prepared: &Prepared, target: &Path, work: &Path) -> Result<()> {
     let identity = &prepared.identity;
     let privileged = identity.caller.is_privileged();
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(work).map_err(|e| {
-        Error::new(Stage::Bundle, Kind::Failed, format!("cannot make {}", work.display())).because(e)
-    })?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(work)
+        .map_err(|e| Error::new(Stage::Bundle, Kind::Failed, format!("cannot make {}", work.display())).because(e))?;
     let plan = Plan {
         layers: prepared.image.layers().iter().map(|layer| layer.path().to_path_buf()).collect(),
         work: work.to_path_buf(),
@@ -125,7 +133,9 @@ fn copy_rootfs(prepared: &Prepared, target: &Path, work: &Path) -> Result<()> {
         root_ids: identity.root(),
         cover: work.to_path_buf(),
     };
-    let open = |path: &str| File::open(path).map_err(|e| Error::new(Stage::Bundle, Kind::Failed, format!("cannot open {path}")).because(e));
+    let open = |path: &str| {
+        File::open(path).map_err(|e| Error::new(Stage::Bundle, Kind::Failed, format!("cannot open {path}")).because(e))
+    };
     let copied = spawn::in_stage(&plan, identity.layer_map().as_ref(), &identity.container, privileged, || {
         flatten::copy(open(ROOTFS)?.into(), open("/b/0")?.into())
     });

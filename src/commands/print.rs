@@ -24,6 +24,27 @@ pub fn json(value: &impl Serialize) -> Result<()> {
     out(&serde_json::to_string_pretty(value).map_err(|e| Error::new(Stage::Cli, Kind::Failed, e.to_string()))?)
 }
 
+/// Prints a text as it is; it is ours, and ends with a line break.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn document(text: &[u8]) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout
+        .write_all(text)
+        .and_then(|()| stdout.flush())
+        .map_err(|e| Error::new(Stage::Cli, Kind::Failed, "cannot write to standard output").because(e))
+}
+
+/// Says something beside the data, on standard error.
+///
+/// # Errors
+/// When standard error is closed.
+pub fn note(text: &str) -> Result<()> {
+    writeln!(std::io::stderr(), "note: {}", text::neutral_line(text))
+        .map_err(|e| Error::new(Stage::Cli, Kind::Failed, "cannot write to standard error").because(e))
+}
+
 fn out(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{text}")

@@ -26,11 +26,17 @@ pub fn ps(global: &Global, args: &ListArgs) -> Result<u8> {
         print::json(&list)?;
         return Ok(0);
     }
-    let rows: Vec<Vec<String>> = running
-        .iter()
-        .map(|j| vec![j.id.to_string(), j.name.clone().unwrap_or_else(|| "-".to_owned()), j.image.clone(), j.researcher.clone(), j.started.clone()])
-        .collect();
-    print::table(&["ID", "NAME", "IMAGE", "RESEARCHER", "STARTED"], &rows)?;
+    let mut rows = vec![["ID", "NAME", "IMAGE", "RESEARCHER", "STARTED"].map(str::to_owned)];
+    rows.extend(running.iter().map(|j| {
+        [
+            j.id.to_string(),
+            j.name.clone().unwrap_or_else(|| "-".to_owned()),
+            j.image.clone(),
+            j.researcher.clone(),
+            j.started.clone(),
+        ]
+    }));
+    print::table(&rows)?;
     Ok(0)
 }
 
@@ -41,10 +47,15 @@ pub fn ps(global: &Global, args: &ListArgs) -> Result<u8> {
 pub fn stop(global: &Global, args: &StopArgs) -> Result<u8> {
     let found = running(global)?.into_iter().find(|j| j.id.as_str() == args.id || j.name.as_deref() == Some(&args.id));
     let journal = found.ok_or_else(|| {
-        Error::new(Stage::Run, Kind::Missing, format!("no run {} is running", args.id)).hint("ces ps lists the running ones")
+        Error::new(Stage::Run, Kind::Missing, format!("no run {} is running", args.id))
+            .hint("ces ps lists the running ones")
     })?;
-    let pid = i32::try_from(journal.pid).map(Pid::from_raw).map_err(|_| Error::new(Stage::Run, Kind::Failed, "the journal holds no process id"))?;
-    let fail = |e: nix::Error| Error::new(Stage::Run, Kind::Failed, format!("cannot stop run {}", journal.id)).because(e.desc());
+    let pid = i32::try_from(journal.pid)
+        .map(Pid::from_raw)
+        .map_err(|_| Error::new(Stage::Run, Kind::Failed, "the journal holds no process id"))?;
+    let fail = |e: nix::Error| {
+        Error::new(Stage::Run, Kind::Failed, format!("cannot stop run {}", journal.id)).because(e.desc())
+    };
     kill(pid, Signal::SIGTERM).map_err(fail)?;
     let mut stopped = gone(global, &journal, GRACE)?;
     if !stopped {
@@ -57,7 +68,11 @@ pub fn stop(global: &Global, args: &StopArgs) -> Result<u8> {
     if !stopped {
         return Err(Error::new(Stage::Run, Kind::Failed, format!("run {} does not end", journal.id)));
     }
-    if args.json { print::json(&json!({"id": journal.id, "stopped": true}))? } else { print::line(journal.id.as_str())? }
+    if args.json {
+        print::json(&json!({"id": journal.id, "stopped": true}))?
+    } else {
+        print::line(journal.id.as_str())?
+    }
     Ok(0)
 }
 

@@ -24,20 +24,18 @@ pub fn runs(global: &Global, args: &ListArgs) -> Result<u8> {
         print::json(&records)?;
         return Ok(0);
     }
-    let rows: Vec<Vec<String>> = records
-        .iter()
-        .map(|r| {
-            let ended = match r.state {
-                State::Begun => "running".to_owned(),
-                State::Refused => "refused".to_owned(),
-                State::Interrupted => "interrupted".to_owned(),
-                State::Finished => r.ended.clone().unwrap_or_default(),
-            };
-            let time = r.seconds.map_or_else(|| "-".to_owned(), |s| format!("{s:.1} s"));
-            vec![r.id.to_string(), r.image.clone(), r.project.clone().unwrap_or_else(|| "-".to_owned()), time, ended]
-        })
-        .collect();
-    print::table(&["ID", "IMAGE", "PROJECT", "TIME", "ENDED"], &rows)?;
+    let mut rows = vec![["ID", "IMAGE", "PROJECT", "TIME", "ENDED"].map(str::to_owned)];
+    rows.extend(records.iter().map(|r| {
+        let ended = match r.state {
+            State::Begun => "running".to_owned(),
+            State::Refused => "refused".to_owned(),
+            State::Interrupted => "interrupted".to_owned(),
+            State::Finished => r.ended.clone().unwrap_or_default(),
+        };
+        let time = r.seconds.map_or_else(|| "-".to_owned(), |s| format!("{s:.1} s"));
+        [r.id.to_string(), r.image.clone(), r.project.clone().unwrap_or_else(|| "-".to_owned()), time, ended]
+    }));
+    print::table(&rows)?;
     Ok(0)
 }
 
@@ -59,7 +57,8 @@ pub fn verify(global: &Global, args: &RecordArgs) -> Result<u8> {
     let (caller, dirs) = here(global)?;
     let record = find(&caller, &dirs, &args.id)?;
     let told = record.outputs.ok_or_else(|| {
-        Error::new(Stage::Record, Kind::Failed, format!("the record of run {} tells of no outputs", record.id)).hint("the run did not finish")
+        Error::new(Stage::Record, Kind::Failed, format!("the record of run {} tells of no outputs", record.id))
+            .hint("the run did not finish")
     })?;
     let ids = HostIds { uid: caller.uid.as_raw(), gid: caller.gid.as_raw(), groups: Vec::new() };
     let found = acting_as(&ids, caller.is_privileged(), || outputs::survey(&told.path))?;
@@ -71,7 +70,9 @@ pub fn verify(global: &Global, args: &RecordArgs) -> Result<u8> {
             Some(_) => {}
         }
     }
-    changes.extend(found.files.iter().filter(|f| told.files.iter().all(|t| t.path != f.path)).map(|f| format!("new: {}", f.path)));
+    changes.extend(
+        found.files.iter().filter(|f| told.files.iter().all(|t| t.path != f.path)).map(|f| format!("new: {}", f.path)),
+    );
     if args.json {
         print::json(&json!({"id": record.id, "unchanged": changes.is_empty(), "changes": changes}))?;
     } else if changes.is_empty() {

@@ -246,9 +246,7 @@ pub fn reopen_outputs(journal: &Journal) -> Result<Option<OwnedFd>> {
 /// When something cannot be removed.
 pub fn remove_work(work: &Path) -> Result<()> {
     match (work.parent(), work.file_name()) {
-        (Some(parent), Some(name)) if parent.is_dir() => {
-            remove_tree(&open_directory(parent, false)?, Path::new(name))
-        }
+        (Some(parent), Some(name)) if parent.is_dir() => remove_tree(&open_directory(parent, false)?, Path::new(name)),
         _ => Ok(()),
     }
 }

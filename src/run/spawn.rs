@@ -180,8 +180,7 @@ fn own_mounts(wire: &Wire, privileged: bool) -> Result<()> {
         enter_user_namespace(wire, CloneFlags::CLONE_NEWNS)?;
     }
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
-        .map_err(|e| fail("make the mounts private", e.into()))
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).map_err(|e| fail("make the mounts private", e.into()))
 }
 
 fn sealed_request(request: &StageRequest) -> Result<OwnedFd> {
