@@ -16,6 +16,7 @@ mod run_bad_input;
 mod images_real;
 /// Layers: ordinary, hostile, and those that speak of layers below them.
 mod unpack;
+mod unpack_as_user;
 mod unpack_hazards;
 mod unpack_in_turn;
 /// The store under many hands.

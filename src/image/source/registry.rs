@@ -161,17 +161,17 @@ impl Registry {
             return Err(self.status(status, &answer));
         }
         let bytes = self.body(response, DOCUMENT_MAX).await?;
-        if let Some(digest) = digest {
-            if !digest.matches(&bytes) {
-                return Err(self.lies(&format!("the manifest for {digest} has the digest {}", Digest::of(&bytes))));
-            }
+        if let Some(digest) = digest
+            && !digest.matches(&bytes)
+        {
+            return Err(self.lies(&format!("the manifest for {digest} has the digest {}", Digest::of(&bytes))));
         }
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         // Only sha256 can be compared with certainty; another algorithm in the header is the registry's own affair.
-        if let Some(claimed) = header("docker-content-digest").filter(|claimed| claimed.starts_with("sha256:")) {
-            if !claimed.parse::<Digest>().is_ok_and(|claimed| claimed.matches(&bytes)) {
-                return Err(self.lies("the manifest does not have the digest that the registry says"));
-            }
+        if let Some(claimed) = header("docker-content-digest").filter(|claimed| claimed.starts_with("sha256:"))
+            && !claimed.parse::<Digest>().is_ok_and(|claimed| claimed.matches(&bytes))
+        {
+            return Err(self.lies("the manifest does not have the digest that the registry says"));
         }
         let kind = header(CONTENT_TYPE.as_str()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim();

@@ -178,11 +178,11 @@ fn unpack(
         applier.apply(decision, &mut archive).map_err(|fault| fault.at(&name))?;
     }
     archive.drain()?;
-    let (omitted, open, file_bytes) = applier.finish()?;
+    let (omitted, open, root, file_bytes) = applier.finish()?;
     let total = bytes.total();
     drop(bytes);
     let diff_id = hashing.finish()?;
     // On disk before anyone can find it: the parent renames the directory when this process has reported.
     syncfs(&directory).map_err(|e| Fault::host("write the layer to disk", e))?;
-    Ok(Report { diff_id, bytes: total, file_bytes, entries, omitted, open })
+    Ok(Report { diff_id, bytes: total, file_bytes, entries, omitted, open, root })
 }

@@ -56,20 +56,20 @@ impl<'a> Merged<'a> {
             };
         };
         for layer in self.0.iter().rev() {
-            if let Ok(directory) = open_plain(layer, &tree::join(parent)) {
-                if let Some(stat) = tree::look(&directory, name)? {
-                    return match tree::kind(&stat) {
-                        _ if tree::is_whiteout(&stat) => Ok(Found::Nothing),
-                        SFlag::S_IFDIR => {
-                            Ok(Found::Directory(tree::open_dir(&directory, OsStr::from_bytes(name)).map_err(fail)?))
-                        }
-                        SFlag::S_IFLNK => {
-                            let text = readlinkat(&directory, OsStr::from_bytes(name)).map_err(fail)?;
-                            Ok(Found::Link(text.as_bytes().to_vec()))
-                        }
-                        _ => Ok(Found::Other(directory, stat)),
-                    };
-                }
+            if let Ok(directory) = open_plain(layer, &tree::join(parent))
+                && let Some(stat) = tree::look(&directory, name)?
+            {
+                return match tree::kind(&stat) {
+                    _ if tree::is_whiteout(&stat) => Ok(Found::Nothing),
+                    SFlag::S_IFDIR => {
+                        Ok(Found::Directory(tree::open_dir(&directory, OsStr::from_bytes(name)).map_err(fail)?))
+                    }
+                    SFlag::S_IFLNK => {
+                        let text = readlinkat(&directory, OsStr::from_bytes(name)).map_err(fail)?;
+                        Ok(Found::Link(text.as_bytes().to_vec()))
+                    }
+                    _ => Ok(Found::Other(directory, stat)),
+                };
             }
             if Self::hides(layer, parent)? {
                 break;

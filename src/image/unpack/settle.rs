@@ -103,10 +103,10 @@ fn implied_directory(
 fn hidden_by_layer(layer: &OwnedFd, path: &[Vec<u8>]) -> Result<bool, Fault> {
     for length in 1..=path.len() {
         let Some(prefix) = path.get(..length) else { continue };
-        if let Ok(fd) = open_plain(layer, &tree::join(prefix)) {
-            if xattrs::is_opaque(&fd).map_err(|e| Fault::host("read an extended attribute", e))? {
-                return Ok(true);
-            }
+        if let Ok(fd) = open_plain(layer, &tree::join(prefix))
+            && xattrs::is_opaque(&fd).map_err(|e| Fault::host("read an extended attribute", e))?
+        {
+            return Ok(true);
         }
     }
     Ok(false)
@@ -205,12 +205,11 @@ fn copy_up(layer: &OwnedFd, merged: &Merged<'_>, link: &[Vec<u8>], target: &[Vec
     let (name, parent) = real.split_last().ok_or_else(missing)?;
     // An earlier link may have brought the file up already.
     let own_parent = open_plain(layer, &tree::join(parent)).ok();
-    if let Some(own_parent) = &own_parent {
-        if let Some(stat) = tree::look(own_parent, name)? {
-            if tree::is_whiteout(&stat) {
-                return Err(missing());
-            }
-        }
+    if let Some(own_parent) = &own_parent
+        && let Some(stat) = tree::look(own_parent, name)?
+        && tree::is_whiteout(&stat)
+    {
+        return Err(missing());
     }
     let Found::Other(directory, stat) = merged.look(&real)? else { return Err(missing()) };
     if hidden_by_layer(layer, parent)? {
