@@ -268,7 +268,7 @@ fn root_without_the_capability_to_mount_is_told_so() {
 #[test]
 fn a_container_name_in_use_is_refused() {
     let Some(host) = Host::with_demo() else { return };
-    let running = host.start(&["--name", "mine"], "sleep 1000");
+    let running = host.start(&["--name", "mine"], "sleep 100");
     host.sh(&["--name", "mine"], "true").refuses(125, &["mine"]);
     running.signal(nix::sys::signal::Signal::SIGTERM);
     running.finish().exits(143);

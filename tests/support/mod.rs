@@ -29,8 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What the researcher's safe data holds.
 pub const WARD_CSV: &str = "ward,nights\nnorth,3\nsouth,1\nnorth,5\n";
 
-/// A host of one's own: a mount namespace in which the researcher's home, `/etc/ces` and the root of `ces` belong to
-/// one test. For `ces` it is the host: what it mounts there and leaves is found there.
+/// A host of one's own: a mount namespace in which the researcher's home, changes to `/etc` and to root's home, and the
+/// root of `ces` belong to one test. For `ces` it is the host: what it mounts there and leaves is found there.
 pub struct Host {
     dir: TempDir,
     holder: Child,
@@ -49,7 +49,7 @@ impl Host {
         };
         let dir = tempfile::Builder::new().prefix("ces-test.").tempdir().expect("a temporary directory");
         let base = dir.path();
-        for name in ["home/safe_data", "etc.upper/ces", "etc.work", "ces"] {
+        for name in ["home/safe_data", "etc.upper/ces", "etc.work", "root.upper", "root.work", "ces"] {
             fs::create_dir_all(base.join(name)).expect("a directory of the test");
         }
         fs::write(base.join("home/safe_data/ward.csv"), WARD_CSV).expect("safe data");
@@ -59,8 +59,10 @@ impl Host {
             chown(base.join(name), Some(researcher.uid.as_raw()), Some(researcher.gid.as_raw())).expect("an owner");
         }
         let script = "set -e
+            overlay() { mount -t overlay -o \"lowerdir=$2,upperdir=$1.upper,workdir=$1.work\" overlay \"$2\"; }
             mount --bind \"$1/home\" \"$2\"
-            mount -t overlay -o \"lowerdir=/etc,upperdir=$1/etc.upper,workdir=$1/etc.work\" overlay /etc
+            overlay \"$1/etc\" /etc
+            overlay \"$1/root\" /root
             echo ready
             exec sleep infinity";
         let mut holder = Command::new("unshare")
