@@ -1,1 +1,384 @@
 //! The command line; the doc comments are the help.
+//!
+//! Takes the words after `ces`; gives typed options; trusts nothing; refuses unknown words. What options mean is decided
+//! elsewhere: these are types only.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The argument order of EPCC's tools: `ces-pull`, `ces-run`.
+pub mod legacy;
+/// Options of podman, hidden from the help.
+pub mod podman;
+/// Options of a run.
+pub mod run;
+
+pub use run::{BundleArgs, ExplainArgs, RunArgs, RunOptions, SpecArgs};
+
+const EXAMPLES: &str = "\
+Examples:
+  ces pull ghcr.io/lab/tool:1.2          fetch an approved image
+  ces run ghcr.io/lab/tool:1.2           run it on the project's safe data
+  ces runs                               what was run, and how it ended
+  ces doctor                             can this host keep the promises?
+
+Exit status: the payload's own for `run` (125: nothing ran); else 0, 1 failed, 2 usage, 3 refused by policy.";
+
+/// Runs approved container images on sensitive data in Trusted Research Environments.
+///
+/// No daemon, no network, one policy. Data is at /safe_data in the container; what the payload leaves in /safe_outputs is
+/// kept in ~/outputs_ID; everything else it writes is gone after the run.
+#[derive(Debug, Parser)]
+#[command(name = "ces", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = EXAMPLES, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    /// Options of every verb.
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every verb.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Global {
+    /// Keep store, running jobs and records below DIR
+    #[arg(long, value_name = "DIR", env = "CES_ROOT", global = true, help_heading = "Global options")]
+    pub root: Option<PathBuf>,
+    /// Use another policy file; accepted from real root, and where the policy is advisory
+    #[arg(long, value_name = "FILE", env = "CES_POLICY", global = true, help_heading = "Global options")]
+    pub policy: Option<PathBuf>,
+    /// Say only what went wrong
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    pub quiet: bool,
+    /// Say more about what is done
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub verbose: bool,
+    /// Say more about what is done (before the verb: `ces -v run …`; after `run`, -v is a volume)
+    #[arg(short = 'v', hide = true)]
+    pub verbose_first: bool,
+}
+
+impl Global {
+    /// Whether more is to be said.
+    pub fn is_verbose(&self) -> bool {
+        self.verbose || self.verbose_first
+    }
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Fetch an image into the local store
+    #[command(after_help = run::PULL_EXAMPLES)]
+    Pull(PullArgs),
+    /// Run an image on the project's safe data
+    #[command(after_help = run::RUN_EXAMPLES, override_usage = "ces run [OPTIONS] IMAGE [ARGS]...")]
+    Run(RunArgs),
+    /// List the images in the store
+    Images(ListArgs),
+    /// Remove images from the store
+    Rmi(RmiArgs),
+    /// Free what no image and no run uses
+    Prune(ListArgs),
+    /// Write a complete, portable OCI bundle, for crun and runc
+    #[command(override_usage = "ces bundle [OPTIONS] IMAGE DIR")]
+    Bundle(BundleArgs),
+    /// Show the configuration and layers of an image
+    Inspect(InspectArgs),
+    /// Print the config.json a run would get; nothing runs
+    #[command(override_usage = "ces spec [OPTIONS] IMAGE [ARGS]...")]
+    Spec(SpecArgs),
+    /// Show, check and explain the site's policy
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Tell whether this host can keep the promises, and what to change
+    Doctor(ListArgs),
+    /// List running containers
+    Ps(ListArgs),
+    /// Stop a run: SIGTERM, a time of grace, SIGKILL
+    Stop(StopArgs),
+    /// Execute a command in a running container, if the policy allows it
+    #[command(override_usage = "ces exec [OPTIONS] ID COMMAND [ARGS]...")]
+    Exec(ExecArgs),
+    /// List past runs
+    Runs(ListArgs),
+    /// Print the record of a run
+    Record(RecordArgs),
+    /// Check that the outputs of a run are still what its record says
+    Verify(RecordArgs),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+    /// Write the manual pages into a directory
+    Man(ManArgs),
+}
+
+/// `ces pull`.
+#[derive(Debug, Clone, Args)]
+pub struct PullArgs {
+    /// User name at the registry
+    #[arg(long, value_name = "USER")]
+    pub username: Option<String>,
+    /// Read the token from the first line of standard input
+    #[arg(long)]
+    pub password_stdin: bool,
+    /// Read user and token from FILE (one line `USER:TOKEN`, readable by you alone)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["username", "password_stdin"])]
+    pub creds: Option<PathBuf>,
+    /// Fetch the image for another platform, such as linux/arm64
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// Store a local image under this name
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// ghcr.io/NS/NAME:TAG, …@sha256:…, docker://…, oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// The token of `ces-pull USER TOKEN IMAGE`; no option gives it.
+    #[arg(skip)]
+    pub token: Option<Secret>,
+}
+
+/// Text that is never shown.
+#[derive(Clone, Default)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// Verbs without options of their own.
+#[derive(Debug, Clone, Args)]
+pub struct ListArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ces rmi`.
+#[derive(Debug, Clone, Args)]
+pub struct RmiArgs {
+    /// References or digests, as `ces images` prints them
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ces inspect`.
+#[derive(Debug, Clone, Args)]
+pub struct InspectArgs {
+    /// Reference or digest
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ces policy`.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Print the policy in force
+    Show(ListArgs),
+    /// Tell whether FILE is a valid policy
+    Check {
+        /// The file to check
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print every decision for a run, and the line it comes from; nothing runs
+    #[command(override_usage = "ces policy explain [OPTIONS] IMAGE [ARGS]...")]
+    Explain(ExplainArgs),
+}
+
+/// `ces stop`.
+#[derive(Debug, Clone, Args)]
+pub struct StopArgs {
+    /// The run's id or name
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ces exec`.
+#[derive(Debug, Clone, Args)]
+pub struct ExecArgs {
+    /// Keep stdin open
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// The run's id or name, then the command
+    #[arg(value_name = "ID COMMAND", trailing_var_arg = true, required = true, num_args = 2..)]
+    pub words: Vec<String>,
+}
+
+impl ExecArgs {
+    /// The run's id or name.
+    pub fn id(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
+    }
+
+    /// The command and its arguments.
+    pub fn command(&self) -> &[String] {
+        self.words.get(1..).unwrap_or_default()
+    }
+}
+
+/// `ces record`, `ces verify`.
+#[derive(Debug, Clone, Args)]
+pub struct RecordArgs {
+    /// The run's id, as `ces runs` prints it
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ces completions`.
+#[derive(Debug, Clone, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum, value_name = "SHELL")]
+    pub shell: Shell,
+}
+
+/// Shells with completions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// bash
+    Bash,
+    /// zsh
+    Zsh,
+    /// fish
+    Fish,
+}
+
+/// `ces man`.
+#[derive(Debug, Clone, Args)]
+pub struct ManArgs {
+    /// Where the pages go
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+}
+
+/// Parses all words, the program's name among them; tells also whether they are a run, even where they are malformed:
+/// then the exit status must not look like a payload's.
+pub fn parse(argv: &[OsString]) -> (legacy::Parsed, bool) {
+    let words = argv.get(1..).unwrap_or_default();
+    match argv.first().and_then(legacy::Link::of) {
+        Some(link) => (legacy::parse(link, words), link == legacy::Link::Run),
+        None => (Cli::try_parse_from(argv).map(|cli| (cli, Vec::new())), is_run(words)),
+    }
+}
+
+fn is_run(words: &[OsString]) -> bool {
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        if word == "--root" || word == "--policy" {
+            words.next();
+        } else if !word.as_encoded_bytes().starts_with(b"-") {
+            return word == "run";
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(words: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("ces").chain(words.iter().copied()))
+    }
+
+    fn run(words: &[&str]) -> RunArgs {
+        match parse(words).unwrap().command {
+            Command::Run(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_end_at_the_image() {
+        let args = run(&["run", "-it", "-e", "A=1", "img:1", "python", "-e", "x", "--privileged", "-v"]);
+        assert_eq!(args.image(), "img:1");
+        assert_eq!(args.args(), ["python", "-e", "x", "--privileged", "-v"]);
+        assert_eq!((args.options.interactive, args.options.tty), (Some(true), Some(true)));
+        assert!(args.options.podman.given.is_empty());
+        assert!(parse(&["run", "--no-such-option", "img"]).is_err());
+        assert!(parse(&["run", "-e", "A=1"]).is_err());
+    }
+
+    #[test]
+    fn switches_may_be_written_with_a_value_as_podman_allows() {
+        let args = run(&["run", "--rm=true", "--init", "--read-only=false", "-t=false", "-i", "img"]);
+        assert_eq!(args.options.read_only, Some(false));
+        assert_eq!((args.options.tty, args.options.interactive), (Some(false), Some(true)));
+        let want = [("rm".to_owned(), Some("true".to_owned())), ("init".to_owned(), Some("true".to_owned()))];
+        assert_eq!(args.options.podman.given, want);
+    }
+
+    #[test]
+    fn podman_options_are_collected_with_their_values() {
+        let args = run(&["run", "--network", "host", "--cap-add=SYS_ADMIN", "--cap-add", "NET_RAW", "-d", "img"]);
+        let given: Vec<(&str, Option<&str>)> =
+            args.options.podman.given.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+        assert!(given.contains(&("network", Some("host"))) && given.contains(&("cap-add", Some("NET_RAW"))));
+        assert!(given.contains(&("detach", Some("true"))) && given.len() == 4);
+    }
+
+    #[test]
+    fn v_is_verbose_before_the_verb_and_a_volume_after_run() {
+        let cli = parse(&["-v", "run", "-v", "./a:/b", "img"]).unwrap();
+        assert!(cli.global.is_verbose());
+        let Command::Run(args) = cli.command else { panic!() };
+        assert_eq!(args.options.volumes, ["./a:/b"]);
+        assert!(parse(&["images", "--verbose", "-q", "--root", "/x"]).unwrap().global.is_verbose());
+    }
+
+    #[test]
+    fn a_bundle_has_an_image_and_a_directory() {
+        let Command::Bundle(args) = parse(&["bundle", "--read-only", "img", "/tmp/b"]).unwrap().command else {
+            panic!()
+        };
+        assert_eq!((args.image.as_str(), args.dir.to_str()), ("img", Some("/tmp/b")));
+    }
+
+    #[test]
+    fn a_run_is_known_as_one_even_when_malformed() {
+        let is_run = |words: &[&str]| super::parse(&words.iter().map(OsString::from).collect::<Vec<_>>()).1;
+        assert!(is_run(&["ces", "run", "--no-such-option"]));
+        assert!(is_run(&["ces", "-q", "--root", "/x", "run"]));
+        assert!(is_run(&["/usr/bin/ces-run"]));
+        assert!(!is_run(&["ces", "rmi", "run"]) && !is_run(&["ces"]) && !is_run(&["ces-pull", "run"]));
+    }
+
+    #[test]
+    fn a_secret_is_never_shown() {
+        assert!(!format!("{:?}", Secret("hunter2".to_owned())).contains("hunter2"));
+    }
+}

@@ -108,6 +108,21 @@ impl Error {
         self.kind
     }
 
+    /// What failed.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// Why, outermost first.
+    pub fn causes(&self) -> &[String] {
+        &self.because
+    }
+
+    /// What to do about it.
+    pub fn hint_text(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
     /// The three-part report, safe for a terminal: text from outside is neutralised.
     pub fn report(&self) -> String {
         let mut out = format!("error: {}\n", text::neutral(&self.what));

@@ -1,7 +1,69 @@
 //! `ces`: harden the process, parse, dispatch, print, exit.
 
+use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
+use ces::error::{Error, Kind, Result, Stage};
+use ces::host::sys;
+use ces::{cli, commands};
+
+/// `ces run` failed or refused, and nothing ran.
+const NOTHING_RAN: u8 = 125;
+
 fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let argv: Vec<OsString> = std::env::args_os().collect();
+    if let Some(code) = child(&argv) {
+        return code;
+    }
+    let (parsed, is_run) = cli::parse(&argv);
+    let status = |other: u8| if is_run { NOTHING_RAN } else { other };
+    if let Err(error) = harden() {
+        say(&error.report());
+        return ExitCode::from(status(error.exit_status()));
+    }
+    let (cli, warnings) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            // Help and version are no failures; where they are printed to is clap's decision.
+            let shown = error.print().is_ok();
+            return ExitCode::from(if error.use_stderr() || !shown { status(2) } else { 0 });
+        }
+    };
+    for warning in warnings.iter().filter(|_| !cli.global.quiet) {
+        say(&format!("warning: {warning}\n"));
+    }
+    match commands::dispatch(&cli.global, &cli.command) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            say(&error.report());
+            ExitCode::from(status(error.exit_status()))
+        }
+    }
+}
+
+/// Processes that `ces` starts of itself; their descriptors are the ones their parent gave them.
+fn child(argv: &[OsString]) -> Option<ExitCode> {
+    match (argv.first()?.to_str()?, argv.get(1)?.to_str()?) {
+        (_, "__unpack") => Some(ces::image::unpack::child_main()),
+        ("ces", "__stage") => Some(ExitCode::from(ces::run::stage::child_main())),
+        _ => None,
+    }
+}
+
+/// Nothing of the caller's process stays but its three streams and its environment, and the environment is never handed
+/// on: every child gets one of its own, without LISTEN_FDS. Descriptors the caller left open are closed.
+fn harden() -> Result<()> {
+    sys::close_from(3).map_err(|e| {
+        Error::new(Stage::Host, Kind::Host, "cannot close inherited descriptors")
+            .because(e)
+            .hint("ces needs a kernel of 5.9 or later")
+    })?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    Ok(())
+}
+
+fn say(text: &str) {
+    // With standard error closed there is nobody to tell.
+    if std::io::stderr().write_all(text.as_bytes()).is_err() {}
 }

@@ -38,7 +38,8 @@ pub fn neutral_bytes(input: &[u8]) -> String {
 }
 
 fn is_unsafe(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 fn push_escaped(out: &mut String, c: char) {
@@ -55,6 +56,76 @@ fn push_hex(out: &mut String, code: u32) {
     }
 }
 
+/// A payload's output on its way to a terminal: printable text, line breaks, tabs, returns and backspaces pass, and so
+/// do colours and "erase line"; the rest is shown escaped. Keeps an unfinished sequence for the next call.
+#[derive(Debug, Default)]
+pub struct TerminalFilter {
+    unfinished: Vec<u8>,
+}
+
+/// An escape sequence longer than this is not a colour.
+const LONGEST_COLOUR: usize = 32;
+
+/// The length of a harmless sequence (`ESC [ digits ; … m` or `K`) at the start of `text`; `None` if it is another one,
+/// `Some(0)` if it may still become one.
+fn harmless_sequence(text: &str) -> Option<usize> {
+    for (at, byte) in text.bytes().enumerate().take(LONGEST_COLOUR) {
+        match (at, byte) {
+            (0, 0x1b) | (1, b'[') => {}
+            (0 | 1, _) => return None,
+            (_, b'm' | b'K') => return Some(at + 1),
+            (_, b'0'..=b'9' | b';') => {}
+            _ => return None,
+        }
+    }
+    (text.len() < LONGEST_COLOUR).then_some(0)
+}
+
+impl TerminalFilter {
+    /// `bytes`, made harmless.
+    pub fn pass(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.unfinished.extend_from_slice(bytes);
+        let mut keep = 0;
+        if let Err(error) = std::str::from_utf8(&self.unfinished)
+            && error.error_len().is_none()
+        {
+            keep = self.unfinished.len() - error.valid_up_to();
+        }
+        let rest = self.unfinished.split_off(self.unfinished.len() - keep);
+        let mut out = String::with_capacity(self.unfinished.len());
+        let mut unfinished_sequence = Vec::new();
+        for chunk in self.unfinished.utf8_chunks() {
+            let mut text = chunk.valid();
+            while let Some(c) = text.chars().next() {
+                let mut taken = c.len_utf8();
+                match c {
+                    '\n' | '\t' | '\r' | '\x08' => out.push(c),
+                    '\x1b' => match harmless_sequence(text) {
+                        Some(0) => {
+                            unfinished_sequence.extend_from_slice(text.as_bytes());
+                            taken = text.len();
+                        }
+                        Some(length) => {
+                            out.push_str(text.get(..length).unwrap_or_default());
+                            taken = length;
+                        }
+                        None => push_escaped(&mut out, c),
+                    },
+                    c if is_unsafe(c) => push_escaped(&mut out, c),
+                    c => out.push(c),
+                }
+                text = text.get(taken..).unwrap_or_default();
+            }
+            for byte in chunk.invalid() {
+                push_hex(&mut out, u32::from(*byte));
+            }
+        }
+        unfinished_sequence.extend_from_slice(&rest);
+        self.unfinished = unfinished_sequence;
+        out.into_bytes()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,6 +136,16 @@ mod tests {
         assert_eq!(neutral_line("x\ny"), "x\\ny");
         assert_eq!(neutral("\u{202e}gpj.exe"), "\\u{202e}gpj.exe");
         assert_eq!(neutral("\u{9b}31m"), "\\x9b31m");
+    }
+
+    #[test]
+    fn a_payload_cannot_steer_the_terminal_and_split_characters_survive() {
+        let mut filter = TerminalFilter::default();
+        assert_eq!(filter.pass(b"ok\r\n\x1b]0;title\x07"), b"ok\r\n\\x1b]0;title\\x07");
+        assert_eq!(filter.pass(b"\x1b[1;31mred\x1b["), b"\x1b[1;31mred");
+        assert_eq!(filter.pass(b"0m\x1b[2J"), b"\x1b[0m\\x1b[2J");
+        assert_eq!(filter.pass(b"caf\xc3"), b"caf");
+        assert_eq!(filter.pass(b"\xa9 \xff"), "\u{e9} \\xff".as_bytes());
     }
 
     #[test]

@@ -1,1 +1,22 @@
-//! See the crate's map.
+//! From image, policy and identity to an OCI bundle.
+
+/// The project's data on the host.
+pub mod safe_data;
+/// Small files of the image, read from its layers.
+pub mod image_files;
+/// The image's user: from names to numbers.
+pub mod image_user;
+/// Who is who: the caller, the container's user, and the id maps between them.
+pub mod identity;
+/// The root file system: the overlay, and what is bound into it.
+pub mod rootfs;
+/// The init layer: mount points laid over the image.
+pub mod init_layer;
+/// What the payload is started with.
+pub mod process;
+/// What of /proc and /sys is out of reach.
+pub mod masks;
+/// The runtime spec: config.json.
+pub mod spec;
+/// Which system calls the payload may make.
+pub mod seccomp;

@@ -1,1 +1,33 @@
-//! See the crate's map.
+//! One file a verb: straight-line scripts over the stages.
+
+/// What every verb is given.
+pub mod context;
+/// From a verb to its file.
+mod dispatch;
+/// The only way to standard output.
+pub mod print;
+/// From options and the files they name to a request.
+pub mod request;
+/// What a grant depends on, found out on this host.
+pub mod facts;
+/// What `run`, `spec`, `bundle` and `policy explain` have in common: everything up to the spec.
+pub mod prepare;
+/// `ces pull`.
+pub mod pull;
+/// `ces run`.
+pub mod run;
+/// `ces spec`, `ces bundle`.
+pub mod bundle;
+/// `ces ps`, `ces stop`.
+pub mod ps;
+/// `ces runs`, `ces record`, `ces verify`.
+pub mod records;
+/// `ces doctor`.
+pub mod doctor;
+/// `ces policy`.
+pub mod policy;
+/// `ces completions`, `ces man`.
+pub mod manual;
+
+pub use context::Context;
+pub use dispatch::dispatch;

@@ -4,9 +4,10 @@
 //! `SUDO_UID` that names nobody.
 
 use std::env;
+use std::ffi::CString;
 use std::path::PathBuf;
 
-use nix::unistd::{Gid, Uid, User, getgid, geteuid, getuid};
+use nix::unistd::{Gid, Uid, User, geteuid, getgid, getgrouplist, getgroups, getuid};
 
 use crate::error::{Error, Kind, Result, Stage};
 
@@ -54,7 +55,8 @@ impl Caller {
             None => Self::from_passwd(Uid::from_raw(0), None, false),
             Some(value) => {
                 let uid = value.to_str().and_then(|v| v.parse::<u32>().ok()).ok_or_else(|| {
-                    Error::new(Stage::Host, Kind::Usage, "SUDO_UID is not a number").hint("call ces through sudo itself")
+                    Error::new(Stage::Host, Kind::Usage, "SUDO_UID is not a number")
+                        .hint("call ces through sudo itself")
                 })?;
                 let name = env::var("SUDO_USER").ok();
                 Self::from_passwd(Uid::from_raw(uid), name.as_deref(), true)
@@ -91,6 +93,23 @@ impl Caller {
             .hint("call ces through sudo itself"));
         }
         Ok(Self { uid, gid: user.gid, name: user.name, home: user.dir, mode: Mode::Enforced, by_sudo })
+    }
+
+    /// All groups of the researcher, the primary one among them.
+    ///
+    /// # Errors
+    /// When the group database cannot be read.
+    pub fn groups(&self) -> Result<Vec<Gid>> {
+        let fail = |why: &str| {
+            Error::new(Stage::Host, Kind::Host, format!("cannot find the groups of {}", self.name)).because(why)
+        };
+        if !self.is_privileged() {
+            let mut groups = getgroups().map_err(|e| fail(e.desc()))?;
+            groups.push(self.gid);
+            return Ok(groups);
+        }
+        let name = CString::new(self.name.as_str()).map_err(|_| fail("the name holds a NUL byte"))?;
+        getgrouplist(&name, self.gid).map_err(|e| fail(e.desc()))
     }
 
     /// Whether `ces` runs with root's privileges.

@@ -2,6 +2,8 @@
 
 /// Who calls: real root, a researcher through sudo, or an ordinary user.
 pub mod caller;
+/// Control groups: limits, read back; what a job used.
+pub mod cgroup;
 /// Where store, running jobs and records live.
 pub mod dirs;
 /// Which ids inside a user namespace are which outside.

@@ -1,1 +1,21 @@
-//! See the crate's map.
+//! From a reference to layers on disk.
+//!
+//! ```text
+//! "ghcr.io/lab/tool:1"  →  reference  →  source  →  document  →  store  ←  unpack
+//!  what the user typed     what it is    bytes      checked      layers    one child process a layer
+//! ```
+
+/// What an image is called: references, digests, sources.
+pub mod reference;
+/// Manifests, indexes and configurations: parsed strictly, matched to a platform.
+pub mod document;
+/// Where the bytes come from: registries, OCI layouts, archives.
+pub mod source;
+/// What is shown while it lasts.
+pub mod progress;
+/// Images and layers on disk.
+pub mod store;
+/// A layer's bytes become a directory, in a process of its own.
+pub mod unpack;
+/// A whole image from a source into the store.
+pub mod pull;

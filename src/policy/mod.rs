@@ -1,1 +1,228 @@
-//! See the crate's map.
+//! The site's rules, and what a request may have under them.
+//!
+//! Takes the site's TOML and a request; gives a [`grant::Grant`]; trusts the root-owned policy file; refuses whatever is
+//! larger than a ceiling, by name, with the line of the policy and the person to ask. A request can only narrow.
+//!
+//! Nothing here reads a file but [`load`]: parsing and granting are pure.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Sizes and durations as people write them.
+pub mod units;
+/// TOML read key by key, with lines.
+pub mod reader;
+/// What a payload may do: batch, service.
+pub mod profile;
+/// The site's file as text, to rules.
+pub mod document;
+/// Which file is in force, and whether it can be trusted.
+pub mod load;
+/// Digests approved for projects.
+pub mod approved;
+/// What a user asks for.
+pub mod request;
+/// Options of podman: accepted as already true, or refused by name.
+pub mod podman;
+/// What the run gets.
+pub mod grant;
+/// The rules in force, one a line.
+pub mod show;
+
+use crate::error::{Error, Kind, Stage};
+use reader::Rule;
+
+/// How files may be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Access {
+    /// Read only; the smaller of the two.
+    Ro,
+    /// Read and write, as the user's own permissions allow.
+    Rw,
+}
+
+impl Access {
+    /// `ro` or `rw`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ro => "ro",
+            Self::Rw => "rw",
+        }
+    }
+}
+
+/// What the built-in rules need to know of the machine.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HostFacts {
+    /// All memory.
+    pub memory_bytes: u64,
+    /// CPUs this process may use.
+    pub cpus: f64,
+    /// Whether `ces` has root's privileges (then limits are required).
+    pub privileged: bool,
+}
+
+/// A ceiling, and what a run gets that asks for nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limit<T> {
+    /// Nothing larger is granted; `None`: no ceiling.
+    pub max: Option<Rule<T>>,
+    /// Granted without asking; `None`: no limit.
+    pub default: Option<Rule<T>>,
+}
+
+/// All ceilings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Bytes of memory.
+    pub memory: Limit<u64>,
+    /// CPUs, in parts of one.
+    pub cpus: Limit<f64>,
+    /// Processes and threads.
+    pub pids: Limit<u64>,
+    /// Wall-clock time.
+    pub time: Limit<Duration>,
+    /// Bytes in `/scratch`.
+    pub scratch: Limit<u64>,
+    /// Bytes in `/safe_outputs`.
+    pub outputs: Limit<u64>,
+    /// Files in `/safe_outputs`.
+    pub output_files: Limit<u64>,
+    /// Whether a host that cannot enforce the limits refuses to run.
+    pub required: Rule<bool>,
+}
+
+/// From where images may come, as plain data for the registry client.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Registries {
+    /// Exact hosts; `None`: any.
+    pub allow: Option<Rule<Vec<String>>>,
+    /// Where the bytes of a host come from instead.
+    pub mirrors: BTreeMap<String, Mirror>,
+    /// Whom to ask.
+    pub contact: Option<String>,
+}
+
+/// Where the bytes of a registry come from; images keep their names.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Mirror {
+    /// The base URL to ask instead of the host.
+    pub url: Option<String>,
+    /// A file with the certificate authority to trust for it.
+    pub ca: Option<PathBuf>,
+}
+
+/// Which images may run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Images {
+    /// The list of approved digests; `None`: any image of an allowed registry.
+    pub approved: Option<Rule<PathBuf>>,
+    /// Whether an image must be named by digest.
+    pub require_digest: Rule<bool>,
+}
+
+/// Where safe data is, and how far it may be reached.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Data {
+    /// The directory of all projects.
+    pub root: Rule<PathBuf>,
+    /// The ceiling for every project.
+    pub access: Rule<Access>,
+}
+
+/// What narrows the rules for one project.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Project {
+    /// A lower ceiling for its data.
+    pub access: Option<Rule<Access>>,
+    /// Fewer profiles.
+    pub profiles: Option<Rule<Vec<String>>>,
+}
+
+/// Which profiles may be asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Profiles {
+    /// For a run that asks for none.
+    pub default: Rule<String>,
+    /// The others that may be asked for.
+    pub allow: Rule<Vec<String>>,
+}
+
+/// A directory of the host that `-v` may bind, and everything below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountRule {
+    /// Absolute, or `~` and below: the caller's home.
+    pub host: String,
+    /// The ceiling.
+    pub access: Access,
+}
+
+/// The rules in force.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    file: String,
+    contact: Option<Rule<String>>,
+    registries: Registries,
+    images: Images,
+    data: Data,
+    projects: BTreeMap<String, Project>,
+    profiles: Profiles,
+    limits: Limits,
+    mounts: Rule<Vec<MountRule>>,
+    ports: Rule<bool>,
+    interactive: Rule<bool>,
+    exec: Rule<bool>,
+}
+
+impl Policy {
+    /// The file it was read from, or `built-in`.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// Whom to ask, printed with every refusal.
+    pub fn contact(&self) -> Option<&str> {
+        self.contact.as_ref().map(|rule| rule.value.as_str())
+    }
+
+    /// From where images may come.
+    pub fn registries(&self) -> &Registries {
+        &self.registries
+    }
+
+    /// Which images may run.
+    pub fn images(&self) -> &Images {
+        &self.images
+    }
+
+    /// The directory of all projects' data (`/safe_data`).
+    pub fn data_root(&self) -> &std::path::Path {
+        &self.data.root.value
+    }
+
+    /// The ceilings.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Whether `ces exec` is allowed.
+    pub fn exec(&self) -> &Rule<bool> {
+        &self.exec
+    }
+
+    /// A refusal: what, the rule it breaks, whom to ask.
+    pub fn refuse<T>(&self, what: impl Into<String>, rule: &Rule<T>, says: &str) -> Error {
+        let because = if says.is_empty() { rule.origin.to_string() } else { format!("{} {says}", rule.origin) };
+        Error::new(Stage::Policy, Kind::Policy, what).because(because).hint(self.whom_to_ask())
+    }
+
+    /// The hint of every refusal.
+    pub fn whom_to_ask(&self) -> String {
+        match self.contact() {
+            Some(contact) => format!("if you need this, ask {contact}"),
+            None => "if you need this, ask whoever runs this host; `ces policy show` prints its rules".to_owned(),
+        }
+    }
+}

@@ -1,1 +1,28 @@
-//! See the crate's map.
+//! From a bundle to an outcome.
+
+/// One job: its id, its directory, and what a crash left of others.
+pub mod job;
+/// Messages between `ces` and its stage process.
+pub mod wire;
+/// From a bundle to an outcome.
+pub mod launch;
+/// Starts the stage process and writes its id maps.
+pub mod spawn;
+/// The stage process: namespaces and mounts, then the engine.
+pub mod stage;
+/// libcontainer, and nothing else of it.
+pub mod engine;
+/// What a crash left, cleaned up.
+pub mod sweep;
+/// The enforced check: what the kernel says of the created container.
+pub mod enforced;
+/// What a run leaves, given to the researcher.
+pub mod outputs;
+/// What happened, on disk.
+pub mod record;
+/// While the container runs: signals, deadline, exit status.
+pub mod supervise;
+/// What the engine says when it fails.
+pub mod engine_log;
+/// PID 1 of the container: the payload's parent and reaper.
+pub mod init;

@@ -14,5 +14,8 @@ mod run_cleanup;
 mod run_bad_input;
 /// Bundles under other runtimes, and a real image.
 mod images_real;
+/// Layers: ordinary and hostile.
+mod unpack;
+mod image_support;
 #[path = "../support/mod.rs"]
 mod support;

@@ -203,8 +203,7 @@ fn the_three_directories_honour_no_setuid_bit_and_no_device() {
         let options = line.split(' ').nth(5).unwrap_or_default();
         assert!(options.contains("nosuid") && options.contains("nodev"), "{line}");
     }
-    let tool =
-        "cp /bin/busybox /scratch/b; chmod 4755 /scratch/b; /scratch/b id -u; ! ln /safe_data/ward.csv /safe_outputs/x";
+    let tool = "cp /bin/busybox /scratch; chmod 4755 /scratch/busybox; /scratch/busybox id -u; ! ln /safe_data/ward.csv /safe_outputs/x";
     assert_eq!(host.sh(&[], tool).exits(0), "1000\n");
 }
 

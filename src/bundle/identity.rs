@@ -1,0 +1,180 @@
+//! Who is who: the caller, the container's user, and the id maps between them.
+//!
+//! Takes a [`Caller`] and the image's user; gives an [`Identity`]; trusts the passwd and group databases; refuses a
+//! user whose id no map covers.
+//!
+//! The image's `USER` is the researcher on the host, whatever number it has, so that data access stays a matter of
+//! file permissions and outputs belong to the researcher. Everyone else in the image is an id that belongs to no one
+//! (root's runs) or a subordinate id (a user's runs). Real root without sudo names no researcher: then the `USER` is
+//! of the foreign range too, because host root must never be a user of the container, and the outputs are given to
+//! root after the run.
+
+use nix::unistd::{Gid, Uid, setegid, seteuid, setgroups};
+
+use crate::error::{Error, Kind, Result, Stage};
+use crate::host::caller::Caller;
+use crate::host::idmap::{Extent, IdMap, RANGE};
+
+/// The ids of one run.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Who asked for the run.
+    pub caller: Caller,
+    /// The ids that own the layers on disk.
+    pub on_disk: IdMap,
+    /// The container's user namespace.
+    pub container: IdMap,
+    /// Groups of the researcher that the container keeps (the project's group).
+    pub groups: Vec<Gid>,
+    /// The container's user.
+    pub uid: u32,
+    /// The container's group.
+    pub gid: u32,
+}
+
+/// Host ids to act with.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct HostIds {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+impl Identity {
+    /// The identity of a run in which the image's user is `uid`:`gid`.
+    ///
+    /// # Errors
+    /// When the ids are outside what this host maps.
+    pub fn new(caller: &Caller, uid: u32, gid: u32, groups: Vec<Gid>) -> Result<Self> {
+        let on_disk = IdMap::on_disk(caller)?;
+        for (what, id, outside) in [("user", uid, on_disk.uid_outside(uid)), ("group", gid, on_disk.gid_outside(gid))] {
+            if outside.is_none() {
+                return Err(Error::new(
+                    Stage::Bundle,
+                    Kind::Host,
+                    format!("the image's {what} {id} has no id on this host"),
+                )
+                .because(if on_disk.is_single() {
+                    "without subordinate ids only the image's root can run".to_owned()
+                } else {
+                    format!("ids up to {} are mapped", RANGE - 1)
+                })
+                .hint("choose another user with --user, for example --user 0"));
+            }
+        }
+        let container = if caller.is_privileged() && !caller.uid.is_root() {
+            IdMap {
+                uids: swap_in(&on_disk.uids, uid, caller.uid.as_raw()),
+                gids: swap_in(&on_disk.gids, gid, caller.gid.as_raw()),
+            }
+        } else {
+            on_disk.clone()
+        };
+        Ok(Self { caller: caller.clone(), on_disk, container, groups, uid, gid })
+    }
+
+    /// The map of the layers' mounts, where ids on disk and in the container differ (mount_setattr(2), "ID-mapped
+    /// mounts"): id on disk → id on the host.
+    pub fn layer_map(&self) -> Option<IdMap> {
+        if self.on_disk == self.container {
+            return None;
+        }
+        let between = |disk: &[Extent], host: &[Extent]| {
+            // The container's extents split the disk's single one: translate each.
+            let base = disk.first().map_or(0, |e| e.outside);
+            host.iter().map(|e| Extent { inside: base.saturating_add(e.inside), ..*e }).collect()
+        };
+        Some(IdMap {
+            uids: between(&self.on_disk.uids, &self.container.uids),
+            gids: between(&self.on_disk.gids, &self.container.gids),
+        })
+    }
+
+    /// The host ids of the container's user: who reads the data and writes the outputs.
+    pub fn payload(&self) -> HostIds {
+        HostIds {
+            uid: self.container.uid_outside(self.uid).unwrap_or(u32::MAX),
+            gid: self.container.gid_outside(self.gid).unwrap_or(u32::MAX),
+            groups: self.groups.iter().map(|g| g.as_raw()).collect(),
+        }
+    }
+
+    /// The host ids of the container's root, who sets the container up.
+    pub fn root(&self) -> HostIds {
+        HostIds {
+            uid: self.container.uid_outside(0).unwrap_or(u32::MAX),
+            gid: self.container.gid_outside(0).unwrap_or(u32::MAX),
+            groups: Vec::new(),
+        }
+    }
+
+    /// The host ids of the researcher: who owns the home and the outputs.
+    pub fn researcher(&self) -> HostIds {
+        HostIds {
+            uid: self.caller.uid.as_raw(),
+            gid: self.caller.gid.as_raw(),
+            groups: self.groups.iter().map(|g| g.as_raw()).collect(),
+        }
+    }
+}
+
+/// `extents` (one that starts at 0) with the single id `inside` given to `outside` instead.
+fn swap_in(extents: &[Extent], inside: u32, outside: u32) -> Vec<Extent> {
+    extents
+        .iter()
+        .flat_map(|e| {
+            let offset = inside - e.inside.min(inside);
+            let before = Extent { count: offset.min(e.count), ..*e };
+            let after_first = offset.saturating_add(1);
+            let after = Extent {
+                inside: e.inside + after_first,
+                outside: e.outside.saturating_add(after_first),
+                count: e.count.saturating_sub(after_first),
+            };
+            [before, Extent { inside, outside, count: 1 }, after]
+        })
+        .filter(|e| e.count > 0)
+        .collect()
+}
+
+/// Does `work` with the file system rights of `ids`, then takes this process's own back. For a process with one thread
+/// and root's privileges; an ordinary user has only their own rights anyway.
+///
+/// # Errors
+/// `work`'s, and a failure to change ids.
+pub fn acting_as<T>(ids: &HostIds, privileged: bool, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    if !privileged {
+        return work();
+    }
+    let fail = |e: nix::Error| Error::new(Stage::Bundle, Kind::Host, "cannot act as the researcher").because(e.desc());
+    let groups: Vec<Gid> = ids.groups.iter().copied().map(Gid::from_raw).collect();
+    let own_groups = nix::unistd::getgroups().map_err(fail)?;
+    setgroups(&groups).map_err(fail)?;
+    setegid(Gid::from_raw(ids.gid)).map_err(fail)?;
+    seteuid(Uid::from_raw(ids.uid)).map_err(fail)?;
+    let done = work();
+    seteuid(Uid::from_raw(0)).map_err(fail)?;
+    setegid(Gid::from_raw(0)).map_err(fail)?;
+    setgroups(&own_groups).map_err(fail)?;
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn e(inside: u32, outside: u32, count: u32) -> Extent {
+        Extent { inside, outside, count }
+    }
+
+    #[test]
+    fn the_images_user_becomes_the_researcher_and_no_one_else_does() {
+        let all = [e(0, 1_000_000, 65_536)];
+        assert_eq!(swap_in(&all, 0, 1000), [e(0, 1000, 1), e(1, 1_000_001, 65_535)]);
+        assert_eq!(swap_in(&all, 33, 1000), [e(0, 1_000_000, 33), e(33, 1000, 1), e(34, 1_000_034, 65_502)]);
+        assert_eq!(swap_in(&all, 65_535, 1000), [e(0, 1_000_000, 65_535), e(65_535, 1000, 1)]);
+    }
+}

@@ -1,0 +1,165 @@
+//! What the payload is started with: command, environment, working directory.
+//!
+//! Takes the image's configuration and the grant; gives plain words; trusts neither labels nor anything else of the image
+//! that could steer a runtime; refuses an empty command and a working directory in /proc, /sys or /dev.
+
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::image::ImageConfiguration;
+
+use super::image_user::ResolvedUser;
+use crate::error::{Error, Kind, Result, Stage};
+use crate::policy::grant::{Grant, NEVER_SET};
+
+/// Where programs are looked for when the image does not say.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The kernel takes no longer argument or variable (MAX_ARG_STRLEN, 32 pages of 4 KiB, with its final NUL).
+const LONGEST: usize = 128 * 1024 - 1;
+/// And no more of all of them (a quarter of the usual 8 MiB stack).
+const MOST: usize = 2 * 1024 * 1024 - 4096;
+
+fn hostile(what: impl Into<String>) -> Error {
+    Error::new(Stage::Bundle, Kind::Hostile, what)
+}
+
+/// The command: ENTRYPOINT and CMD of the image, or what replaces them.
+///
+/// As Docker does: arguments replace CMD; `--entrypoint` replaces ENTRYPOINT and drops CMD.
+///
+/// # Errors
+/// When nothing is left to execute, or a word holds a NUL or is too long.
+pub fn command(image: &ImageConfiguration, grant: &Grant) -> Result<Vec<String>> {
+    let config = image.config().as_ref();
+    let entrypoint = config.and_then(|c| c.entrypoint().as_ref());
+    let cmd = config.and_then(|c| c.cmd().as_ref());
+    let mut words: Vec<String> = match &grant.entrypoint {
+        Some(words) => words.clone(),
+        None => entrypoint.cloned().unwrap_or_default(),
+    };
+    if !grant.args.is_empty() {
+        words.extend(grant.args.iter().cloned());
+    } else if grant.entrypoint.as_ref().is_none_or(Vec::is_empty) {
+        words.extend(cmd.cloned().unwrap_or_default());
+    }
+    match words.first() {
+        None => Err(hostile("the image names no command").hint("say what to run: ces run IMAGE COMMAND [ARGS]")),
+        Some(first) if first.is_empty() => {
+            Err(hostile("the command is an empty word").hint("correct ENTRYPOINT or CMD, or use --entrypoint"))
+        }
+        Some(_) => {
+            check_sizes("argument", &words)?;
+            Ok(words)
+        }
+    }
+}
+
+/// The environment, and what of the image's was left out.
+///
+/// From weak to strong: the image's `Env`; what ces knows (`TMPDIR`, `TERM`, and where the image does not say, `PATH` and
+/// `HOME`); the user's `-e`; `HOSTNAME`, which is a fact. `HOME` is always set, or the engine would ask the image's name
+/// service for it.
+///
+/// # Errors
+/// When a variable is too long for the kernel.
+pub fn environment(
+    image: &ImageConfiguration,
+    grant: &Grant,
+    user: &ResolvedUser,
+    hostname: &str,
+    term: Option<&str>,
+) -> Result<(Vec<String>, Vec<String>)> {
+    let (mut env, mut notes): (Vec<(String, String)>, Vec<String>) = (Vec::new(), Vec::new());
+    let stated = image.config().as_ref().and_then(|c| c.env().as_ref());
+    for entry in stated.into_iter().flatten() {
+        match entry.split_once('=') {
+            Some((name, value)) if !name.is_empty() && !entry.contains('\0') && !NEVER_SET.contains(&name) => {
+                set(&mut env, name, value);
+            }
+            _ => notes.push(format!("the image's variable \"{entry}\" is left out: not of the form NAME=value")),
+        }
+    }
+    set_if_absent(&mut env, "PATH", DEFAULT_PATH);
+    set_if_absent(&mut env, "HOME", user.home.as_deref().unwrap_or("/"));
+    set(&mut env, "TMPDIR", "/scratch");
+    if grant.tty {
+        set(&mut env, "TERM", term.filter(|term| is_term(term)).unwrap_or("xterm"));
+    }
+    for (name, value) in &grant.env {
+        set(&mut env, name, value);
+    }
+    // An empty PATH or HOME is as bad as none.
+    for (name, value) in [("PATH", DEFAULT_PATH), ("HOME", "/")] {
+        if env.iter().any(|(known, value)| known == name && value.is_empty()) {
+            set(&mut env, name, value);
+        }
+    }
+    set(&mut env, "HOSTNAME", hostname);
+    let env: Vec<String> = env.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    check_sizes("environment variable", &env)?;
+    Ok((env, notes))
+}
+
+fn set(env: &mut Vec<(String, String)>, name: &str, value: &str) {
+    match env.iter_mut().find(|(known, _)| known == name) {
+        Some((_, old)) => value.clone_into(old),
+        None => env.push((name.to_owned(), value.to_owned())),
+    }
+}
+
+fn set_if_absent(env: &mut Vec<(String, String)>, name: &str, value: &str) {
+    if env.iter().all(|(known, value)| known != name || value.is_empty()) {
+        set(env, name, value);
+    }
+}
+
+fn is_term(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'+');
+    !text.is_empty() && text.len() <= 64 && text.bytes().all(plain)
+}
+
+/// The working directory: `--workdir`, else the image's, else `/`.
+///
+/// # Errors
+/// When it is not absolute, or in a place where a name can lead out of the container (CVE-2024-21626).
+pub fn workdir(image: &ImageConfiguration, grant: &Grant) -> Result<PathBuf> {
+    let stated = image.config().as_ref().and_then(|c| c.working_dir().as_deref());
+    let text = grant.workdir.as_deref().or(stated).filter(|text| !text.is_empty()).unwrap_or("/");
+    let bad = |why: &str| {
+        hostile(format!("the working directory {text} cannot be used"))
+            .because(why)
+            .hint("correct WORKDIR in the Dockerfile, or use --workdir")
+    };
+    let path = Path::new(text);
+    if !path.is_absolute() {
+        return Err(bad("it is not absolute"));
+    }
+    if text.contains('\0') || path.components().any(|part| part == Component::ParentDir) {
+        return Err(bad("it is not a plain path"));
+    }
+    if ["/proc", "/sys", "/dev"].iter().any(|dir| path.starts_with(dir)) {
+        return Err(bad("nothing can start in /proc, /sys or /dev"));
+    }
+    Ok(path.components().collect())
+}
+
+fn check_sizes(what: &str, words: &[String]) -> Result<()> {
+    let mut sum = 0_usize;
+    for word in words {
+        let begin: String = word.chars().take(24).collect();
+        if word.contains('\0') {
+            return Err(hostile(format!("the {what} \"{begin}…\" holds a NUL")).hint("text cannot hold one"));
+        }
+        if word.len() > LONGEST {
+            return Err(hostile(format!("the {what} \"{begin}…\" is longer than the kernel takes"))
+                .because(format!("{} bytes; at most {LONGEST}", word.len()))
+                .hint("put it into a file"));
+        }
+        sum = sum.saturating_add(word.len() + 9);
+    }
+    if sum > MOST {
+        return Err(hostile(format!("the {what}s are longer than the kernel takes"))
+            .because(format!("{sum} bytes; at most {MOST}"))
+            .hint("put them into a file"));
+    }
+    Ok(())
+}

@@ -1,0 +1,226 @@
+//! The root file system: an overlay of the image's layers, and the init layer over it.
+//!
+//! Takes layers, a throw-away directory and the binds; gives mounts below a private tmpfs, the *stage*; trusts the
+//! store and the kernel; refuses a mount point that the image leads elsewhere.
+//!
+//! All of this happens in the stage process, in a mount namespace of its own: nothing is ever mounted on the host, and
+//! nothing of the host's file system is reachable afterwards. What the stage process sees:
+//!
+//! ```text
+//! /proc /sys /dev     the host's, bound
+//! /l/0 /l/1 …         the layers, base first; idmapped where disk and container number users differently
+//! /w/{upper,work}     the throw-away upper directory of the overlay
+//! /rootfs             the overlay
+//! /b/0 /b/1 …         what is bound into the container: data, outputs, scratch, …; opened as the researcher
+//! /bundle /state      the engine's spec and state
+//! ```
+
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde::{Deserialize, Serialize};
+
+use super::identity::{HostIds, acting_as};
+use crate::error::{Error, Kind, Result, Stage};
+use crate::host::sys::{self, MountChange};
+
+/// Where the overlay is, inside the stage.
+pub const ROOTFS: &str = "/rootfs";
+/// Where the engine's bundle is, inside the stage.
+pub const BUNDLE: &str = "/bundle";
+/// Where the engine keeps its state, inside the stage.
+pub const STATE: &str = "/state";
+
+/// What to mount; names are the host's.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Plan {
+    /// The layers' directories, base first.
+    pub layers: Vec<PathBuf>,
+    /// An empty directory of this run, on a real file system; `upper` and `work` are made in it.
+    pub work: PathBuf,
+    /// What is bound into the container.
+    pub binds: Vec<Bind>,
+    /// Host ids of the container's root, who will own the engine's directories; used when privileged.
+    pub root_ids: HostIds,
+    /// A directory that exists; the stage is mounted over it (in its own mount namespace).
+    pub cover: PathBuf,
+}
+
+/// One directory or file of the host that the container sees.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Bind {
+    /// The path on the host.
+    pub source: PathBuf,
+    /// Where the container sees it.
+    pub destination: PathBuf,
+    /// Nothing may be written to it, nor to any mount below it.
+    pub read_only: bool,
+    /// Programs on it cannot be executed.
+    pub no_exec: bool,
+    /// Whose file system rights open it.
+    pub opened_as: HostIds,
+    /// Symbolic links may lead to it (the site's own data root); else they are refused.
+    pub follow: bool,
+}
+
+/// Mounts everything and moves into the stage. Called by the one-threaded stage process in its own mount namespace,
+/// `privileged` when that belongs to the host's user namespace.
+///
+/// # Errors
+/// The kernel's, in words that name the object.
+pub fn assemble(plan: &Plan, layer_map: Option<BorrowedFd<'_>>, privileged: bool) -> Result<()> {
+    // Everything is opened before the stage covers a part of the host's tree.
+    let layers: Vec<OwnedFd> = plan.layers.iter().map(|layer| clone_layer(layer, layer_map)).collect::<Result<_>>()?;
+    let binds: Vec<(OwnedFd, bool)> =
+        plan.binds.iter().map(|bind| clone_bind(bind, privileged)).collect::<Result<_>>()?;
+    let work = clone_tree(&plan.work, true)?;
+
+    let stage = plan.cover.as_path();
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("ces"), stage, Some("tmpfs"), flags, Some("mode=0755,size=16m"))
+        .map_err(|e| fail("mount the stage", e))?;
+    for name in ["proc", "sys", "dev", "l", "w", "b", "rootfs", "bundle", "state"] {
+        make_dir(&stage.join(name))?;
+    }
+    if privileged {
+        for name in ["bundle", "state"] {
+            std::os::unix::fs::lchown(stage.join(name), Some(plan.root_ids.uid), Some(plan.root_ids.gid))
+                .map_err(|e| io("give the engine its directories", e))?;
+        }
+    }
+    for name in ["proc", "sys", "dev"] {
+        let bound = clone_tree(&Path::new("/").join(name), true)?;
+        attach(&bound, &stage.join(name))?;
+    }
+    for (number, layer) in layers.iter().enumerate() {
+        let at = stage.join("l").join(number.to_string());
+        make_dir(&at)?;
+        attach(layer, &at)?;
+    }
+    for (number, (bind, is_dir)) in binds.iter().enumerate() {
+        let at = stage.join("b").join(number.to_string());
+        if *is_dir {
+            make_dir(&at)?;
+        } else {
+            fs::File::create(&at).map_err(|e| io("make a mount point", e))?;
+        }
+        attach(bind, &at)?;
+    }
+    attach(&work, &stage.join("w"))?;
+    enter(stage)?;
+    mount_overlay(plan.layers.len())
+}
+
+fn clone_layer(layer: &Path, map: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
+    let tree = clone_tree(layer, true)?;
+    let change = MountChange {
+        set: libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_RDONLY,
+        idmap: map,
+        recursive: true,
+    };
+    sys::change_mount(tree.as_fd(), &change).map_err(|e| {
+        let error = io(&format!("prepare the layer {}", layer.display()), e);
+        if map.is_some() {
+            error.hint("idmapped layers need kernel 5.19 or newer, and a store on a file system that supports them (ext4, xfs, btrfs)")
+        } else {
+            error
+        }
+    })?;
+    Ok(tree)
+}
+
+fn clone_bind(bind: &Bind, privileged: bool) -> Result<(OwnedFd, bool)> {
+    let name = format!("open {} for {}", bind.source.display(), bind.destination.display());
+    let resolve = if bind.follow { ResolveFlag::empty() } else { ResolveFlag::RESOLVE_NO_SYMLINKS };
+    let how =
+        OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let source =
+        acting_as(&bind.opened_as, privileged, || openat2(AT_FDCWD, &bind.source, how).map_err(|e| fail(&name, e)))?;
+    let kind = nix::sys::stat::fstat(&source).map_err(|e| fail(&name, e))?.st_mode & libc::S_IFMT;
+    if kind != libc::S_IFDIR && kind != libc::S_IFREG {
+        return Err(Error::new(
+            Stage::Bundle,
+            Kind::Failed,
+            format!("{} is neither a directory nor a file", bind.source.display()),
+        ));
+    }
+    let tree = sys::clone_mount(source.as_fd(), c"", true).map_err(|e| io(&name, e))?;
+    let mut set = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    if bind.read_only {
+        set |= libc::MOUNT_ATTR_RDONLY;
+    }
+    if bind.no_exec {
+        set |= libc::MOUNT_ATTR_NOEXEC;
+    }
+    let change = |set| sys::change_mount(tree.as_fd(), &MountChange { set, idmap: None, recursive: true });
+    change(set).map_err(|e| io(&name, e))?;
+    if bind.read_only && privileged {
+        // Reading leaves no trace: atime would be a channel out of the container. (A user may not change it.)
+        change(libc::MOUNT_ATTR_NOATIME).map_err(|e| io(&name, e))?;
+    }
+    Ok((tree, kind == libc::S_IFDIR))
+}
+
+fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
+    let what = format!("open {}", path.display());
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let fd = openat2(AT_FDCWD, path, how).map_err(|e| fail(&what, e))?;
+    sys::clone_mount(fd.as_fd(), c"", recursive).map_err(|e| io(&what, e))
+}
+
+/// Makes `stage` the root of this mount namespace and forgets the old one.
+fn enter(stage: &Path) -> Result<()> {
+    nix::unistd::chdir(stage).map_err(|e| fail("enter the stage", e))?;
+    // Old root on top of new root, then detach it: pivot_root(2), "pivot_root(".", ".")".
+    nix::unistd::pivot_root(".", ".").map_err(|e| fail("enter the stage", e))?;
+    umount2(".", MntFlags::MNT_DETACH).map_err(|e| fail("leave the host's files", e))?;
+    nix::unistd::chdir("/").map_err(|e| fail("enter the stage", e))
+}
+
+fn mount_overlay(layers: usize) -> Result<()> {
+    let top = layers.checked_sub(1).map(|top| format!("/l/{top}"));
+    let upper = Path::new("/w/upper");
+    make_dir(upper)?;
+    make_dir(Path::new("/w/work"))?;
+    // The merged root directory shows the attributes of the upper-most one: the image's.
+    if let Some(top) = &top {
+        let meta = fs::metadata(top).map_err(|e| io("read the image's root directory", e))?;
+        fs::set_permissions(upper, meta.permissions()).map_err(|e| io("prepare the upper directory", e))?;
+        use std::os::unix::fs::MetadataExt as _;
+        std::os::unix::fs::chown(upper, Some(meta.uid()), Some(meta.gid()))
+            .map_err(|e| io("prepare the upper directory", e))?;
+    } else {
+        fs::set_permissions(upper, fs::Permissions::from_mode(0o755))
+            .map_err(|e| io("prepare the upper directory", e))?;
+        make_dir(Path::new("/l/empty"))?;
+    }
+    let lower: Vec<String> = (0..layers).rev().map(|n| format!("/l/{n}")).collect();
+    let lower = if lower.is_empty() { "/l/empty".to_owned() } else { lower.join(":") };
+    // userxattr: what layers say of opaque directories is in user.overlay.*; it also switches redirect_dir and
+    // metacopy off. volatile: the upper directory is thrown away, so nothing needs to reach the disk.
+    let options = format!("lowerdir={lower},upperdir=/w/upper,workdir=/w/work,userxattr,volatile");
+    mount(Some("overlay"), ROOTFS, Some("overlay"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options.as_str())).map_err(|e| {
+        fail("mount the image's layers as one file system (overlay)", e)
+            .hint("overlay needs kernel 5.19 or newer and a store on a file system with user xattrs; ces doctor tells more")
+    })
+}
+
+fn make_dir(path: &Path) -> Result<()> {
+    fs::DirBuilder::new().mode(0o755).create(path).map_err(|e| io(&format!("make {}", path.display()), e))
+}
+
+fn attach(tree: &OwnedFd, at: &Path) -> Result<()> {
+    sys::attach_mount(tree.as_fd(), at).map_err(|e| io(&format!("mount {}", at.display()), e))
+}
+
+fn fail(what: &str, e: nix::Error) -> Error {
+    io(what, e.into())
+}
+
+fn io(what: &str, e: std::io::Error) -> Error {
+    Error::new(Stage::Bundle, Kind::Host, format!("cannot {what}")).because(e)
+}

@@ -1,0 +1,89 @@
+//! Which system calls the payload may make.
+//!
+//! Takes `bundles/seccomp/*.toml`, compiled in; gives BPF programs for the kernel and the same rules for `config.json`;
+//! trusts those files (they are tested); refuses names an architecture does not have and conditions other than two.
+//!
+//! ces installs the programs itself, in the order given: seccompiler has one action for all that matches, so the calls
+//! that fail with EPERM are a second filter. The kernel takes the strictest answer of all filters and, between two
+//! errors, the one of the filter installed last (seccomp(2)).
+
+use oci_spec::runtime::LinuxSeccomp;
+use seccompiler::BpfProgram;
+
+use crate::error::{Error, Kind, Result, Stage};
+
+/// From rules to BPF.
+mod bpf;
+/// Masked comparisons that hold for all values but some.
+mod cover;
+/// The files' contents.
+mod groups;
+/// From rules to the form of the runtime spec.
+mod portable;
+
+pub use groups::{Condition, Group, Profile, Rule};
+
+/// What a call that is not named fails with.
+pub const UNKNOWN: u32 = 38;
+/// What a call that is named as forbidden fails with.
+pub const FORBIDDEN: u32 = 1;
+
+/// Architectures with a profile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arch {
+    /// `x86_64`
+    X86_64,
+    /// `aarch64`
+    Aarch64,
+}
+
+impl Arch {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::X86_64, Self::Aarch64];
+
+    /// This machine's.
+    ///
+    /// # Errors
+    /// When there is no profile for it.
+    pub fn native() -> Result<Self> {
+        Self::ALL.into_iter().find(|arch| arch.name() == std::env::consts::ARCH).ok_or_else(|| {
+            Error::new(Stage::Bundle, Kind::Host, format!("there is no seccomp profile for {}", std::env::consts::ARCH))
+                .hint("ces runs on x86_64 and aarch64")
+        })
+    }
+
+    /// Its name, as Rust and the profile's files say it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Aarch64 => "aarch64",
+        }
+    }
+
+    /// The number of a system call.
+    pub fn number(self, name: &str) -> Option<i64> {
+        let number = match self {
+            Self::X86_64 => name.parse::<syscalls::x86_64::Sysno>().ok().map(|call| call.id()),
+            // The table calls it `fstatat`; the kernel (asm-generic/unistd.h) and libseccomp do not.
+            Self::Aarch64 if name == "newfstatat" => Some(79),
+            Self::Aarch64 => name.parse::<syscalls::aarch64::Sysno>().ok().map(|call| call.id()),
+        };
+        number.map(i64::from)
+    }
+}
+
+/// The programs for this machine, to be installed in this order, before the payload starts.
+///
+/// # Errors
+/// When the profile is malformed, or there is none for this machine.
+pub fn compile() -> Result<Vec<BpfProgram>> {
+    bpf::programs(&Profile::load()?, Arch::native()?)
+}
+
+/// The same rules for `config.json`, as runc and crun read them.
+///
+/// # Errors
+/// When the profile is malformed.
+pub fn to_oci(arch: Arch) -> Result<LinuxSeccomp> {
+    portable::build(&Profile::load()?, arch)
+}

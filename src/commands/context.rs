@@ -1,0 +1,51 @@
+//! What the verbs about images are given.
+
+use std::collections::BTreeMap;
+
+use crate::cli::Global;
+use crate::error::Result;
+use crate::host::caller::Caller;
+use crate::host::dirs::Dirs;
+use crate::image::source::{RegistryRule, RegistryRules};
+use crate::image::unpack::Limits;
+use crate::policy::Policy;
+
+/// Who calls, where things are, and what the policy says about images.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Who calls.
+    pub caller: Caller,
+    /// Where things are.
+    pub dirs: Dirs,
+    /// Which registries may be asked.
+    pub registries: RegistryRules,
+    /// How much a layer may ask for.
+    pub limits: Limits,
+}
+
+impl Context {
+    /// Finds all of it out.
+    ///
+    /// # Errors
+    /// When the caller is nobody, or the policy cannot be trusted.
+    pub fn new(global: &Global) -> Result<Self> {
+        let caller = Caller::find()?;
+        let policy = Policy::load(&caller, global.policy.as_deref())?;
+        let rules = policy.registries();
+        let hosts: BTreeMap<_, _> = rules
+            .mirrors
+            .iter()
+            .map(|(host, mirror)| (host.clone(), RegistryRule { mirror: mirror.url.clone(), ca: mirror.ca.clone() }))
+            .collect();
+        Ok(Self {
+            dirs: Dirs::new(&caller, global.root.as_deref()),
+            registries: RegistryRules {
+                allow: rules.allow.as_ref().map(|rule| rule.value.clone()),
+                hosts: hosts.into_iter().collect(),
+                contact: rules.contact.clone(),
+            },
+            limits: Limits::default(),
+            caller,
+        })
+    }
+}

@@ -1,0 +1,57 @@
+//! `ces completions` and `ces man`, for packages: both from the definition of the command line.
+
+use std::io::Write;
+
+use clap::CommandFactory;
+
+use crate::cli::{Cli, CompletionsArgs, ManArgs, Shell};
+use crate::error::{Error, Kind, Result, Stage};
+
+/// Prints completions for a shell.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn completions(args: &CompletionsArgs) -> Result<u8> {
+    let shell = match args.shell {
+        Shell::Bash => clap_complete::Shell::Bash,
+        Shell::Zsh => clap_complete::Shell::Zsh,
+        Shell::Fish => clap_complete::Shell::Fish,
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "ces", &mut script);
+    // Our own bytes, and a script: not text from outside.
+    let mut stdout = std::io::stdout().lock();
+    stdout
+        .write_all(&script)
+        .and_then(|()| stdout.flush())
+        .map_err(|e| Error::new(Stage::Cli, Kind::Failed, "cannot write to standard output").because(e))?;
+    Ok(0)
+}
+
+/// Writes a page for `ces` and one for each verb.
+///
+/// # Errors
+/// When the directory cannot be made or written.
+pub fn man(args: &ManArgs) -> Result<u8> {
+    let fail = |e: std::io::Error| {
+        Error::new(Stage::Cli, Kind::Failed, format!("cannot write manual pages into {}", args.dir.display()))
+            .because(e)
+    };
+    std::fs::create_dir_all(&args.dir).map_err(fail)?;
+    clap_mangen::generate_to(Cli::command(), &args.dir).map_err(fail)?;
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_page_for_every_verb() {
+        let dir = tempfile::tempdir().unwrap();
+        man(&ManArgs { dir: dir.path().to_owned() }).unwrap();
+        for page in ["ces.1", "ces-run.1", "ces-pull.1", "ces-policy-explain.1"] {
+            assert!(dir.path().join(page).is_file(), "{page}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What `run`, `spec`, `bundle` and `policy explain` have in common: everything up to the spec.
+//!
+//! In this order: who calls → policy → what was asked → the stored image → the project's data → the grant → who is who.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use super::{facts, request};
+use crate::bundle::identity::{HostIds, Identity, acting_as};
+use crate::bundle::image_user::{self, ResolvedUser};
+use crate::bundle::safe_data::{self, SafeData};
+use crate::bundle::spec::{self, HostPaths, SpecInput};
+use crate::bundle::{image_files, masks};
+use crate::cli::{Global, RunArgs};
+use crate::error::{Error, Kind, Result, Stage};
+use crate::host::caller::Caller;
+use crate::host::dirs::Dirs;
+use crate::host::idmap::IdMap;
+use crate::image::store::{Store, StoredImage};
+use crate::policy::grant::{Grant, GrantFacts};
+use crate::policy::request::RunRequest;
+use crate::policy::{Access, Policy};
+use crate::run::sweep;
+
+/// Everything that is decided before anything is made.
+#[allow(missing_debug_implementations, reason = "a stored image holds locks, which say nothing")]
+pub struct Prepared {
+    /// Where things are.
+    pub dirs: Dirs,
+    /// The rules in force.
+    pub policy: Policy,
+    /// What was asked.
+    pub request: RunRequest,
+    /// The image; its layers stay while this lives.
+    pub image: StoredImage,
+    /// The data.
+    pub data: SafeData,
+    /// What the run gets.
+    pub grant: Grant,
+    /// The container's user.
+    pub user: ResolvedUser,
+    /// Who is who.
+    pub identity: Identity,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// Who calls, with the rights to open what they name.
+fn researcher(caller: &Caller) -> Result<HostIds> {
+    let groups =
+        if caller.is_privileged() { caller.groups()?.iter().map(|g| g.as_raw()).collect() } else { Vec::new() };
+    Ok(HostIds { uid: caller.uid.as_raw(), gid: caller.gid.as_raw(), groups })
+}
+
+/// Reads what was asked, with the researcher's rights.
+///
+/// # Errors
+/// When it makes no sense, or a file it names cannot be read.
+pub fn read_request(caller: &Caller, args: &RunArgs) -> Result<RunRequest> {
+    let ids = researcher(caller)?;
+    let open = |path: &Path| acting_as(&ids, caller.is_privileged(), || request::read_file(path));
+    request::read(args, &open, &request::caller_env())
+}
+
+/// What the grant depends on.
+///
+/// # Errors
+/// When the host's ids or the approved images cannot be read.
+pub fn gather_facts(
+    policy: &Policy,
+    caller: &Caller,
+    request: &RunRequest,
+    image: &StoredImage,
+    project: Option<String>,
+) -> Result<GrantFacts> {
+    let ids = researcher(caller)?;
+    let cwd = env::current_dir().map_err(|e| {
+        Error::new(Stage::Cli, Kind::Host, "the current directory cannot be found").because(e).hint("change to another")
+    })?;
+    let (home, sources) = acting_as(&ids, caller.is_privileged(), || {
+        let home = facts::resolve(&caller.home).unwrap_or_else(|| caller.home.clone());
+        Ok((home, facts::sources(&request.binds, &cwd, &caller.home)))
+    })?;
+    Ok(GrantFacts {
+        project,
+        home,
+        registry: image.reference().split('/').next().unwrap_or_default().to_owned(),
+        digest: image.manifest_digest().to_string(),
+        named_by_digest: request.image.contains("@sha256:") || request.image.starts_with("sha256:"),
+        approved: policy.approved()?,
+        today: jiff::Zoned::now().date(),
+        sources,
+        single_id: IdMap::on_disk(caller)?.is_single(),
+        hard_limits: facts::hard_limits(),
+    })
+}
+
+/// Decides everything for a run; nothing is made.
+///
+/// # Errors
+/// Each stage's own.
+pub fn prepare(global: &Global, args: &RunArgs) -> Result<Prepared> {
+    let caller = Caller::find()?;
+    let dirs = Dirs::new(&caller, global.root.as_deref());
+    let policy = Policy::load(&caller, global.policy.as_deref())?;
+    let mut request = read_request(&caller, args)?;
+    let mut warnings = std::mem::take(&mut request.warnings);
+    warnings.extend(sweep::sweep(&dirs, &caller)?.into_iter().map(|left| format!("a crash left something: {left}")));
+    let image = Store::open(&dirs, &caller)?.find(&request.image)?;
+    let data = safe_data::find(&caller, policy.data_root(), request.project.as_deref())?;
+    let facts = gather_facts(&policy, &caller, &request, &image, data.project.clone())?;
+    let grant = policy.grant(&request, &facts)?;
+    let user = container_user(&grant, &image)?;
+    let identity = Identity::new(&caller, user.uid, user.gid, data.group.into_iter().collect())?;
+    safe_data::check_access(&data, &identity.payload(), caller.is_privileged(), grant.data == Access::Rw)?;
+    Ok(Prepared { dirs, policy, request, image, data, grant, user, identity, warnings })
+}
+
+/// Who the image, or the request, says the payload is.
+fn container_user(grant: &Grant, image: &StoredImage) -> Result<ResolvedUser> {
+    let config = image.config().config().as_ref();
+    let named = grant.user.as_deref().or_else(|| config.and_then(|c| c.user().as_deref()));
+    let layers: Vec<PathBuf> = image.layers().iter().map(|layer| layer.path().to_path_buf()).collect();
+    let passwd = image_files::read(&layers, Path::new("/etc/passwd"))?;
+    let group = image_files::read(&layers, Path::new("/etc/group"))?;
+    image_user::resolve(named, passwd.as_deref(), group.as_deref())
+}
+
+impl Prepared {
+    /// The spec of this run, and what was left out of the image's environment.
+    ///
+    /// # Errors
+    /// When the image's configuration cannot be run.
+    pub fn spec(&self, job: &str, paths: &HostPaths, rootfs: &Path) -> Result<(oci_spec::runtime::Spec, Vec<String>)> {
+        let term = env::var("TERM").ok();
+        let masks = masks::of_this_host();
+        let input = SpecInput {
+            grant: &self.grant,
+            image: self.image.config(),
+            user: &self.user,
+            ids: &self.identity.container,
+            paths,
+            rootfs,
+            job,
+            cgroups_path: None,
+            term: term.as_deref(),
+            masks: &masks,
+        };
+        Ok((spec::build(&input)?, spec::notes(&input)?))
+    }
+
+    /// The host name of a run.
+    pub fn hostname<'a>(&'a self, job: &'a str) -> &'a str {
+        self.grant.hostname.as_deref().unwrap_or(job)
+    }
+}
+
+/// Writes the three files of `/etc` that a container gets; `resolv.conf` is empty, for there is nobody to ask.
+///
+/// # Errors
+/// When the directory is full or not writable.
+pub fn write_etc(dir: &Path, hostname: &str) -> Result<[PathBuf; 3]> {
+    let hosts = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    let files = [("hosts", hosts), ("hostname", format!("{hostname}\n")), ("resolv.conf", String::new())];
+    let mut paths = Vec::new();
+    for (name, text) in files {
+        let path = dir.join(name);
+        std::fs::write(&path, text).map_err(|e| {
+            Error::new(Stage::Bundle, Kind::Failed, format!("cannot write {}", path.display())).because(e)
+        })?;
+        paths.push(path);
+    }
+    paths.try_into().map_err(|_| Error::new(Stage::Bundle, Kind::Failed, "three files were to be written"))
+}

@@ -1,0 +1,361 @@
+//! `ces run`: the pipeline, read aloud.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+use serde_json::json;
+
+use super::prepare::{self, Prepared};
+use crate::bundle::identity::HostIds;
+use crate::bundle::rootfs::{Bind, Plan};
+use crate::bundle::spec::{self, HostPaths};
+use crate::cli::{Global, RunArgs};
+use crate::error::{Error, Kind, Result, Stage};
+use crate::host::cgroup::Usage;
+use crate::policy::units::show_size;
+use crate::run::job::{Job, JobId, Journal};
+use crate::run::launch::{Launch, launch};
+use crate::run::outputs::{self, Outputs};
+use crate::run::record::{Record, State, now};
+use crate::run::spawn;
+use crate::run::supervise::{Ending, Outcome};
+use crate::text;
+
+/// Runs an image; the exit status is the payload's.
+///
+/// # Errors
+/// When nothing of the payload ran, or its end cannot be told.
+pub fn run(global: &Global, args: &RunArgs) -> Result<u8> {
+    let mut prepared = prepare::prepare(global, args)?;
+    refuse_what_is_not_there_yet(&prepared)?;
+    let id = JobId::new()?;
+    let journal = journal(&prepared, &id);
+    let paths = host_paths(&prepared, &journal);
+    let (spec, notes) = prepared.spec(id.as_str(), &paths, Path::new(crate::bundle::rootfs::ROOTFS))?;
+    prepared.warnings.extend(notes);
+    let talk = Talk { quiet: global.quiet };
+    prepared.warnings.iter().for_each(|warning| talk.say(&format!("warning: {warning}")));
+
+    let job = Job::begin(&prepared.dirs, &prepared.identity, journal)?;
+    let mut record = begin_record(&prepared, &job, &spec);
+    let done = execute(&prepared, &job, &spec, &paths, &mut record, &talk);
+    let finished = finish(&prepared, job, record, done, &talk);
+    let (status, record) = finished?;
+    if let Some(path) = &prepared.request.json_summary {
+        write_summary(&prepared, path, &record)?;
+    }
+    Ok(status)
+}
+
+/// From begun record to the end of the payload.
+fn execute(
+    prepared: &Prepared,
+    job: &Job,
+    spec: &Spec,
+    paths: &HostPaths,
+    record: &mut Record,
+    talk: &Talk,
+) -> Result<(Outcome, Usage)> {
+    prepare::write_etc(&job.journal.work, prepared.hostname(job.id().as_str()))?;
+    record.save(&prepared.dirs.log)?;
+    let limits = &prepared.grant.limits;
+    let plan = Plan {
+        layers: prepared.image.layers().iter().map(|layer| layer.path().to_path_buf()).collect(),
+        work: job.journal.work.clone(),
+        binds: binds(prepared, spec, paths),
+        root_ids: prepared.identity.root(),
+        cover: job.journal.work.clone(),
+    };
+    let start = Launch {
+        id: job.id(),
+        identity: &prepared.identity,
+        spec,
+        engine_spec: spec::engine_spec(spec),
+        plan,
+        limits_required: limits.required,
+        time: limits.time,
+    };
+    launch(start, |checked| {
+        checked.warnings.iter().for_each(|warning| talk.say(&format!("warning: {warning}")));
+        record.warnings.extend(checked.warnings.iter().cloned());
+        record.enforced = serde_json::to_value(&checked.enforced).ok();
+        // The record says what is in force before anything runs.
+        record.save(&prepared.dirs.log)
+    })
+}
+
+/// Whatever happened: outputs to the researcher, scratch away, record closed, in words what came of it.
+fn finish(
+    prepared: &Prepared,
+    job: Job,
+    mut record: Record,
+    done: Result<(Outcome, Usage)>,
+    talk: &Talk,
+) -> Result<(u8, Record)> {
+    record.finished = Some(now());
+    let (outcome, usage) = match done {
+        Ok(done) => done,
+        Err(error) => {
+            record.state = State::Refused;
+            record.ended = Some(error.to_string());
+            job.forget_empty_outputs();
+            let saved = record.save(&prepared.dirs.log);
+            job.end(&prepared.identity)?;
+            saved?;
+            return Err(error);
+        }
+    };
+    let collected = collect(prepared, &job);
+    let words = describe(&outcome, &usage, record.enforced.as_ref(), prepared.grant.limits.memory_bytes);
+    let status = if words.out_of_memory { 137 } else { outcome.ending.exit_status() };
+    record.state = State::Finished;
+    record.exit = Some(status);
+    record.ended = Some(words.text.clone());
+    record.seconds = Some(outcome.elapsed.as_secs_f64());
+    record.peak_memory = usage.peak_memory;
+    match &collected {
+        Ok(outputs) => record.outputs = Some(outputs.clone()),
+        Err(error) => record.warnings.push(error.to_string()),
+    }
+    let saved = record.save(&prepared.dirs.log);
+    let ended = job.end(&prepared.identity);
+    talk.summary(prepared, &record, &words, usage);
+    collected?;
+    saved?;
+    ended?;
+    if matches!(outcome.ending, Ending::NotExecuted(_)) {
+        return Err(Error::new(Stage::Run, Kind::Failed, words.text.clone())
+            .hint("check the command, or the image's ENTRYPOINT"))
+        .or_else(|error| {
+            talk.always(&error.report());
+            Ok((status, record))
+        });
+    }
+    Ok((status, record))
+}
+
+/// Gives the outputs to the researcher, with power over every id that the container could use.
+fn collect(prepared: &Prepared, job: &Job) -> Result<Outputs> {
+    let identity = &prepared.identity;
+    let privileged = identity.caller.is_privileged();
+    let dir = job.outputs_directory()?;
+    let path = job.outputs();
+    if privileged {
+        let ours = |uid: u32| {
+            uid == identity.caller.uid.as_raw()
+                || identity.container.uids.iter().any(|e| uid >= e.outside && uid - e.outside < e.count)
+        };
+        return outputs::collect(dir, &path, &identity.researcher(), ours);
+    }
+    // In the user namespace the researcher is root.
+    let root = HostIds { uid: 0, gid: 0, groups: Vec::new() };
+    let unmapped = nobody();
+    let answer = spawn::with_ids(&identity.container, false, || {
+        let outputs = outputs::collect(dir, &path, &root, |uid| uid != unmapped)?;
+        serde_json::to_vec(&outputs)
+            .map_err(|e| Error::new(Stage::Outputs, Kind::Failed, "cannot list the outputs").because(e))
+    })?;
+    serde_json::from_slice(&answer)
+        .map_err(|e| Error::new(Stage::Outputs, Kind::Failed, "cannot list the outputs").because(e))
+}
+
+/// The id that stands for every id without a mapping (user_namespaces(7)).
+fn nobody() -> u32 {
+    std::fs::read_to_string("/proc/sys/kernel/overflowuid")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(65_534)
+}
+
+fn journal(prepared: &Prepared, id: &JobId) -> Journal {
+    let caller = &prepared.identity.caller;
+    Journal {
+        id: id.clone(),
+        pid: std::process::id(),
+        name: prepared.grant.name.clone(),
+        image: prepared.image.reference().to_owned(),
+        researcher: caller.name.clone(),
+        uid: caller.uid.as_raw(),
+        gid: caller.gid.as_raw(),
+        started: now(),
+        work: prepared.dirs.store.join("work").join(id.as_str()),
+        home: caller.home.clone(),
+        scratch: format!("scratch_{id}"),
+        outputs: format!("outputs_{id}"),
+    }
+}
+
+fn host_paths(prepared: &Prepared, journal: &Journal) -> HostPaths {
+    HostPaths {
+        data: Some(prepared.data.path.clone()),
+        outputs: journal.home.join(&journal.outputs),
+        scratch: journal.home.join(&journal.scratch),
+        hosts: journal.work.join("hosts"),
+        hostname: journal.work.join("hostname"),
+        resolv_conf: journal.work.join("resolv.conf"),
+    }
+}
+
+/// What the spec binds, with whose rights each is opened.
+fn binds(prepared: &Prepared, spec: &Spec, paths: &HostPaths) -> Vec<Bind> {
+    let identity = &prepared.identity;
+    let ces = HostIds { uid: 0, gid: 0, groups: Vec::new() };
+    spec.mounts()
+        .iter()
+        .flatten()
+        .filter_map(|mount| {
+            let options = mount.options().as_ref()?;
+            let has = |name: &str| options.iter().any(|o| o == name);
+            (has("bind") || has("rbind")).then_some(())?;
+            let source = mount.source().clone()?;
+            let files = [&paths.hosts, &paths.hostname, &paths.resolv_conf];
+            let (opened_as, follow) = if files.contains(&&source) {
+                (ces.clone(), false)
+            } else if Some(&source) == paths.data.as_ref() {
+                (identity.payload(), true)
+            } else {
+                // A home may be reached through a link of the site's; the grant's sources are resolved already.
+                (identity.researcher(), source == paths.outputs || source == paths.scratch)
+            };
+            Some(Bind {
+                source,
+                destination: mount.destination().clone(),
+                read_only: has("ro") || has("rro"),
+                no_exec: has("noexec"),
+                opened_as,
+                follow,
+            })
+        })
+        .collect()
+}
+
+fn begin_record(prepared: &Prepared, job: &Job, spec: &Spec) -> Record {
+    let caller = &prepared.identity.caller;
+    Record {
+        version: 1,
+        id: job.id().clone(),
+        state: State::Begun,
+        mode: caller.mode,
+        ces: env!("CARGO_PKG_VERSION").to_owned(),
+        host: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default(),
+        researcher: caller.name.clone(),
+        uid: caller.uid.as_raw(),
+        project: prepared.data.project.clone(),
+        image: prepared.image.reference().to_owned(),
+        digest: prepared.image.manifest_digest().to_string(),
+        command: spec.process().as_ref().and_then(|p| p.args().clone()).unwrap_or_default(),
+        data: prepared.data.path.clone(),
+        data_access: prepared.grant.data.name().to_owned(),
+        policy: prepared.policy.file().to_owned(),
+        decisions: json!(prepared.grant.decisions),
+        warnings: prepared.warnings.clone(),
+        enforced: None,
+        started: job.journal.started.clone(),
+        finished: None,
+        exit: None,
+        ended: None,
+        seconds: None,
+        peak_memory: None,
+        outputs: None,
+        outputs_path: job.outputs(),
+    }
+}
+
+/// How it ended, in words.
+struct Words {
+    text: String,
+    out_of_memory: bool,
+}
+
+fn describe(outcome: &Outcome, usage: &Usage, enforced: Option<&serde_json::Value>, granted: u64) -> Words {
+    let killed = matches!(outcome.ending, Ending::Killed | Ending::Signalled(libc::SIGKILL));
+    // A shell reports its killed child as 128 + 9.
+    let told = matches!(outcome.ending, Ending::Exited(137));
+    if usage.oom_kills > 0 && (killed || told) {
+        let limit = enforced.and_then(|e| e.pointer("/limits/memory")?.as_u64()).unwrap_or(granted);
+        let peak = usage.peak_memory.map_or_else(|| "unknown".to_owned(), show_size);
+        return Words { text: format!("out of memory: limit {}, peak {peak}", show_size(limit)), out_of_memory: true };
+    }
+    let mut text = match outcome.ending {
+        Ending::Exited(code) => format!("exit {code}"),
+        Ending::Signalled(signal) => {
+            let name = nix::sys::signal::Signal::try_from(signal)
+                .map_or_else(|_| signal.to_string(), |s| s.as_str().to_owned());
+            format!("killed by signal {name}")
+        }
+        Ending::TimedOut => "deadline passed".to_owned(),
+        Ending::NotExecuted(nix::Error::ENOENT) => "command not found in the container".to_owned(),
+        Ending::NotExecuted(errno) => format!("cannot execute the command: {}", errno.desc()),
+        Ending::Killed => "the container was killed".to_owned(),
+    };
+    if usage.oom_kills > 0 {
+        text.push_str(&format!(" ({} of its processes killed for want of memory)", usage.oom_kills));
+    }
+    Words { text, out_of_memory: false }
+}
+
+/// What is said on standard error.
+struct Talk {
+    quiet: bool,
+}
+
+impl Talk {
+    fn say(&self, line: &str) {
+        if !self.quiet {
+            self.always(&format!("{}\n", text::neutral_line(line)));
+        }
+    }
+
+    fn always(&self, text: &str) {
+        // With standard error closed there is nobody to tell.
+        std::io::stderr().write_all(text.as_bytes()).ok();
+    }
+
+    fn summary(&self, prepared: &Prepared, record: &Record, words: &Words, usage: Usage) {
+        let seconds = record.seconds.unwrap_or_default();
+        let peak = usage.peak_memory.map_or_else(String::new, |bytes| format!(", peak memory {}", show_size(bytes)));
+        let line = format!("ces: run {}: {}, {seconds:.1} s{peak}", record.id, words.text);
+        if words.out_of_memory {
+            self.always(&format!("{line}\nhint: ask for more with --memory, or use less\n"));
+        } else {
+            self.say(&line);
+        }
+        let Some(outputs) = &record.outputs else { return };
+        let files =
+            if outputs.files.len() == 1 { "1 file".to_owned() } else { format!("{} files", outputs.files.len()) };
+        let home = &prepared.identity.caller.home;
+        let path = outputs
+            .path
+            .strip_prefix(home)
+            .map_or_else(|_| outputs.path.clone(), |below| PathBuf::from("~").join(below));
+        self.say(&format!("ces: {files}, {} in {}", show_size(outputs.bytes), path.display()));
+        outputs.refused.iter().for_each(|refused| self.say(&format!("warning: output {refused}")));
+        outputs.links.iter().for_each(|link| self.say(&format!("note: the output {link} is a symbolic link")));
+    }
+}
+
+/// `--json-summary`: the record, written with the researcher's rights.
+fn write_summary(prepared: &Prepared, path: &Path, record: &Record) -> Result<()> {
+    let fail = |e: &dyn std::fmt::Display| {
+        Error::new(Stage::Cli, Kind::Failed, format!("cannot write {}", path.display())).because(e)
+    };
+    let text = serde_json::to_vec_pretty(record).map_err(|e| fail(&e))?;
+    let identity = &prepared.identity;
+    crate::bundle::identity::acting_as(&identity.researcher(), identity.caller.is_privileged(), || {
+        std::fs::write(path, text).map_err(|e| fail(&e))
+    })
+}
+
+fn refuse_what_is_not_there_yet(prepared: &Prepared) -> Result<()> {
+    let later = |what: &str, hint: &str| {
+        Err(Error::new(Stage::Cli, Kind::Failed, format!("{what} is not there yet")).hint(hint))
+    };
+    if prepared.grant.tty {
+        return later("a terminal (-t)", "run without it; input and output are passed through as they are");
+    }
+    if !prepared.grant.ports.is_empty() {
+        return later("publishing ports (-p)", "run without it");
+    }
+    Ok(())
+}

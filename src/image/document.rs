@@ -1,0 +1,409 @@
+//! Manifests, indexes and configurations.
+//!
+//! Takes bytes whose digest was checked; gives a [`Manifest`] with its layers, or the entry of an index for a platform.
+//! Trusts nothing in them: sizes, counts, types and digests are checked before anything is fetched.
+//! Refuses ambiguous documents, nested indexes, layers to be fetched from elsewhere (`urls`), unknown layer types.
+
+use std::fmt;
+use std::str::FromStr;
+
+use oci_spec::image::ImageConfiguration;
+use serde::Deserialize;
+
+use super::reference::{DiffId, Digest};
+use crate::error::{Error, Kind, Result, Stage};
+
+/// The largest manifest, index or configuration that is read.
+pub const DOCUMENT_MAX: u64 = 4 * 1024 * 1024;
+/// The most layers an image may have: overlayfs stacks at most 500 (`OVL_MAX_STACK`).
+pub const LAYERS_MAX: usize = 500;
+
+/// Media types a registry is asked for.
+pub const MANIFEST_TYPES: [&str; 4] = [
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+];
+
+/// How a layer's bytes are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// A tar stream as it is.
+    None,
+    /// gzip, in one member or many.
+    Gzip,
+    /// Zstandard, in one frame or many.
+    Zstd,
+}
+
+/// What to fetch: how large it is and what it must hash to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Descriptor {
+    /// The digest of the bytes.
+    pub digest: Digest,
+    /// Their number.
+    pub size: u64,
+}
+
+/// A layer as the manifest lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerDescriptor {
+    /// Its blob.
+    pub blob: Descriptor,
+    /// How the blob is packed.
+    pub compression: Compression,
+}
+
+/// A checked image manifest.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    /// The digest of its bytes.
+    pub digest: Digest,
+    /// Its bytes, as received.
+    pub bytes: Vec<u8>,
+    /// The image configuration.
+    pub config: Descriptor,
+    /// The layers, base first.
+    pub layers: Vec<LayerDescriptor>,
+}
+
+/// A checked image configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its bytes, as received.
+    pub bytes: Vec<u8>,
+    /// The parsed document.
+    pub parsed: ImageConfiguration,
+    /// Its diff ids, base first; as many as the manifest has layers.
+    pub diff_ids: Vec<DiffId>,
+}
+
+/// What a manifest request may answer.
+#[derive(Debug, Clone)]
+pub enum Document {
+    /// One image.
+    Manifest(Manifest),
+    /// A list of images, one a platform.
+    Index(Index),
+}
+
+/// A checked image index (Docker: manifest list).
+#[derive(Debug, Clone)]
+pub struct Index {
+    entries: Vec<(Descriptor, Option<Platform>, Option<String>, bool)>,
+}
+
+/// An operating system, an architecture and perhaps a variant of it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Platform {
+    /// `linux`.
+    pub os: String,
+    /// `amd64`, `arm64` …, as Go calls them.
+    pub architecture: String,
+    /// `v8`, `v3` ….
+    #[serde(default)]
+    pub variant: Option<String>,
+}
+
+impl Platform {
+    /// What this machine runs.
+    pub fn host() -> Self {
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
+            other => other,
+        };
+        Self { os: "linux".to_owned(), architecture: architecture.to_owned(), variant: None }
+    }
+
+    /// How well an offered platform serves this one; `None` if not at all, else smaller is better.
+    fn rank(&self, offered: &Self) -> Option<u8> {
+        if offered.os != self.os || offered.architecture != self.architecture {
+            return None;
+        }
+        match (&self.variant, offered.variant.as_deref()) {
+            (Some(wanted), Some(variant)) => (wanted == variant).then_some(0),
+            (None, None) => Some(0),
+            // The variants that every processor of the architecture has.
+            (_, None) => Some(1),
+            (None, Some("v1")) if self.architecture == "amd64" => Some(1),
+            (None, Some("v8")) if self.architecture == "arm64" => Some(1),
+            (None, Some("v6" | "v7")) if self.architecture == "arm" => Some(2),
+            (None, Some(_)) => None,
+        }
+    }
+}
+
+impl FromStr for Platform {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric());
+        match parts.as_slice() {
+            [os, architecture] if word(os) && word(architecture) => {
+                Ok(Self { os: (*os).to_owned(), architecture: (*architecture).to_owned(), variant: None })
+            }
+            [os, architecture, variant] if word(os) && word(architecture) && word(variant) => Ok(Self {
+                os: (*os).to_owned(),
+                architecture: (*architecture).to_owned(),
+                variant: Some((*variant).to_owned()),
+            }),
+            _ => Err(Error::new(Stage::Pull, Kind::Usage, format!("\"{text}\" is not a platform"))
+                .hint("write os/architecture or os/architecture/variant, such as linux/arm64/v8")),
+        }
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        match &self.variant {
+            Some(variant) => write!(f, "/{variant}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawDocument {
+    schema_version: u64,
+    media_type: Option<String>,
+    config: Option<RawDescriptor>,
+    layers: Option<Vec<RawDescriptor>>,
+    manifests: Option<Vec<RawDescriptor>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawDescriptor {
+    #[serde(default)]
+    media_type: String,
+    digest: Digest,
+    size: u64,
+    #[serde(default)]
+    urls: Option<Vec<String>>,
+    platform: Option<Platform>,
+    annotations: Option<std::collections::BTreeMap<String, String>>,
+}
+
+impl Document {
+    /// Reads a manifest or an index.
+    ///
+    /// # Errors
+    /// When the document is malformed, ambiguous, too old, or asks for what `ces` does not do.
+    pub fn parse(bytes: Vec<u8>) -> Result<Self> {
+        let raw: RawDocument = serde_json::from_slice(&bytes).map_err(|e| {
+            let old = bytes.windows(9).any(|window| window == b"fsLayers\"");
+            let error = malformed("the image's manifest is malformed").because(e);
+            if old { error.hint("it is in Docker's schema 1, which is obsolete: push the image again") } else { error }
+        })?;
+        if raw.schema_version != 2 {
+            return Err(malformed("the image's manifest is malformed")
+                .because(format!("schema version {} is not supported", raw.schema_version)));
+        }
+        let declared_index = raw.media_type.as_deref().map(|t| t.contains("index") || t.contains("manifest.list"));
+        match (raw.config, raw.layers, raw.manifests) {
+            // A document that is both is read differently by different programs (CVE-2021-41190).
+            (None, None, Some(manifests)) if declared_index != Some(false) => {
+                let entry = |raw: RawDescriptor| {
+                    let nested = raw.media_type.contains("index") || raw.media_type.contains("manifest.list");
+                    let name = raw.annotations.and_then(|mut a| a.remove("org.opencontainers.image.ref.name"));
+                    (Descriptor { digest: raw.digest, size: raw.size }, raw.platform, name, nested)
+                };
+                Ok(Self::Index(Index { entries: manifests.into_iter().map(entry).collect() }))
+            }
+            (Some(config), Some(layers), None) if declared_index != Some(true) => {
+                let config = config_descriptor(config)?;
+                let layers = layers.into_iter().map(layer_descriptor).collect::<Result<Vec<_>>>()?;
+                if layers.len() > LAYERS_MAX {
+                    return Err(malformed(format!(
+                        "the image has {} layers; at most {LAYERS_MAX} can be stacked",
+                        layers.len()
+                    )));
+                }
+                Ok(Self::Manifest(Manifest { digest: Digest::of(&bytes), bytes, config, layers }))
+            }
+            _ => Err(malformed("the image's manifest is ambiguous")
+                .because("it must have either config and layers, or manifests, as its media type says")),
+        }
+    }
+
+    /// The manifest, if this is one.
+    ///
+    /// # Errors
+    /// When it is an index: an index within an index is not followed.
+    pub fn manifest(self) -> Result<Manifest> {
+        match self {
+            Self::Manifest(manifest) => Ok(manifest),
+            Self::Index(_) => Err(malformed("the image index points to another index, which is not followed")),
+        }
+    }
+}
+
+impl Index {
+    /// The entry for `platform`.
+    ///
+    /// # Errors
+    /// When none matches (the error lists what there is), or the match is itself an index.
+    pub fn select(&self, platform: &Platform) -> Result<&Descriptor> {
+        let best = self
+            .entries
+            .iter()
+            .filter_map(|entry| entry.1.as_ref().and_then(|offered| platform.rank(offered)).map(|rank| (rank, entry)))
+            .min_by_key(|(rank, _)| *rank);
+        // An index with a single entry that names no platform leaves the check to the configuration.
+        let only = match self.entries.as_slice() {
+            [entry] if entry.1.is_none() => Some(entry),
+            _ => None,
+        };
+        match best.map(|(_, entry)| entry).or(only) {
+            Some((_, _, _, true)) => Err(malformed("the image index points to another index, which is not followed")),
+            Some((descriptor, _, _, false)) => Ok(descriptor),
+            None => {
+                let mut offered: Vec<String> =
+                    self.entries.iter().filter_map(|entry| entry.1.as_ref().map(Platform::to_string)).collect();
+                offered.retain(|platform| platform != "unknown/unknown");
+                offered.truncate(20);
+                Err(Error::new(Stage::Pull, Kind::Missing, format!("the image does not exist for {platform}"))
+                    .because(format!("it exists for: {}", offered.join(", ")))
+                    .hint("ask its author for a build for this machine, or choose with --platform"))
+            }
+        }
+    }
+
+    /// The entries of a layout's `index.json` that carry `tag`, or the only one if none is asked for.
+    ///
+    /// # Errors
+    /// When there is no such entry, or no way to choose.
+    pub fn tagged(&self, tag: Option<&str>) -> Result<&Descriptor> {
+        let names = || self.entries.iter().filter_map(|e| e.2.as_deref()).take(20).collect::<Vec<_>>().join(", ");
+        let found: Vec<_> = match tag {
+            Some(tag) => self.entries.iter().filter(|entry| entry.2.as_deref() == Some(tag)).collect(),
+            None => self.entries.iter().collect(),
+        };
+        match (found.as_slice(), tag) {
+            ([entry], _) => Ok(&entry.0),
+            ([], Some(tag)) => {
+                Err(Error::new(Stage::Pull, Kind::Missing, format!("no image is tagged \"{tag}\" here"))
+                    .because(format!("there are: {}", names())))
+            }
+            ([], None) => Err(Error::new(Stage::Pull, Kind::Missing, "the image layout is empty")),
+            (_, None) => Err(Error::new(Stage::Pull, Kind::Usage, "there are several images here")
+                .because(format!("there are: {}", names()))
+                .hint("choose one: add its tag after a colon")),
+            (_, Some(tag)) => Err(malformed(format!("several images are tagged \"{tag}\" here"))),
+        }
+    }
+
+    /// Whether every entry is for some platform: then an index without tags is one image.
+    pub fn is_one_image(&self) -> bool {
+        self.entries.len() > 1 && self.entries.iter().all(|entry| entry.1.is_some() && entry.2.is_none())
+    }
+}
+
+impl Config {
+    /// Reads an image configuration and compares it with its manifest.
+    ///
+    /// # Errors
+    /// When it is malformed, or lists another number of layers than the manifest.
+    pub fn parse(bytes: Vec<u8>, layers: usize) -> Result<Self> {
+        let parsed: ImageConfiguration = serde_json::from_slice(&bytes)
+            .map_err(|e| malformed("the image's configuration is malformed").because(e))?;
+        if parsed.rootfs().typ() != "layers" {
+            return Err(malformed("the image's configuration is malformed")
+                .because("its root file system is not made of layers"));
+        }
+        let diff_ids =
+            parsed.rootfs().diff_ids().iter().map(|text| text.parse().map(DiffId::new)).collect::<Result<Vec<_>>>()?;
+        if diff_ids.len() != layers {
+            return Err(malformed("the image contradicts itself")
+                .because(format!("its manifest lists {layers} layers, its configuration {}", diff_ids.len())));
+        }
+        Ok(Self { bytes, parsed, diff_ids })
+    }
+
+    /// Compares the configuration with the platform that is wanted.
+    ///
+    /// # Errors
+    /// When the image is for another one, whatever its index said.
+    pub fn check_platform(&self, wanted: &Platform) -> Result<()> {
+        let (os, architecture) = (self.parsed.os().to_string(), self.parsed.architecture().to_string());
+        if (os.as_str(), architecture.as_str()) == (wanted.os.as_str(), wanted.architecture.as_str()) {
+            return Ok(());
+        }
+        Err(Error::new(Stage::Pull, Kind::Missing, format!("the image is for {os}/{architecture}, not for {wanted}"))
+            .hint("ask its author for a build for this machine, or choose with --platform"))
+    }
+
+    /// The chain id of each layer: what it and all below it are together (image-spec, config.md, "Layer ChainID").
+    pub fn chain_ids(&self) -> Vec<Digest> {
+        let mut chain: Vec<Digest> = Vec::with_capacity(self.diff_ids.len());
+        for diff_id in &self.diff_ids {
+            let next = match chain.last() {
+                None => diff_id.digest().clone(),
+                Some(below) => Digest::of(format!("{below} {diff_id}").as_bytes()),
+            };
+            chain.push(next);
+        }
+        chain
+    }
+}
+
+fn config_descriptor(raw: RawDescriptor) -> Result<Descriptor> {
+    match raw.media_type.as_str() {
+        "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json" => {}
+        other => {
+            return Err(
+                malformed("this is not a container image").because(format!("its configuration is of type {other}"))
+            );
+        }
+    }
+    refuse_urls(&raw)?;
+    if raw.size > DOCUMENT_MAX {
+        return Err(malformed(format!(
+            "the image's configuration is {} bytes; at most {DOCUMENT_MAX} are read",
+            raw.size
+        )));
+    }
+    Ok(Descriptor { digest: raw.digest, size: raw.size })
+}
+
+fn layer_descriptor(raw: RawDescriptor) -> Result<LayerDescriptor> {
+    refuse_urls(&raw)?;
+    let compression = match raw.media_type.as_str() {
+        "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => Compression::None,
+        "application/vnd.oci.image.layer.v1.tar+gzip" | "application/vnd.docker.image.rootfs.diff.tar.gzip" => {
+            Compression::Gzip
+        }
+        "application/vnd.oci.image.layer.v1.tar+zstd" | "application/vnd.docker.image.rootfs.diff.tar.zstd" => {
+            Compression::Zstd
+        }
+        other => {
+            return Err(malformed("a layer is of a type that ces does not unpack")
+                .because(format!("{other} (known: tar, tar with gzip, tar with zstd)"))
+                .hint("build the image again without encrypted, foreign, bzip2 or xz layers"));
+        }
+    };
+    Ok(LayerDescriptor { blob: Descriptor { digest: raw.digest, size: raw.size }, compression })
+}
+
+/// A layer from elsewhere would make `ces` fetch whatever address an image names.
+fn refuse_urls(raw: &RawDescriptor) -> Result<()> {
+    match &raw.urls {
+        Some(urls) if !urls.is_empty() => {
+            Err(malformed("the image wants parts of itself fetched from other addresses")
+                .because(format!("{} lists urls", raw.digest))
+                .hint("push the image with all its layers (foreign layers included) to the registry"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn malformed(what: impl Into<String>) -> Error {
+    Error::new(Stage::Pull, Kind::Hostile, what)
+}

@@ -1,0 +1,426 @@
+//! A whole image from a source into the store.
+//!
+//! Takes an origin and the name to keep the image by; gives what was stored.
+//! Trusts nothing that the origin says: the manifest's digest pins the configuration, that one the layers' content.
+//! Refuses an image that does not fit the disk or the limits, before or while it comes.
+//!
+//! 1. the manifest; if the store has that image, done
+//! 2. the configuration, which tells what each layer is uncompressed: what is here already is not fetched
+//! 3. the missing layers, some at once: blob → count and hash → child process → directory
+//! 4. base first, layers that ask what lies below them
+//! 5. the image, then its name
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use jiff::Timestamp;
+
+use super::document::{Compression, Config, LayerDescriptor, Manifest, Platform};
+use super::progress::Progress;
+use super::reference::{DiffId, Digest, Reference};
+use super::source::{Checked, Origin};
+use super::store::layer::PinnedLayer;
+use super::store::workspace::Workspace;
+use super::store::{ImageRecord, LayerRecord, Store};
+use super::unpack::parent::{BlobPipe, Unpacker};
+use super::unpack::protocol::{Fault, FaultKind, Open, RawPath, Report, Work};
+use crate::error::{Error, Kind, Result, Stage};
+use crate::text;
+
+/// Layers fetched and unpacked at once.
+const AT_ONCE: usize = 3;
+/// After a child has found the blob malformed: how much more is read to see whether the blob is what was announced.
+const DRAIN_MAX: u64 = 64 << 20;
+
+/// What to pull, and how.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The name to keep it by.
+    pub reference: Reference,
+    /// Where it comes from, in the user's words.
+    pub source: String,
+    /// Who asks.
+    pub by: String,
+    /// Which of several builds.
+    pub platform: Platform,
+    /// Where to show progress.
+    pub progress: &'a Progress,
+}
+
+/// What was stored.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Pulled {
+    /// The name it is kept by.
+    pub reference: String,
+    /// The digest of its manifest.
+    pub digest: Digest,
+    /// Layers that came over.
+    pub fetched: usize,
+    /// Layers it has.
+    pub layers: usize,
+    /// Bytes that came over for layers.
+    pub fetched_bytes: u64,
+    /// Devices that were left out.
+    pub devices_skipped: u64,
+}
+
+/// What one layer of the image is to become.
+#[derive(Debug)]
+struct Task {
+    position: usize,
+    descriptor: LayerDescriptor,
+    diff_id: DiffId,
+}
+
+/// A layer that was unpacked.
+enum Unpacked {
+    /// In its place.
+    Stored(PinnedLayer),
+    /// Waiting for those below it.
+    Waiting(Box<(Workspace, Report)>),
+}
+
+/// What the workers share.
+struct Job<'a> {
+    store: &'a Store,
+    unpacker: &'a Unpacker,
+    origin: &'a dyn Origin,
+    request: &'a Request<'a>,
+    layers: usize,
+    tasks: Mutex<VecDeque<Task>>,
+    done: Mutex<Vec<(usize, Unpacked)>>,
+    failed: Mutex<Option<Error>>,
+    stop: AtomicBool,
+    bytes: AtomicU64,
+    devices: AtomicU64,
+}
+
+/// Pulls an image.
+///
+/// # Errors
+/// When it cannot be had, is not what was announced, asks for too much, or the disk is full; nothing half-written
+/// remains.
+pub fn pull(store: &Store, unpacker: &Unpacker, origin: &dyn Origin, request: &Request<'_>) -> Result<Pulled> {
+    let manifest = origin.manifest(&request.platform)?;
+    let mut pulled = Pulled {
+        reference: request.reference.to_string(),
+        digest: manifest.digest.clone(),
+        fetched: 0,
+        layers: manifest.layers.len(),
+        fetched_bytes: 0,
+        devices_skipped: 0,
+    };
+    if store.has(&manifest.digest)? {
+        store.name(&pulled.reference, &manifest.digest)?;
+        return Ok(pulled);
+    }
+    store.sweep(unpacker)?;
+    let config = Config::parse(origin.document(&manifest.config)?, manifest.layers.len())?;
+    config.check_platform(&request.platform)?;
+    let mut places = present(store, &config)?;
+    let tasks = missing(&manifest, &config, &places);
+    pre_flight(store, &tasks)?;
+    pulled.fetched = tasks.len();
+    pulled.fetched_bytes = tasks.iter().map(|task| task.descriptor.blob.size).sum();
+
+    let job = Job {
+        store,
+        unpacker,
+        origin,
+        request,
+        layers: manifest.layers.len(),
+        tasks: Mutex::new(tasks),
+        done: Mutex::default(),
+        failed: Mutex::default(),
+        stop: AtomicBool::new(false),
+        bytes: AtomicU64::new(0),
+        devices: AtomicU64::new(0),
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE.min(pulled.fetched) {
+            scope.spawn(|| job.work());
+        }
+    });
+    if let Some(error) = take(&job.failed) {
+        return Err(error);
+    }
+    pulled.devices_skipped = job.devices.load(Ordering::Relaxed);
+    let mut done = take(&job.done);
+    done.sort_by_key(|(position, _)| *position);
+    for (position, unpacked) in done {
+        let layer = match unpacked {
+            Unpacked::Stored(layer) => layer,
+            Unpacked::Waiting(waiting) => job.settle(position, *waiting, &manifest, &config, &places)?,
+        };
+        // The same layer may stand at several places.
+        let diff_id = layer.dir.diff_id().clone();
+        let layer = std::sync::Arc::new(layer);
+        for (at, wanted) in config.diff_ids.iter().enumerate() {
+            if *wanted == diff_id && (at == position || layer.dir.record().key == *diff_id.digest()) {
+                if let Some(place) = places.get_mut(at) {
+                    place.get_or_insert_with(|| std::sync::Arc::clone(&layer));
+                }
+            }
+        }
+    }
+    let places: Vec<_> = places.into_iter().flatten().collect();
+    if places.len() != manifest.layers.len() {
+        // A layer that stands at several places and depends on them: nobody builds that.
+        return Err(Error::new(
+            Stage::Unpack,
+            Kind::Failed,
+            "the image uses a layer twice that depends on the ones below",
+        ));
+    }
+    let record = ImageRecord {
+        manifest: manifest.digest.clone(),
+        layers: places.iter().map(|p| (p.dir.diff_id().clone(), p.dir.record().key.clone())).collect(),
+        bytes: places.iter().map(|p| p.dir.record().file_bytes).sum(),
+        blob_bytes: manifest.layers.iter().map(|layer| layer.blob.size).sum(),
+        pulled: Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        by: request.by.clone(),
+        source: request.source.clone(),
+    };
+    store.commit(&pulled.reference, &manifest, &config, &record)?;
+    Ok(pulled)
+}
+
+type Places = Vec<Option<std::sync::Arc<PinnedLayer>>>;
+
+/// The layers that the store has, each at its place.
+fn present(store: &Store, config: &Config) -> Result<Places> {
+    let chain_ids = config.chain_ids();
+    let mut places = Vec::with_capacity(config.diff_ids.len());
+    for (diff_id, chain_id) in config.diff_ids.iter().zip(&chain_ids) {
+        let found = match store.pin_layer(diff_id.digest(), diff_id)? {
+            Some(layer) => Some(layer),
+            None => store.pin_layer(chain_id, diff_id)?,
+        };
+        places.push(found.map(std::sync::Arc::new));
+    }
+    Ok(places)
+}
+
+/// What has to be fetched: each layer once, largest first, so that the last one to finish is a small one.
+fn missing(manifest: &Manifest, config: &Config, places: &Places) -> VecDeque<Task> {
+    let mut tasks: Vec<Task> = Vec::new();
+    for (position, (descriptor, diff_id)) in manifest.layers.iter().zip(&config.diff_ids).enumerate() {
+        let here = places.get(position).is_some_and(Option::is_some);
+        if !here && !tasks.iter().any(|task| task.diff_id == *diff_id) {
+            tasks.push(Task { position, descriptor: descriptor.clone(), diff_id: diff_id.clone() });
+        }
+    }
+    tasks.sort_by_key(|task| std::cmp::Reverse(task.descriptor.blob.size));
+    tasks.into()
+}
+
+/// Refuses what cannot fit even if it were stored as it comes.
+fn pre_flight(store: &Store, tasks: &VecDeque<Task>) -> Result<()> {
+    let needed: u64 = tasks.iter().fold(0, |sum, task| sum.saturating_add(task.descriptor.blob.size));
+    let free = free_bytes(store)?;
+    if needed > free {
+        return Err(Error::new(Stage::Store, Kind::Host, "the image does not fit the disk")
+            .because(format!("its layers have {needed} bytes (compressed); {} has {free} free", store.root().display()))
+            .hint("make room (ces prune deletes what nothing uses), or put the store elsewhere with --root"));
+    }
+    Ok(())
+}
+
+fn free_bytes(store: &Store) -> Result<u64> {
+    let stat = nix::sys::statvfs::statvfs(store.root())
+        .map_err(|e| Error::new(Stage::Store, Kind::Host, "cannot see how much space is free").because(e.desc()))?;
+    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+}
+
+fn take<T: Default>(shared: &Mutex<T>) -> T {
+    std::mem::take(&mut *shared.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+impl Job<'_> {
+    fn work(&self) {
+        loop {
+            let task = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some(task) = task.filter(|_| !self.stop.load(Ordering::Relaxed)) else { return };
+            match self.layer(&task) {
+                Ok(unpacked) => {
+                    self.done.lock().unwrap_or_else(PoisonError::into_inner).push((task.position, unpacked));
+                }
+                Err(error) => {
+                    // The first failure is the one to tell; the others follow from stopping.
+                    if !self.stop.swap(true, Ordering::SeqCst) {
+                        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Fetches and unpacks one layer.
+    fn layer(&self, task: &Task) -> Result<Unpacked> {
+        let blob = &task.descriptor.blob;
+        let bar = self.request.progress.layer(blob.digest.short(), blob.size);
+        let workspace = self.store.workspace(self.unpacker)?;
+        let work = Work::Unpack {
+            compression: task.descriptor.compression,
+            blob_size: blob.size,
+            has_base: task.position > 0,
+        };
+        let ended = self.unpacker.unpack(&workspace.fs(), work, |pipe| self.feed(task, pipe, &bar));
+        bar.finish_and_clear();
+        let report = match ended? {
+            Ok(report) => report,
+            Err(fault) => return Err(self.refuse(task.position, fault)),
+        };
+        if report.diff_id != *task.diff_id.digest() {
+            let cause =
+                format!("its uncompressed digest is {}, the configuration says {}", report.diff_id, task.diff_id);
+            return Err(self.refuse(task.position, Fault::refused(cause)));
+        }
+        let total = self.bytes.fetch_add(report.bytes, Ordering::Relaxed).saturating_add(report.bytes);
+        if total > self.unpacker.limits().image_bytes {
+            let text = format!("the image expands to more than {} bytes", self.unpacker.limits().image_bytes);
+            return Err(self.refuse(task.position, Fault::refused(text)));
+        }
+        self.devices.fetch_add(report.omitted.devices, Ordering::Relaxed);
+        if report.open.is_empty() {
+            let record = self.record(task.diff_id.digest(), &task.diff_id, &task.descriptor, &report);
+            return Ok(Unpacked::Stored(self.store.publish(workspace, record)?));
+        }
+        Ok(Unpacked::Waiting(Box::new((workspace, report))))
+    }
+
+    /// Counts and hashes the blob on its way to the child.
+    fn feed(&self, task: &Task, pipe: &mut BlobPipe, bar: &indicatif::ProgressBar) -> Result<()> {
+        use std::io::Write;
+        let mut checked = Checked::new(&task.descriptor.blob);
+        let mut stopped_after: Option<u64> = None;
+        let mut seen = 0_u64;
+        let read = self.origin.blob(&task.descriptor.blob, &mut |bytes| {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Error::new(Stage::Pull, Kind::Failed, "another layer failed"));
+            }
+            checked.update(bytes)?;
+            seen += bytes.len() as u64;
+            bar.inc(bytes.len() as u64);
+            if let Some(after) = stopped_after {
+                return if seen - after > DRAIN_MAX { Err(child_stopped()) } else { Ok(()) };
+            }
+            match pipe.write_all(bytes) {
+                Ok(()) => Ok(()),
+                // The child has stopped, and will say why. If the blob is damaged, that is the reason.
+                Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {
+                    stopped_after = Some(seen);
+                    Ok(())
+                }
+                Err(e) => Err(Error::new(Stage::Unpack, Kind::Host, "cannot pass the layer on").because(e)),
+            }
+        });
+        match (read, stopped_after) {
+            (Ok(()), _) => checked.finish().map_err(|error| self.damaged(task.position, &error)),
+            (Err(_), Some(after)) if seen - after > DRAIN_MAX => Ok(()),
+            (Err(error), _) => Err(self.damaged(task.position, &error)),
+        }
+    }
+
+    /// Adapts a layer to those below it, and puts it in its place.
+    fn settle(
+        &self,
+        position: usize,
+        (workspace, report): (Workspace, Report),
+        manifest: &Manifest,
+        config: &Config,
+        places: &Places,
+    ) -> Result<PinnedLayer> {
+        let mut lower: Vec<PathBuf> = Vec::new();
+        for place in places.iter().take(position) {
+            let path = place.as_ref().map(|layer| layer.dir.path().to_owned()).ok_or_else(|| {
+                Error::new(Stage::Unpack, Kind::Failed, "a layer asks for one below it that is not there")
+            })?;
+            lower.retain(|known| *known != path);
+            lower.push(path);
+        }
+        let open = Open { implied: report.open.implied.clone(), links: report.open.links.clone() };
+        if let Err(fault) = self.unpacker.settle(&workspace.fs(), Work::Settle { lower, open })? {
+            return Err(self.refuse(position, fault));
+        }
+        let chain_ids = config.chain_ids();
+        match (config.diff_ids.get(position), chain_ids.get(position), manifest.layers.get(position)) {
+            (Some(diff_id), Some(key), Some(descriptor)) => {
+                let record = self.record(key, diff_id, descriptor, &report);
+                self.store.publish(workspace, record)
+            }
+            _ => Err(Error::new(Stage::Unpack, Kind::Failed, "a layer has no place in its image")),
+        }
+    }
+
+    fn record(&self, key: &Digest, diff_id: &DiffId, descriptor: &LayerDescriptor, report: &Report) -> LayerRecord {
+        LayerRecord {
+            diff_id: diff_id.clone(),
+            key: key.clone(),
+            blob: descriptor.blob.digest.clone(),
+            blob_bytes: descriptor.blob.size,
+            bytes: report.bytes,
+            file_bytes: report.file_bytes,
+            entries: report.entries,
+            omitted: report.omitted.clone(),
+            ids: self.unpacker.ids().clone(),
+        }
+    }
+
+    fn which(&self, position: usize) -> String {
+        format!("layer {} of {} of {}", position + 1, self.layers, self.request.reference)
+    }
+
+    /// The child's fault, in the words of the whole.
+    fn refuse(&self, position: usize, fault: Fault) -> Error {
+        let which = self.which(position);
+        let because = match &fault.entry {
+            Some(RawPath(entry)) => format!("entry \"{}\": {}", text::neutral_bytes(entry), fault.text),
+            None => fault.text,
+        };
+        let (what, kind, hint) = match fault.kind {
+            FaultKind::Refused | FaultKind::Malformed => (
+                format!("refused {which}"),
+                Kind::Hostile,
+                "the image is malformed or hostile; nothing of it was kept. Rebuild it, or report it to its author",
+            ),
+            FaultKind::NoSpace => (
+                format!("no space left for {which}"),
+                Kind::Host,
+                "make room (ces prune deletes what nothing uses), or put the store elsewhere with --root",
+            ),
+            FaultKind::Host => (format!("cannot unpack {which}"), Kind::Host, "nothing of it was kept"),
+        };
+        let mut error = Error::new(Stage::Unpack, kind, what).because(because);
+        if fault.kind == FaultKind::NoSpace {
+            let needed: u64 = self.bytes.load(Ordering::Relaxed);
+            if let Ok(free) = free_bytes(self.store) {
+                let root = self.store.root().display();
+                error = error.because(format!("{root} has {free} bytes free; the layers so far needed {needed} bytes"));
+            }
+        }
+        error.hint(fault.hint.unwrap_or_else(|| hint.to_owned()))
+    }
+
+    fn damaged(&self, position: usize, error: &Error) -> Error {
+        let told = Error::new(error.stage(), error.kind(), format!("cannot fetch {}", self.which(position)));
+        told.because(error)
+            .hint("nothing of it was kept; try again, and if it happens again tell who runs the registry")
+    }
+}
+
+fn child_stopped() -> Error {
+    Error::new(Stage::Unpack, Kind::Failed, "the unpacking process stopped")
+}
+
+/// What a plain layer is called in a manifest that `ces` writes itself (for archives without one).
+pub(crate) fn media_type(compression: Compression) -> &'static str {
+    match compression {
+        Compression::None => "application/vnd.oci.image.layer.v1.tar",
+        Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+        Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+    }
+}

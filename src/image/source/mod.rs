@@ -1,0 +1,134 @@
+//! Where the bytes of an image come from.
+//!
+//! Takes a source and, for registries, the rules; gives manifests, configurations and blobs by descriptor.
+//! Trusts no source: every byte is counted and hashed against the descriptor that named it.
+//! Refuses what is longer, shorter or other than announced.
+
+use std::io::{self, Read};
+
+use super::document::{Descriptor, Manifest, Platform};
+use super::reference::{Digest, Hasher, Source};
+use crate::error::{Error, Kind, Result, Stage};
+
+/// Which registries may be asked, and how they are reached.
+pub mod rules;
+/// Who one is at a registry.
+pub mod credentials;
+/// The OCI image layout, as a directory.
+pub mod layout;
+
+pub use credentials::Credentials;
+pub use rules::{RegistryRule, RegistryRules};
+
+/// Opens a source.
+///
+/// # Errors
+/// When the policy refuses it, or it cannot be opened.
+pub fn open(source: &Source, rules: &RegistryRules, credentials: Option<Credentials>) -> Result<Box<dyn Origin>> {
+    let _ = (rules, credentials);
+    match source {
+        Source::Layout(path, tag) => Ok(Box::new(layout::Layout::directory(path, tag.clone()))),
+        _ => Err(Error::new(Stage::Pull, Kind::Failed, "not yet")),
+    }
+}
+
+/// Takes a blob's bytes as they come.
+pub type Sink<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
+
+/// Something that has an image.
+pub trait Origin: Sync {
+    /// The manifest for `platform`, its bytes checked against the digest that named it.
+    ///
+    /// # Errors
+    /// When there is none, or it is not what was announced.
+    fn manifest(&self, platform: &Platform) -> Result<Manifest>;
+
+    /// Hands the bytes of a blob to `sink`, as they come; the caller counts and hashes them.
+    ///
+    /// # Errors
+    /// When the blob cannot be read, or `sink` fails.
+    fn blob(&self, descriptor: &Descriptor, sink: &mut Sink<'_>) -> Result<()>;
+
+    /// A small blob, whole and checked.
+    ///
+    /// # Errors
+    /// When it cannot be read or is not what was announced.
+    fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        let mut checked = Checked::new(descriptor);
+        let mut bytes = Vec::new();
+        self.blob(descriptor, &mut |piece| {
+            checked.update(piece)?;
+            bytes.extend_from_slice(piece);
+            Ok(())
+        })?;
+        checked.finish()?;
+        Ok(bytes)
+    }
+}
+
+/// Compares bytes with the descriptor that announced them: first their number, at the end their digest.
+#[derive(Debug)]
+pub struct Checked {
+    digest: Digest,
+    size: u64,
+    seen: u64,
+    hasher: Hasher,
+}
+
+impl Checked {
+    /// Expects what `descriptor` announces.
+    pub fn new(descriptor: &Descriptor) -> Self {
+        Self { digest: descriptor.digest.clone(), size: descriptor.size, seen: 0, hasher: descriptor.digest.hasher() }
+    }
+
+    /// More bytes.
+    ///
+    /// # Errors
+    /// As soon as there are more than announced.
+    pub fn update(&mut self, bytes: &[u8]) -> Result<()> {
+        self.seen += bytes.len() as u64;
+        if self.seen > self.size {
+            return Err(self.differs(format!("more than the announced {} bytes came", self.size)));
+        }
+        self.hasher.update(bytes);
+        Ok(())
+    }
+
+    /// All bytes were seen.
+    ///
+    /// # Errors
+    /// When they are fewer than announced, or others.
+    pub fn finish(self) -> Result<()> {
+        if self.seen < self.size {
+            let text = format!("only {} of {} bytes came", self.seen, self.size);
+            return Err(self.differs(text).hint("try again: the transfer may have been cut off"));
+        }
+        let found = self.hasher.clone().finish();
+        if found != self.digest {
+            return Err(self.differs(format!("its digest is {found}")));
+        }
+        Ok(())
+    }
+
+    fn differs(&self, cause: String) -> Error {
+        Error::new(Stage::Pull, Kind::Hostile, format!("{} is not what was announced", self.digest))
+            .because(cause)
+            .hint("the copy is damaged or was tampered with; nothing of it was kept")
+    }
+}
+
+/// Hands all of `reader` to `sink`.
+///
+/// # Errors
+/// When reading or the sink fails.
+pub fn copy(mut reader: impl Read, sink: &mut Sink<'_>, name: &str) -> Result<()> {
+    let mut buffer = vec![0_u8; 256 << 10];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(n) => sink(buffer.get(..n).unwrap_or_default())?,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(Error::new(Stage::Pull, Kind::Failed, format!("cannot read {name}")).because(e)),
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Images on disk.
+//!
+//! Takes a name or the beginning of a digest; gives a [`StoredImage`], every document checked by its digest.
+//! Trusts the documents' digests, and the store's own records where they agree with them.
+//! Refuses an image with anything damaged or missing, by name.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use oci_spec::image::ImageConfiguration;
+use serde::{Deserialize, Serialize};
+
+use super::layer::LayerDir;
+use super::{Lock, Store, read_json, write_file, write_json};
+use crate::error::{Error, Kind, Result, Stage};
+use crate::image::document::{Config, Document, Manifest};
+use crate::image::reference::{DiffId, Digest, Reference};
+
+/// What the store notes about an image (`image.json`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageRecord {
+    /// The digest of its manifest.
+    pub manifest: Digest,
+    /// Its layers, base first: diff id and key.
+    pub layers: Vec<(DiffId, Digest)>,
+    /// Bytes of file contents in all layers.
+    pub bytes: u64,
+    /// Bytes of all blobs.
+    pub blob_bytes: u64,
+    /// When it was pulled (RFC 3339, UTC).
+    pub pulled: String,
+    /// By whom.
+    pub by: String,
+    /// From where, as it was asked for.
+    pub source: String,
+}
+
+/// An image that is ready to run; nothing of it is removed while this lives.
+#[derive(Debug)]
+pub struct StoredImage {
+    reference: String,
+    manifest: Manifest,
+    config: Config,
+    record: ImageRecord,
+    layers: Vec<LayerDir>,
+    _lock: File,
+}
+
+/// A line of `ces images`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Listed {
+    /// The name; `None` if a newer image has taken it.
+    pub reference: Option<String>,
+    /// What the store notes.
+    #[serde(flatten)]
+    pub record: ImageRecord,
+}
+
+impl StoredImage {
+    /// The name it was found by, or its digest.
+    pub fn reference(&self) -> &str {
+        &self.reference
+    }
+
+    /// The digest of its manifest.
+    pub fn manifest_digest(&self) -> &Digest {
+        &self.manifest.digest
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &ImageConfiguration {
+        &self.config.parsed
+    }
+
+    /// The digest of its configuration (Docker calls it the image's id).
+    pub fn config_digest(&self) -> &Digest {
+        &self.manifest.config.digest
+    }
+
+    /// Its layers, base first; one that an image lists twice appears once, at its upper place.
+    pub fn layers(&self) -> &[LayerDir] {
+        &self.layers
+    }
+
+    /// What the store notes about it.
+    pub fn record(&self) -> &ImageRecord {
+        &self.record
+    }
+}
+
+impl Store {
+    /// Finds an image by its name, or by its digest or the beginning of that.
+    ///
+    /// # Errors
+    /// When there is none, there are several, or something of it is damaged.
+    pub fn find(&self, reference_or_digest_prefix: &str) -> Result<StoredImage> {
+        let held = self.shared()?;
+        let (reference, manifest) = self.resolve(&held, reference_or_digest_prefix)?;
+        self.load(reference, &manifest)
+    }
+
+    /// The name and the manifest that a user's words stand for.
+    pub(crate) fn resolve(&self, _held: &Lock, words: &str) -> Result<(String, Digest)> {
+        let reference = words.parse::<Reference>();
+        if let Ok(reference) = &reference {
+            if let Some(record) = self.look_up(reference)? {
+                return Ok((record.reference, record.manifest));
+            }
+        }
+        let name_of = |manifest: &Digest| -> Result<Option<String>> {
+            let mut names: Vec<_> =
+                self.refs()?.into_iter().filter(|r| r.manifest == *manifest).map(|r| r.reference).collect();
+            names.sort();
+            Ok(names.into_iter().next())
+        };
+        // host/name@sha256:… of an image that was pulled by tag.
+        if let Ok(pinned) = &reference {
+            if let Some(digest) = pinned.digest() {
+                let prefix = pinned.name();
+                let known = self.refs()?.into_iter().any(|r| {
+                    r.manifest == *digest && r.reference.parse::<Reference>().is_ok_and(|r| r.name() == prefix)
+                });
+                if known {
+                    return Ok((words.to_owned(), digest.clone()));
+                }
+            }
+        }
+        let prefix = words.strip_prefix("sha256:").unwrap_or(words);
+        let is_prefix = prefix.len() >= 4 && prefix.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if is_prefix {
+            let matching: Vec<_> = self.manifests()?.into_iter().filter(|m| m.hex().starts_with(prefix)).collect();
+            match matching.as_slice() {
+                [manifest] => {
+                    let name = name_of(manifest)?.unwrap_or_else(|| manifest.to_string());
+                    return Ok((name, manifest.clone()));
+                }
+                [] => {}
+                _ => {
+                    return Err(Error::new(
+                        Stage::Store,
+                        Kind::Usage,
+                        format!("\"{words}\" is the beginning of several images"),
+                    )
+                    .because(matching.iter().map(Digest::to_string).collect::<Vec<_>>().join(", "))
+                    .hint("write more of the digest"));
+                }
+            }
+        }
+        let error = Error::new(Stage::Store, Kind::Missing, format!("image \"{words}\" is not in the store"));
+        Err(match reference {
+            Ok(reference) => error.hint(format!("ces pull {reference} fetches it; ces images shows what is here")),
+            Err(_) => error.hint("ces images shows what is here; ces pull HOST/NAME:TAG fetches more"),
+        })
+    }
+
+    /// Loads and checks an image; a lock is held.
+    fn load(&self, reference: String, manifest: &Digest) -> Result<StoredImage> {
+        let path = self.image_path(manifest);
+        let damaged = |why: String| {
+            Error::new(Stage::Store, Kind::Failed, format!("image {reference} ({manifest}) is damaged"))
+                .because(why)
+                .hint(format!("pull it again: ces pull {reference}"))
+        };
+        let lock = File::open(&path).map_err(|e| damaged(format!("{}: {e}", path.display())))?;
+        lock.lock_shared().map_err(|e| damaged(format!("cannot be locked: {e}")))?;
+        let bytes = read(&path, "manifest.json").map_err(&damaged)?;
+        if !manifest.matches(&bytes) {
+            return Err(damaged("its manifest does not have its digest".to_owned()));
+        }
+        let manifest = match Document::parse(bytes)? {
+            // The digest that names it, should the two algorithms differ.
+            Document::Manifest(parsed) => Manifest { digest: manifest.clone(), ..parsed },
+            Document::Index(_) => return Err(damaged("its manifest is an index".to_owned())),
+        };
+        let bytes = read(&path, "config.json").map_err(&damaged)?;
+        if !manifest.config.digest.matches(&bytes) {
+            return Err(damaged("its configuration does not have its digest".to_owned()));
+        }
+        let config = Config::parse(bytes, manifest.layers.len())?;
+        let record: ImageRecord =
+            read_json(&path.join("image.json"))?.ok_or_else(|| damaged("its record is missing".to_owned()))?;
+        if !record.layers.iter().map(|(diff_id, _)| diff_id).eq(&config.diff_ids) {
+            return Err(damaged("its record lists other layers than its configuration".to_owned()));
+        }
+        let chain_ids = config.chain_ids();
+        let mut layers = Vec::with_capacity(record.layers.len());
+        for (position, (diff_id, key)) in record.layers.iter().enumerate() {
+            if key != diff_id.digest() && chain_ids.get(position) != Some(key) {
+                return Err(damaged(format!("its record calls layer {diff_id} {key}")));
+            }
+            // Overlayfs takes a directory once; what the upper one says decides anyway.
+            if record.layers.iter().skip(position + 1).any(|(_, later)| later == key) {
+                continue;
+            }
+            match self.layer(key, diff_id)? {
+                Some(layer) => layers.push(layer),
+                None => return Err(damaged(format!("layer {diff_id} is missing, or was unpacked for other ids"))),
+            }
+        }
+        Ok(StoredImage { reference, manifest, config, record, layers, _lock: lock })
+    }
+
+    /// Whether the image is here, whole.
+    pub(crate) fn has(&self, manifest: &Digest) -> Result<bool> {
+        let _held = self.shared()?;
+        Ok(self.image_path(manifest).is_dir() && self.load(manifest.to_string(), manifest).is_ok())
+    }
+
+    /// Writes an image whose layers are in place, and lets `reference` stand for it.
+    pub(crate) fn commit(
+        &self,
+        reference: &str,
+        manifest: &Manifest,
+        config: &Config,
+        record: &ImageRecord,
+    ) -> Result<()> {
+        let held = self.exclusive()?;
+        let path = self.image_path(&manifest.digest);
+        fs::create_dir_all(&path).map_err(|e| self.error("cannot write an image").because(e))?;
+        write_file(&path.join("manifest.json"), &manifest.bytes)?;
+        write_file(&path.join("config.json"), &config.bytes)?;
+        // Last: an image without its record does not exist.
+        write_json(&path.join("image.json"), record)?;
+        self.set_ref(&held, reference, &manifest.digest)
+    }
+
+    /// Lets `reference` stand for an image that is here.
+    pub(crate) fn name(&self, reference: &str, manifest: &Digest) -> Result<()> {
+        let held = self.exclusive()?;
+        self.set_ref(&held, reference, manifest)
+    }
+
+    /// All images and their names, newest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn images(&self) -> Result<Vec<Listed>> {
+        let _held = self.shared()?;
+        let mut refs = self.refs()?;
+        refs.sort_by(|a, b| a.reference.cmp(&b.reference));
+        let mut all = Vec::new();
+        for manifest in self.manifests()? {
+            let Some(record) = read_json::<ImageRecord>(&self.image_path(&manifest).join("image.json"))? else {
+                continue;
+            };
+            let mut names =
+                refs.iter().filter(|r| r.manifest == manifest).map(|r| Some(r.reference.clone())).peekable();
+            if names.peek().is_none() {
+                all.push(Listed { reference: None, record });
+            } else {
+                all.extend(names.map(|reference| Listed { reference, record: record.clone() }));
+            }
+        }
+        all.sort_by(|a, b| b.record.pulled.cmp(&a.record.pulled).then(a.reference.cmp(&b.reference)));
+        Ok(all)
+    }
+}
+
+fn read(directory: &Path, name: &str) -> Result<Vec<u8>, String> {
+    fs::read(directory.join(name)).map_err(|e| format!("{name}: {e}"))
+}

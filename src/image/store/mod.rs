@@ -1,0 +1,246 @@
+//! Images and layers on disk.
+//!
+//! Takes checked documents and unpacked layers; gives [`StoredImage`]s to run.
+//! Trusts its own directory (0700, owned by who runs `ces`), but checks every document by its digest at each use.
+//! Refuses what was damaged, naming it, with the advice to pull again.
+//!
+//! ```text
+//! <store>/                          0700
+//!   lock                            flock: shared while something is looked up, exclusive while names change
+//!   layers/sha256/<key>/            one directory a layer; flock shared on it: in use
+//!       fs/                         its tree, ready to be a layer of an overlay
+//!       layer.json                  what it is and how it was unpacked
+//!   images/sha256/<manifest>/       one directory an image; flock shared on it: in use
+//!       manifest.json  config.json  the bytes as received
+//!       image.json                  its layers' keys; pulled when, by whom, from where
+//!   refs/<sha256 of the name>.json  a name, and the manifest it stands for
+//!   tmp/<random>/                   written aside, then renamed in; flock shared on it: someone is at work
+//! ```
+//!
+//! A layer's key is its diff id, so images share it. A layer that only makes sense on top of what lies below it (it has
+//! entries in directories that it does not list, or hard links to files of other layers) is stored as it looks on that
+//! base, under its chain id.
+//!
+//! Order of writing: a layer is renamed in when it is whole and on disk; then the image; then its name. Order of
+//! removing: name, image, layers, each by a rename to `tmp/` before anything in it is deleted. So a crash at any moment
+//! leaves at most something that nothing names, which the next `pull` or `prune` removes.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::reference::{Digest, Reference};
+use crate::error::{Error, Kind, Result, Stage};
+use crate::host::caller::Caller;
+use crate::host::dirs::Dirs;
+use crate::host::idmap::IdMap;
+
+/// Layers on disk.
+pub mod layer;
+/// Images on disk.
+pub mod image;
+/// Written aside, renamed in.
+pub mod workspace;
+/// Deleting what nothing uses.
+pub mod remove;
+
+pub use image::{ImageRecord, Listed, StoredImage};
+pub use layer::{LayerDir, LayerRecord};
+
+/// The store of one installation.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    ids: IdMap,
+}
+
+/// Held while names are looked up (shared) or changed (exclusive).
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+/// A name, as `refs/` keeps it.
+#[derive(Debug, Clone, Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RefRecord {
+    pub(crate) reference: String,
+    pub(crate) manifest: Digest,
+}
+
+impl Store {
+    /// Opens the store, or makes an empty one.
+    ///
+    /// # Errors
+    /// When its directory cannot be made, or belongs to or may be written by someone else.
+    pub fn open(dirs: &Dirs, caller: &Caller) -> Result<Self> {
+        let root = dirs.store.clone();
+        let fail = |e: std::io::Error| {
+            Error::new(Stage::Store, Kind::Host, format!("cannot open the store {}", root.display())).because(e)
+        };
+        for directory in ["layers/sha256", "images/sha256", "refs", "tmp"] {
+            DirBuilder::new().recursive(true).mode(0o700).create(root.join(directory)).map_err(fail)?;
+        }
+        let metadata = fs::metadata(&root).map_err(fail)?;
+        if metadata.uid() != nix::unistd::geteuid().as_raw() || metadata.mode() & 0o022 != 0 {
+            return Err(Error::new(Stage::Store, Kind::Host, format!("the store {} is not safe", root.display()))
+                .because("it belongs to, or may be written by, someone else")
+                .hint("choose another directory with --root, or correct owner and mode (chmod 700)"));
+        }
+        Ok(Self { root, ids: IdMap::on_disk(caller)? })
+    }
+
+    /// Its directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The id map that layers must have been unpacked with.
+    pub(crate) fn ids(&self) -> &IdMap {
+        &self.ids
+    }
+
+    /// Nothing is removed while this is held.
+    pub(crate) fn shared(&self) -> Result<Lock> {
+        let file = self.lock_file()?;
+        file.lock_shared().map_err(|e| self.error("cannot lock the store").because(e))?;
+        Ok(Lock { _file: file })
+    }
+
+    /// Nobody else looks anything up while this is held.
+    pub(crate) fn exclusive(&self) -> Result<Lock> {
+        let file = self.lock_file()?;
+        file.lock().map_err(|e| self.error("cannot lock the store").because(e))?;
+        Ok(Lock { _file: file })
+    }
+
+    fn lock_file(&self) -> Result<File> {
+        let open = File::options().create(true).truncate(false).read(true).write(true).open(self.root.join("lock"));
+        open.map_err(|e| self.error("cannot lock the store").because(e))
+    }
+
+    pub(crate) fn error(&self, what: &str) -> Error {
+        Error::new(Stage::Store, Kind::Failed, format!("{what} ({})", self.root.display()))
+    }
+
+    pub(crate) fn layer_path(&self, key: &Digest) -> PathBuf {
+        self.root.join("layers").join(file_name(key))
+    }
+
+    pub(crate) fn image_path(&self, manifest: &Digest) -> PathBuf {
+        self.root.join("images").join(file_name(manifest))
+    }
+
+    fn ref_path(&self, reference: &str) -> PathBuf {
+        self.root.join("refs").join(format!("{}.json", Digest::of(reference.as_bytes()).hex()))
+    }
+
+    /// What a name stands for.
+    pub(crate) fn look_up(&self, reference: &Reference) -> Result<Option<RefRecord>> {
+        let reference = reference.to_string();
+        match read_json::<RefRecord>(&self.ref_path(&reference)) {
+            Ok(Some(record)) if record.reference != reference => {
+                Err(self.error("a name in the store is damaged").hint(format!("pull it again: ces pull {reference}")))
+            }
+            other => other,
+        }
+    }
+
+    /// All names.
+    pub(crate) fn refs(&self) -> Result<Vec<RefRecord>> {
+        let mut all = Vec::new();
+        for name in list(&self.root.join("refs"))? {
+            if name.ends_with(".json") {
+                all.extend(read_json(&self.root.join("refs").join(name))?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The manifest digests of all images.
+    pub(crate) fn manifests(&self) -> Result<Vec<Digest>> {
+        digests(&self.root.join("images"))
+    }
+
+    /// Lets `reference` stand for `manifest`; the exclusive lock is held.
+    pub(crate) fn set_ref(&self, _held: &Lock, reference: &str, manifest: &Digest) -> Result<()> {
+        let record = RefRecord { reference: reference.to_owned(), manifest: manifest.clone() };
+        write_json(&self.ref_path(reference), &record)
+    }
+
+    /// Takes a name away; the exclusive lock is held.
+    pub(crate) fn drop_ref(&self, _held: &Lock, reference: &str) -> Result<()> {
+        fs::remove_file(self.ref_path(reference)).map_err(|e| self.error("cannot remove a name").because(e))
+    }
+}
+
+/// `sha256/<hex>`: the digest was checked when it became a [`Digest`].
+fn file_name(digest: &Digest) -> PathBuf {
+    Path::new(digest.algorithm()).join(digest.hex())
+}
+
+/// The digests that are names below `directory/<algorithm>/`.
+pub(crate) fn digests(directory: &Path) -> Result<Vec<Digest>> {
+    let mut all = Vec::new();
+    for algorithm in list(directory)? {
+        for hex in list(&directory.join(&algorithm))? {
+            all.extend(format!("{algorithm}:{hex}").parse::<Digest>().ok());
+        }
+    }
+    Ok(all)
+}
+
+/// The names in a directory; none if it does not exist.
+pub(crate) fn list(directory: &Path) -> Result<Vec<String>> {
+    let fail = |e| Error::new(Stage::Store, Kind::Failed, format!("cannot list {}", directory.display())).because(e);
+    match fs::read_dir(directory) {
+        Ok(entries) => {
+            entries.map(|entry| Ok(entry.map_err(fail)?.file_name().to_string_lossy().into_owned())).collect()
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(fail(e)),
+    }
+}
+
+/// Reads a document of the store's own; `None` if there is none.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let fail = |what: &str| Error::new(Stage::Store, Kind::Failed, format!("{what} {}", path.display()));
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|e| fail("the store is damaged:").because(e).hint("pull the image again")),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(fail("cannot read").because(e)),
+    }
+}
+
+/// Writes a document of the store's own: aside, to disk, and renamed in.
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut bytes =
+        serde_json::to_vec_pretty(value).map_err(|e| Error::new(Stage::Store, Kind::Failed, e.to_string()))?;
+    bytes.push(b'\n');
+    write_file(path, &bytes)
+}
+
+/// Writes a file: aside, to disk, and renamed in.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let fail = |e: std::io::Error| {
+        Error::new(Stage::Store, Kind::Failed, format!("cannot write {}", path.display())).because(e)
+    };
+    let parent = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(parent).map_err(fail)?;
+    file.write_all(bytes).map_err(fail)?;
+    file.as_file().sync_all().map_err(fail)?;
+    file.persist(path).map_err(|e| fail(e.error))?;
+    sync_directory(parent)
+}
+
+/// Makes a directory's names survive a power failure.
+pub(crate) fn sync_directory(path: &Path) -> Result<()> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(|e| {
+        Error::new(Stage::Store, Kind::Failed, format!("cannot write {} to disk", path.display())).because(e)
+    })
+}

@@ -1,0 +1,188 @@
+//! The child process: root only inside a user namespace, with no network, shut into one directory.
+//!
+//! Takes a job on its control socket (standard output) and the blob on standard input; gives a report or a fault.
+//! Trusts its parent's job; nothing that is read afterwards.
+//! Refuses to start work where it could not shut itself in.
+
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+
+use caps::{CapSet, Capability};
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr,
+};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, chroot, fchdir, setgroups, setresgid, setresuid, syncfs};
+
+use super::apply::Applier;
+use super::limits::Limits;
+use super::protocol::{Fault, FaultKind, Job, Report, Said, Work, receive, send};
+use super::tarstream::TarStream;
+use super::tree::Tree;
+use super::{plan, settle, stream};
+use crate::host::idmap::IdMap;
+use crate::image::document::Compression;
+
+/// What `ces __unpack` does; to be called before any thread exists.
+pub fn child_main() -> ExitCode {
+    let Ok((control, blob)) = descriptors() else { return ExitCode::FAILURE };
+    let mut from_parent = BufReader::new(&control);
+    let said = match work(&mut from_parent, &control, blob) {
+        Ok(report) => Said::Done(report.map(Box::new)),
+        Err(fault) => Said::Failed(fault),
+    };
+    match send(&control, &said) {
+        Ok(()) if matches!(said, Said::Done(_)) => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn descriptors() -> io::Result<(UnixStream, File)> {
+    let control = io::stdout().as_fd().try_clone_to_owned()?;
+    let blob = io::stdin().as_fd().try_clone_to_owned()?;
+    Ok((UnixStream::from(control), File::from(blob)))
+}
+
+fn work(from_parent: &mut BufReader<&UnixStream>, control: &UnixStream, blob: File) -> Result<Option<Report>, Fault> {
+    let lost = |e: io::Error| Fault::new(FaultKind::Host, format!("lost the parent process: {e}"));
+    let job: Job = receive(from_parent).map_err(lost)?;
+    let directory = open(&job.directory)?;
+    let lower = match &job.work {
+        Work::Settle { lower, .. } => lower.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?,
+        _ => Vec::new(),
+    };
+    leave(|| {
+        send(control, &Said::Unshared).map_err(lost)?;
+        receive::<String>(from_parent).map(drop).map_err(lost)
+    })?;
+    become_root(&job.ids)?;
+    shut_in(&directory, &lower)?;
+    match job.work {
+        Work::Unpack { compression, blob_size, has_base } => {
+            unpack(directory, blob, compression, blob_size, has_base, &job.ids, job.limits).map(Some)
+        }
+        Work::Settle { open, .. } => settle::settle(&directory, &lower, &open).map(|()| None),
+        Work::Remove => settle::remove_content(&directory).map(|()| None),
+    }
+}
+
+fn open(path: &Path) -> Result<OwnedFd, Fault> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(AT_FDCWD, path, flags, Mode::empty()).map_err(|e| Fault::host(&format!("open {}", path.display()), e))
+}
+
+/// Leaves the parent's namespaces; `mapped` returns when the parent has written the id maps.
+fn leave(mapped: impl FnOnce() -> Result<(), Fault>) -> Result<(), Fault> {
+    let namespaces =
+        CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC;
+    unshare(namespaces).map_err(|e| {
+        Fault::host("make a user namespace", e)
+            .hint("user namespaces must be allowed on this host (sysctl user.max_user_namespaces; on some, kernel.unprivileged_userns_clone or an AppArmor restriction)")
+    })?;
+    mapped()
+}
+
+fn become_root(ids: &IdMap) -> Result<(), Fault> {
+    let fail = |e| Fault::host("become root of the user namespace", e);
+    match setgroups(&[]) {
+        Ok(()) => {}
+        // One's own id alone may be mapped only where groups cannot be dropped (user_namespaces(7)).
+        Err(Errno::EPERM) if ids.is_single() => {}
+        Err(e) => return Err(fail(e)),
+    }
+    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+    setresgid(gid, gid, gid).map_err(fail)?;
+    setresuid(uid, uid, uid).map_err(fail)?;
+    // After the change of ids, which clears it.
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(fail)?;
+    prctl::set_no_new_privs().map_err(fail)?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(fail)?;
+    umask(Mode::empty());
+    Ok(())
+}
+
+/// Makes `directory` the root directory, gives up all capabilities but those over files, and asks Landlock to allow
+/// nothing outside `directory` and reading alone in `lower`.
+fn shut_in(directory: &OwnedFd, lower: &[OwnedFd]) -> Result<(), Fault> {
+    let fail = |e| Fault::host("shut the unpacking process in", e);
+    fchdir(directory).map_err(fail)?;
+    chroot(".").map_err(fail)?;
+    let keep = [
+        Capability::CAP_CHOWN,
+        Capability::CAP_DAC_OVERRIDE,
+        Capability::CAP_DAC_READ_SEARCH,
+        Capability::CAP_FOWNER,
+        Capability::CAP_FSETID,
+    ]
+    .into_iter()
+    .collect();
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        caps::set(None, set, &keep)
+            .map_err(|e| Fault::new(FaultKind::Host, format!("cannot drop capabilities: {e}")))?;
+    }
+    restrict(directory, lower)
+        .map_err(|e| Fault::new(FaultKind::Host, format!("cannot restrict the unpacking process (Landlock): {e}")))
+}
+
+/// Landlock is required wherever the kernel has it, from the version on that can allow hard links between directories
+/// (Linux 5.19); what later versions add is taken where it is there.
+fn restrict(directory: &OwnedFd, lower: &[OwnedFd]) -> Result<(), landlock::RulesetError> {
+    let needed = AccessFs::from_all(ABI::V2);
+    let Ok(ruleset) = Ruleset::default().set_compatibility(CompatLevel::HardRequirement).handle_access(needed) else {
+        return Ok(());
+    };
+    let all = AccessFs::from_all(ABI::V5);
+    let mut ruleset = ruleset
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(all)?
+        .handle_access(AccessNet::from_all(ABI::V4))?
+        .create()?
+        .add_rule(PathBeneath::new(directory, all))?;
+    for layer in lower {
+        ruleset = ruleset.add_rule(PathBeneath::new(layer, AccessFs::from_read(ABI::V5)))?;
+    }
+    ruleset.restrict_self().map(drop)
+}
+
+fn unpack(
+    directory: OwnedFd,
+    blob: File,
+    compression: Compression,
+    blob_size: u64,
+    has_base: bool,
+    ids: &IdMap,
+    limits: Limits,
+) -> Result<Report, Fault> {
+    let root = directory.try_clone().map_err(|_| Fault::host("open the layer's directory", Errno::EMFILE))?;
+    let mut applier = Applier::new(Tree::new(root, limits.depth)?, has_base);
+    let (mut bytes, hashing) = stream::start(blob, compression, blob_size, limits.clone())?;
+    let mut archive = TarStream::new(&mut bytes);
+    let mut entries = 0_u64;
+    while let Some(entry) = archive.entry(&limits)? {
+        entries += 1;
+        if entries > limits.entries {
+            return Err(Fault::refused(format!("the layer has more than {} entries", limits.entries)));
+        }
+        let name = entry.path.clone();
+        let decision = plan::decide(entry, ids, &limits)?;
+        applier.apply(decision, &mut archive).map_err(|fault| fault.at(&name))?;
+    }
+    archive.drain()?;
+    let (omitted, open, file_bytes) = applier.finish()?;
+    let total = bytes.total();
+    drop(bytes);
+    let diff_id = hashing.finish()?;
+    // On disk before anyone can find it: the parent renames the directory when this process has reported.
+    syncfs(&directory).map_err(|e| Fault::host("write the layer to disk", e))?;
+    Ok(Report { diff_id, bytes: total, file_bytes, entries, omitted, open })
+}

@@ -1,0 +1,215 @@
+//! The parent's side of unpacking.
+//!
+//! Takes a job and something that writes the blob; gives the child's report, or its fault with the reason.
+//! Trusts nothing the child says beyond its report's numbers: paths in it are text from outside.
+//! Refuses to take the silence of a child that died for success.
+
+use std::io::{self, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::{Pid, pipe2};
+
+use super::limits::Limits;
+use super::protocol::{Fault, FaultKind, Job, Report, Said, Work, receive, send};
+use crate::error::{Error, Kind, Result, Stage};
+use crate::host::caller::Caller;
+use crate::host::idmap::IdMap;
+
+/// The hidden first argument that makes `ces` the child.
+pub const CHILD_ARGUMENT: &str = "__unpack";
+/// Bytes of the blob that may wait in the pipe.
+const PIPE_SIZE: i32 = 1 << 20;
+
+/// Starts children that unpack.
+#[derive(Debug, Clone)]
+pub struct Unpacker {
+    exe: PathBuf,
+    privileged: bool,
+    ids: IdMap,
+    limits: Limits,
+}
+
+/// The blob's way to the child; a write fails with `BrokenPipe` when the child has stopped.
+#[derive(Debug)]
+pub struct BlobPipe(io::PipeWriter);
+
+impl Write for BlobPipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// How the child ended; the inner error is its own.
+pub type Ended<T> = std::result::Result<T, Fault>;
+
+impl Unpacker {
+    /// Children are `ces` itself, as it runs now.
+    ///
+    /// # Errors
+    /// When the caller's subordinate ids cannot be read.
+    pub fn new(caller: &Caller, limits: &Limits) -> Result<Self> {
+        Self::with_exe(caller, limits, Path::new("/proc/self/exe"))
+    }
+
+    /// Children are the program `exe`, which must be `ces`.
+    ///
+    /// # Errors
+    /// When the caller's subordinate ids cannot be read.
+    pub fn with_exe(caller: &Caller, limits: &Limits, exe: &Path) -> Result<Self> {
+        let ids = IdMap::on_disk(caller)?;
+        Ok(Self { exe: exe.to_owned(), privileged: caller.is_privileged(), ids, limits: limits.clone() })
+    }
+
+    /// The id map of what it writes.
+    pub fn ids(&self) -> &IdMap {
+        &self.ids
+    }
+
+    /// The limits that hold.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Unpacks what `feed` writes into `directory`.
+    ///
+    /// # Errors
+    /// When no child can be started, or `feed` fails for another reason than the child's end.
+    pub fn unpack(
+        &self,
+        directory: &Path,
+        work: Work,
+        feed: impl FnOnce(&mut BlobPipe) -> Result<()>,
+    ) -> Result<Ended<Report>> {
+        let (blob, to_child) = pipe2(OFlag::O_CLOEXEC).map_err(|e| host("cannot make a pipe", e))?;
+        // A larger pipe is only faster; a user may have used up the allowance.
+        fcntl(&to_child, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE)).ok();
+        let running = self.start(directory, work, Stdio::from(blob))?;
+        let mut pipe = BlobPipe(to_child.into());
+        let fed = feed(&mut pipe);
+        drop(pipe);
+        // The child's word is waited for even if feeding failed: nobody writes to the directory after this.
+        let ended = running.finish();
+        fed?;
+        match ended? {
+            Ok(Some(report)) => Ok(Ok(*report)),
+            Ok(None) => Err(Error::new(Stage::Unpack, Kind::Failed, "the unpacking process sent no report")),
+            Err(fault) => Ok(Err(fault)),
+        }
+    }
+
+    /// Adapts the layer in `directory` to those below it.
+    ///
+    /// # Errors
+    /// When no child can be started.
+    pub fn settle(&self, directory: &Path, work: Work) -> Result<Ended<()>> {
+        Ok(self.start(directory, work, Stdio::null())?.finish()?.map(drop))
+    }
+
+    /// Removes everything in `directory`.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn remove(&self, directory: &Path) -> Result<()> {
+        match self.start(directory, Work::Remove, Stdio::null())?.finish()? {
+            Ok(_) => Ok(()),
+            Err(fault) => Err(Error::new(Stage::Store, Kind::Host, format!("cannot remove {}", directory.display()))
+                .because(fault.text)),
+        }
+    }
+
+    fn start(&self, directory: &Path, work: Work, blob: Stdio) -> Result<Running> {
+        let fail = |e: io::Error| host("cannot start the unpacking process", e);
+        let (control, theirs) = UnixStream::pair().map_err(fail)?;
+        let child = Command::new(&self.exe)
+            .arg0("ces")
+            .arg(CHILD_ARGUMENT)
+            .env_clear()
+            .current_dir("/")
+            .stdin(blob)
+            .stdout(OwnedFd::from(theirs))
+            .spawn()
+            .map_err(fail)?;
+        let from_child = BufReader::new(control.try_clone().map_err(fail)?);
+        let mut running = Running { child, control, from_child };
+        let job = Job { directory: directory.to_owned(), work, ids: self.ids.clone(), limits: self.limits.clone() };
+        match running.introduce(&job, self.privileged) {
+            Ok(()) => Ok(running),
+            Err(error) => {
+                running.end();
+                Err(error)
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    control: UnixStream,
+    from_child: BufReader<UnixStream>,
+}
+
+impl Running {
+    /// Sends the job, writes the maps when the child has unshared, lets it go on.
+    fn introduce(&mut self, job: &Job, privileged: bool) -> Result<()> {
+        let fail = |e: io::Error| host("the unpacking process does not answer", e);
+        send(&self.control, job).map_err(fail)?;
+        match receive::<Said>(&mut self.from_child).map_err(fail)? {
+            Said::Unshared => {}
+            Said::Failed(fault) => return Err(plain(fault)),
+            Said::Done(_) => return Err(host("the unpacking process is not ces", "it did not wait")),
+        }
+        let pid = i32::try_from(self.child.id()).map_err(|e| host("the unpacking process has no id", e))?;
+        job.ids.write(Pid::from_raw(pid), privileged)?;
+        send(&self.control, &"go").map_err(fail)
+    }
+
+    fn finish(mut self) -> Result<Ended<Option<Box<Report>>>> {
+        let said = receive::<Said>(&mut self.from_child);
+        let status = self.child.wait().map_err(|e| host("cannot wait for the unpacking process", e))?;
+        match said {
+            Ok(Said::Done(report)) => Ok(Ok(report)),
+            Ok(Said::Failed(fault)) => Ok(Err(fault)),
+            Ok(Said::Unshared) | Err(_) => {
+                Err(host("the unpacking process died", status).hint("if it was killed by signal 9, memory ran out"))
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        // Either it is dead already, or it dies now; there is nothing else to do about a failure here.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.end();
+        }
+    }
+}
+
+fn host(what: &str, cause: impl std::fmt::Display) -> Error {
+    Error::new(Stage::Unpack, Kind::Host, what).because(cause)
+}
+
+/// A fault that has to do with no entry.
+fn plain(fault: Fault) -> Error {
+    let kind = if fault.kind == FaultKind::Host { Kind::Host } else { Kind::Failed };
+    let error = Error::new(Stage::Unpack, kind, "cannot unpack").because(fault.text);
+    match fault.hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}

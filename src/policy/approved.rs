@@ -1,0 +1,158 @@
+//! The list of approved images: digest × project × expiry × approver.
+//!
+//! Takes `approved.toml`; gives the approval that lets an image run for a project; trusts the root-owned file; refuses
+//! what is not on the list, what is approved for others, and what has expired.
+//!
+//! ```toml
+//! [[image]]
+//! digest = "sha256:…"            # of the manifest, as `ces pull` and `ces images` print it
+//! projects = ["projx"]           # or ["*"]
+//! expires = 2027-01-31           # the last day; left out: never
+//! approver = "A. Person"
+//! ```
+
+use jiff::civil::Date;
+
+use super::document::is_project_name;
+use super::reader::{Table, wrong};
+use crate::error::{Error, Kind, Result, Stage};
+
+/// One line of the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approval {
+    /// Which image.
+    pub digest: String,
+    /// For whom; `*`: everyone.
+    pub projects: Vec<String>,
+    /// The last day it counts.
+    pub expires: Option<Date>,
+    /// Who approved it.
+    pub approver: String,
+    /// Where the list says so.
+    pub origin: String,
+}
+
+/// The whole list.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Approved {
+    file: String,
+    list: Vec<Approval>,
+}
+
+impl Approved {
+    /// Reads the list.
+    ///
+    /// # Errors
+    /// When anything in it is unknown or malformed.
+    pub fn parse(text: &str, file: &str) -> Result<Self> {
+        let mut top = Table::parse(text, file)?;
+        let mut list = Vec::new();
+        if let Some(rule) = top.tables("image")? {
+            for table in rule.value {
+                list.push(read(table)?);
+            }
+        }
+        top.finish()?;
+        Ok(Self { file: file.to_owned(), list })
+    }
+
+    /// The approval that lets `digest` run for `project` on the day `today`.
+    ///
+    /// # Errors
+    /// When there is none: not listed, listed for other projects, or expired, which is said.
+    pub fn check(&self, digest: &str, project: Option<&str>, today: Date) -> Result<&Approval> {
+        let refuse = |why: String| {
+            Error::new(Stage::Policy, Kind::Policy, format!("image {digest} is not approved"))
+                .because(why)
+                .hint("ask for its approval, naming this digest")
+        };
+        let listed: Vec<&Approval> = self.list.iter().filter(|a| a.digest == digest).collect();
+        if listed.is_empty() {
+            return Err(refuse(format!("{} does not list it", self.file)));
+        }
+        let ours = |a: &&&Approval| a.projects.iter().any(|p| p == "*" || Some(p.as_str()) == project);
+        let for_us: Vec<&&Approval> = listed.iter().filter(ours).collect();
+        if for_us.is_empty() {
+            let name = project.unwrap_or("no project");
+            return Err(refuse(format!("{} lists it, but not for {name}", self.file)));
+        }
+        match for_us.iter().find(|a| a.expires.is_none_or(|last| today <= last)) {
+            Some(approval) => Ok(approval),
+            None => {
+                let last = for_us.iter().filter_map(|a| a.expires).max().map_or(String::new(), |d| d.to_string());
+                Err(refuse(format!("its approval in {} ended on {last}", self.file)))
+            }
+        }
+    }
+}
+
+fn read(mut table: Table<'_>) -> Result<Approval> {
+    let digest = table.text("digest", "\"sha256:\" and 64 hexadecimal digits", |text| {
+        let hex = text.strip_prefix("sha256:")?;
+        let plain = hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        plain.then(|| text.to_owned())
+    })?;
+    let projects = table.strings("projects")?;
+    let expires = table.date("expires")?;
+    let approver = table.string("approver")?;
+    let place = table.origin("digest");
+    table.finish()?;
+    let (Some(digest), Some(projects), Some(approver)) = (digest, projects, approver) else {
+        return Err(wrong(&place, "belongs to an entry that lacks one of: digest, projects, approver"));
+    };
+    if let Some(name) = projects.value.iter().find(|name| *name != "*" && !is_project_name(name)) {
+        return Err(wrong(&projects.origin, &format!("names \"{name}\", which is not a project's name")));
+    }
+    Ok(Approval {
+        digest: digest.value,
+        projects: projects.value,
+        expires: expires.map(|rule| rule.value),
+        approver: approver.value,
+        origin: digest.origin.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list() -> Approved {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let text = format!(
+            "[[image]]\ndigest = \"{digest}\"\nprojects = [\"projx\"]\nexpires = 2026-12-31\napprover = \"A. Person\"\n"
+        );
+        Approved::parse(&text, "approved.toml").unwrap()
+    }
+
+    fn day(text: &str) -> Date {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_approval_counts_for_its_digest_its_project_and_until_its_last_day() {
+        let (list, good) = (list(), format!("sha256:{}", "a".repeat(64)));
+        assert_eq!(list.check(&good, Some("projx"), day("2026-12-31")).unwrap().approver, "A. Person");
+        for (digest, project, today, why) in [
+            (good.as_str(), Some("projx"), "2027-01-01", "ended on 2026-12-31"),
+            (good.as_str(), Some("projy"), "2026-01-01", "not for projy"),
+            (good.as_str(), None, "2026-01-01", "not for no project"),
+            ("sha256:b", Some("projx"), "2026-01-01", "does not list it"),
+        ] {
+            let error = list.check(digest, project, day(today)).unwrap_err();
+            assert!(error.to_string().contains(why), "{error}");
+            assert_eq!(error.kind(), Kind::Policy);
+        }
+    }
+
+    #[test]
+    fn a_malformed_entry_is_refused_with_its_line() {
+        for text in [
+            "[[image]]\ndigest = \"sha256:short\"\nprojects = [\"*\"]\napprover = \"x\"\n",
+            "[[image]]\nprojects = [\"*\"]\napprover = \"x\"\n",
+            "[[image]]\nsigned = true\n",
+            "image = 3\n",
+        ] {
+            assert!(Approved::parse(text, "a.toml").unwrap_err().to_string().contains("a.toml"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The rules in force, one a line.
+//!
+//! Takes a [`Policy`]; gives a list of rule, value and origin for people and programs; trusts it; refuses nothing.
+
+use std::fmt::Display;
+
+use super::grant::Decision;
+use super::reader::{Origin, Rule};
+use super::{Limit, Policy, units};
+
+impl Policy {
+    /// Every rule with its value and where it is stated.
+    pub fn rules(&self) -> Vec<Decision> {
+        let mut out = Vec::new();
+        let mut say = |what: &str, value: String, origin: Option<&Origin>| {
+            let because = origin.map_or_else(|| "built-in".to_owned(), ToString::to_string);
+            out.push(Decision { what: what.to_owned(), value, because });
+        };
+        say("contact", self.contact().unwrap_or("none").to_owned(), self.contact.as_ref().map(|r| &r.origin));
+        let allow = self.registries.allow.as_ref();
+        say("registries", allow.map_or("any".to_owned(), |r| r.value.join(", ")), allow.map(|r| &r.origin));
+        for (host, mirror) in &self.registries.mirrors {
+            let from = mirror.url.clone().unwrap_or_else(|| "itself".to_owned());
+            say(&format!("registry {host}"), format!("fetched from {from}"), None);
+        }
+        let approved = self.images.approved.as_ref();
+        let list = approved.map_or("any image".to_owned(), |r| r.value.display().to_string());
+        say("approved images", list, approved.map(|r| &r.origin));
+        let digest = &self.images.require_digest;
+        say("digest required", digest.value.to_string(), Some(&digest.origin));
+        say("safe data", self.data.root.value.display().to_string(), Some(&self.data.root.origin));
+        say("access to safe data", self.data.access.value.name().to_owned(), Some(&self.data.access.origin));
+        for (name, project) in &self.projects {
+            if let Some(rule) = &project.access {
+                say(&format!("project {name}"), rule.value.name().to_owned(), Some(&rule.origin));
+            }
+            if let Some(rule) = &project.profiles {
+                say(&format!("project {name}"), rule.value.join(", "), Some(&rule.origin));
+            }
+        }
+        let profiles = &self.profiles;
+        say("profiles", profiles.allow.value.join(", "), Some(&profiles.allow.origin));
+        say("default profile", profiles.default.value.clone(), Some(&profiles.default.origin));
+        let limits = &self.limits;
+        let size = |bytes: &u64| units::show_size(*bytes);
+        let mut limit = |what: &str, parts: [Option<(String, &Origin)>; 2]| {
+            for (kind, part) in ["at most", "default"].into_iter().zip(parts) {
+                match part {
+                    Some((value, origin)) => say(&format!("{what}, {kind}"), value, Some(origin)),
+                    None => say(&format!("{what}, {kind}"), "unlimited".to_owned(), None),
+                }
+            }
+        };
+        limit("memory", parts(&limits.memory, size));
+        limit("cpus", parts(&limits.cpus, shown));
+        limit("pids", parts(&limits.pids, shown));
+        limit("time", parts(&limits.time, |time| units::show_duration(*time)));
+        limit("scratch", parts(&limits.scratch, size));
+        limit("outputs", parts(&limits.outputs, size));
+        limit("output files", parts(&limits.output_files, shown));
+        say("limits required", limits.required.value.to_string(), Some(&limits.required.origin));
+        let mounts: Vec<String> =
+            self.mounts.value.iter().map(|rule| format!("{} ({})", rule.host, rule.access.name())).collect();
+        let mounts = if mounts.is_empty() { "none".to_owned() } else { mounts.join(", ") };
+        say("mounts", mounts, Some(&self.mounts.origin));
+        for (what, rule) in [("ports", &self.ports), ("interactive", &self.interactive), ("exec", &self.exec)] {
+            say(what, rule.value.to_string(), Some(&rule.origin));
+        }
+        out
+    }
+}
+
+fn shown<T: Display>(value: &T) -> String {
+    value.to_string()
+}
+
+fn parts<T>(limit: &Limit<T>, show: impl Fn(&T) -> String) -> [Option<(String, &Origin)>; 2] {
+    let part = |rule: &'_ Rule<T>| show(&rule.value);
+    [&limit.max, &limit.default].map(|rule| rule.as_ref().map(|rule| (part(rule), &rule.origin)))
+}

@@ -1,0 +1,122 @@
+//! libcontainer, and nothing else of it: create, start.
+//!
+//! Takes a spec without user, network and cgroup namespace, resources and seccomp (ces has done those); gives a created
+//! container; trusts libcontainer to apply the rest, which the enforced check then verifies; refuses to start without
+//! that check (the type [`Created`] is consumed by `start`).
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::rc::Rc;
+
+use libcontainer::container::Container;
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::syscall::syscall::SyscallType;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use oci_spec::runtime::Spec;
+use seccompiler::BpfProgram;
+
+use super::engine_log::EngineLog;
+use super::init;
+use crate::bundle::rootfs::{BUNDLE, STATE};
+use crate::bundle::seccomp;
+use crate::error::{Error, Kind, Result, Stage};
+use crate::host::sys;
+
+/// A container that waits for its start.
+#[allow(missing_debug_implementations, reason = "libcontainer's Container says nothing useful")]
+pub struct Created {
+    container: Container,
+    init: Pid,
+}
+
+impl Created {
+    /// The container's first process, as this process sees it.
+    pub fn init(&self) -> Pid {
+        self.init
+    }
+
+    /// Starts the payload.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn start(mut self) -> Result<Pid> {
+        self.container.start().map_err(|e| fail("start the container").caused_by(&e))?;
+        Ok(self.init)
+    }
+}
+
+/// Creates the container `job` from `spec`, whose root is the stage's overlay.
+///
+/// # Errors
+/// The engine's, with all its causes.
+pub fn create(job: &str, spec: &Spec, payload: Payload) -> Result<Created> {
+    let config = Path::new(BUNDLE).join("config.json");
+    let text = serde_json::to_vec(spec).map_err(|e| fail("write the engine's spec").because(e))?;
+    fs::write(config, text).map_err(|e| fail("write the engine's spec").because(e))?;
+    let log = EngineLog::start().map_err(|e| fail("listen to the engine").because(e))?;
+    let container = ContainerBuilder::new(job.to_owned(), SyscallType::default())
+        .with_executor(payload)
+        .with_root_path(STATE)
+        .map_err(|e| fail("prepare the container").caused_by(&e))?
+        .as_init(BUNDLE)
+        .with_systemd(false)
+        .with_detach(false)
+        .build()
+        .map_err(|e| log.lines().iter().fold(fail("create the container").caused_by(&e), Error::because))?;
+    let init = container.pid().ok_or_else(|| fail("find the container's first process"))?;
+    Ok(Created { container, init: Pid::from_raw(init.as_raw()) })
+}
+
+fn fail(what: &str) -> Error {
+    Error::new(Stage::Run, Kind::Failed, format!("cannot {what}"))
+}
+
+/// What runs in the container: the seccomp filters, then PID 1 and the payload.
+#[derive(Clone)]
+#[allow(missing_debug_implementations, reason = "a compiled filter says nothing to a reader")]
+pub struct Payload {
+    filters: Rc<Vec<BpfProgram>>,
+    status: Rc<OwnedFd>,
+}
+
+impl Payload {
+    /// A payload whose wait status goes to `status`.
+    ///
+    /// # Errors
+    /// When the seccomp profile does not compile.
+    pub fn new(status: OwnedFd) -> Result<Self> {
+        Ok(Self { filters: Rc::new(seccomp::compile()?), status: Rc::new(status) })
+    }
+}
+
+impl Executor for Payload {
+    /// Runs in the container's first process before it waits for the start, so that what it does is visible to the
+    /// enforced check.
+    fn validate(&self, _spec: &Spec) -> std::result::Result<(), ExecutorValidationError> {
+        let refuse =
+            |what: &str, why: String| ExecutorValidationError::ArgValidationError(format!("cannot {what}: {why}"));
+        // After the last change of ids, which would clear it.
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| refuse("follow ces into death", e.to_string()))?;
+        sys::close_paths().map_err(|e| refuse("close the engine's directories", e.to_string()))?;
+        for filter in self.filters.iter() {
+            seccompiler::apply_filter(filter).map_err(|e| refuse("install the seccomp filter", e.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// The environment is given to the payload's `execve` alone; PID 1 keeps an empty one.
+    fn setup_envs(&self, _envs: HashMap<String, String>) -> std::result::Result<(), ExecutorSetEnvsError> {
+        Ok(())
+    }
+
+    fn exec(&self, spec: &Spec) -> std::result::Result<(), ExecutorError> {
+        let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
+        let args = process.args().clone().unwrap_or_default();
+        let env = process.env().clone().unwrap_or_default();
+        init::run(&args, &env, self.status.as_fd())
+    }
+}

@@ -1,0 +1,310 @@
+//! One job: its id, its directories, and what a crash left of others.
+//!
+//! Takes the installation's directories and the identity; gives a [`Job`]; trusts a file lock to tell a live job from a
+//! dead one; refuses to reuse any directory.
+//!
+//! ```text
+//! <running>/<id>/lock       held by the supervising ces as long as it lives
+//! <running>/<id>/job.json   what a sweep needs: work, scratch, record
+//! <store>/work/<id>/        throw-away upper directory, files bound into the container
+//! ~/scratch_<id>/           the container's /scratch, removed
+//! ~/outputs_<id>/           the container's /safe_outputs, kept
+//! ```
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat2};
+use serde::{Deserialize, Serialize};
+
+use crate::bundle::identity::{HostIds, Identity, acting_as};
+use crate::error::{Error, Kind, Result, Stage};
+use crate::host::dirs::Dirs;
+use crate::host::idmap::IdMap;
+
+/// A job's id: `20261122T143015-7f3a9c`, sortable and unique.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct JobId(String);
+
+impl JobId {
+    /// A new id: the time (UTC), and six random hexadecimal digits.
+    ///
+    /// # Errors
+    /// When the kernel gives no random bytes.
+    pub fn new() -> Result<Self> {
+        let mut random = [0; 3];
+        File::open("/dev/urandom")
+            .and_then(|mut f| f.read_exact(&mut random))
+            .map_err(|e| fail("draw a job id", &e))?;
+        let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S");
+        Ok(Self(format!("{now}-{:02x}{:02x}{:02x}", random[0], random[1], random[2])))
+    }
+
+    /// An id given by a person or a file name.
+    ///
+    /// # Errors
+    /// When it does not look like one.
+    pub fn parse(text: &str) -> Result<Self> {
+        let well_formed =
+            !text.is_empty() && text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        if well_formed {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Error::new(Stage::Cli, Kind::Usage, format!("\"{text}\" is not a run's id")).hint("ces runs lists them"))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a sweep needs to know of a job whose ces is gone.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Journal {
+    /// The job.
+    pub id: JobId,
+    /// The supervising ces.
+    pub pid: u32,
+    /// The container's name, if it was given one.
+    pub name: Option<String>,
+    /// The image, for `ces ps`.
+    pub image: String,
+    /// Who runs it.
+    pub researcher: String,
+    /// The researcher's uid.
+    pub uid: u32,
+    /// The researcher's group.
+    pub gid: u32,
+    /// When it began.
+    pub started: String,
+    /// The throw-away directory in the store.
+    pub work: PathBuf,
+    /// The home in which scratch and outputs are.
+    pub home: PathBuf,
+    /// Name of the scratch directory in the home.
+    pub scratch: String,
+    /// Name of the outputs directory in the home.
+    pub outputs: String,
+}
+
+/// A job of this process: its directories exist, its lock is held.
+#[derive(Debug)]
+pub struct Job {
+    /// What a sweep would need.
+    pub journal: Journal,
+    dir: PathBuf,
+    outputs: Option<OwnedFd>,
+    _lock: Flock<File>,
+}
+
+impl Job {
+    /// Makes the job's directories: journal first, so that whatever exists later is known to a sweep.
+    ///
+    /// # Errors
+    /// When a directory cannot be made; nothing is left then.
+    pub fn begin(dirs: &Dirs, identity: &Identity, journal: Journal) -> Result<Self> {
+        let private = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+        private(&dirs.running).map_err(|e| fail_path("make", &dirs.running, &e))?;
+        let dir = dirs.running.join(journal.id.as_str());
+        let new = dirs.running.join(format!(".new-{}", journal.id));
+        let lock = || -> std::io::Result<Flock<File>> {
+            private(&new)?;
+            let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(new.join("lock"))?;
+            let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| std::io::Error::from(e))?;
+            let mut file =
+                fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(new.join("job.json"))?;
+            file.write_all(&serde_json::to_vec_pretty(&journal)?)?;
+            fs::rename(&new, &dir)?;
+            Ok(lock)
+        };
+        let lock = lock().map_err(|e| {
+            // Best effort: the error is what matters.
+            fs::remove_dir_all(&new).ok();
+            fail_path("make", &dir, &e)
+        })?;
+        let mut job = Self { journal, dir, outputs: None, _lock: lock };
+        if let Err(error) = job.make_directories(identity) {
+            job.end(identity)?;
+            return Err(error);
+        }
+        Ok(job)
+    }
+
+    fn make_directories(&mut self, identity: &Identity) -> Result<()> {
+        let work = &self.journal.work;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(work).map_err(|e| fail_path("make", work, &e))?;
+        let privileged = identity.caller.is_privileged();
+        acting_as(&identity.researcher(), privileged, || {
+            for dir in [self.scratch(), self.outputs()] {
+                fs::DirBuilder::new().mode(0o700).create(&dir).map_err(|e| {
+                    fail_path("make", &dir, &e).hint(
+                        "outputs and scratch are made in your home directory: is it there, writable and not full?",
+                    )
+                })?;
+            }
+            // From here on the directory is known by this descriptor: whatever its name leads to later, only what is
+            // in this directory is ever given away.
+            self.outputs = Some(open_directory(&self.outputs(), true)?);
+            Ok(())
+        })?;
+        let payload = identity.payload();
+        if privileged && payload.uid != identity.caller.uid.as_raw() {
+            // Real root names no researcher: the container's user belongs to the foreign range.
+            for dir in [self.scratch(), self.outputs()] {
+                std::os::unix::fs::lchown(&dir, Some(payload.uid), Some(payload.gid))
+                    .map_err(|e| fail_path("give away", &dir, &e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The job's id.
+    pub fn id(&self) -> &JobId {
+        &self.journal.id
+    }
+
+    /// `~/scratch_<id>`.
+    pub fn scratch(&self) -> PathBuf {
+        self.journal.home.join(&self.journal.scratch)
+    }
+
+    /// `~/outputs_<id>`.
+    pub fn outputs(&self) -> PathBuf {
+        self.journal.home.join(&self.journal.outputs)
+    }
+
+    /// The outputs directory itself, as it was made.
+    ///
+    /// # Errors
+    /// When the kernel gives no second descriptor.
+    pub fn outputs_directory(&self) -> Result<OwnedFd> {
+        let made = self
+            .outputs
+            .as_ref()
+            .ok_or_else(|| Error::new(Stage::Run, Kind::Failed, "the outputs directory was not made"))?;
+        made.try_clone().map_err(|e| fail("open the outputs", &e))
+    }
+
+    /// Removes all that is not to be kept: scratch, the throw-away directory, the journal (last).
+    ///
+    /// # Errors
+    /// When something cannot be removed; the journal then stays, and the next sweep tries again.
+    pub fn end(self, identity: &Identity) -> Result<()> {
+        discard(&self.journal, &identity.container, identity.caller.is_privileged())?;
+        fs::remove_dir_all(&self.dir).map_err(|e| fail_path("remove", &self.dir, &e))
+    }
+
+    /// Removes the outputs directory if it is empty: for runs in which nothing ran.
+    pub fn forget_empty_outputs(&self) {
+        // ENOTEMPTY keeps it, and that is meant.
+        fs::remove_dir(self.outputs()).ok();
+    }
+}
+
+/// Removes scratch and the throw-away directory of a job, running or dead.
+///
+/// # Errors
+/// When something cannot be removed.
+pub fn discard(journal: &Journal, map: &IdMap, privileged: bool) -> Result<()> {
+    let researcher = HostIds { uid: journal.uid, gid: journal.gid, groups: Vec::new() };
+    let home = acting_as(&researcher, privileged, || open_directory(&journal.home, false))?;
+    let remove = || -> Result<Vec<u8>> {
+        remove_tree(&home, Path::new(&journal.scratch))?;
+        if let (Some(parent), Some(name)) = (journal.work.parent(), journal.work.file_name())
+            && parent.is_dir()
+        {
+            remove_tree(&open_directory(parent, false)?, Path::new(name))?;
+        }
+        Ok(Vec::new())
+    };
+    // A user's container may have written as subordinate ids: only root of the same namespace can remove that.
+    super::spawn::with_ids(map, privileged, remove).map(drop)
+}
+
+/// The outputs directory of a dead job, opened with the researcher's rights; none when it is gone.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn reopen_outputs(journal: &Journal) -> Result<Option<OwnedFd>> {
+    let path = journal.home.join(&journal.outputs);
+    let researcher = HostIds { uid: journal.uid, gid: journal.gid, groups: Vec::new() };
+    acting_as(&researcher, nix::unistd::geteuid().is_root(), || {
+        if path.symlink_metadata().is_err() { Ok(None) } else { open_directory(&path, true).map(Some) }
+    })
+}
+
+fn open_directory(path: &Path, to_read: bool) -> Result<OwnedFd> {
+    let access = if to_read { OFlag::O_RDONLY | OFlag::O_NOFOLLOW } else { OFlag::O_PATH };
+    let how = OpenHow::new()
+        .flags(access | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    openat2(AT_FDCWD, path, how).map_err(|e| fail_path("open", path, &e.into()))
+}
+
+/// Removes `name` and all below it; no symbolic link is followed.
+fn remove_tree(parent: &OwnedFd, name: &Path) -> Result<()> {
+    let parent = parent.try_clone().map_err(|e| fail_path("open", name, &e))?;
+    match pathrs::Root::from_fd(parent).remove_all(name) {
+        Err(e) if matches!(e.kind(), pathrs::error::ErrorKind::OsError(Some(libc::ENOENT))) => Ok(()),
+        other => other.map_err(|e| {
+            Error::new(Stage::Run, Kind::Failed, format!("cannot remove {}", name.display())).caused_by(&e)
+        }),
+    }
+}
+
+/// The journals of jobs, each with its lock if its ces is dead.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn list(dirs: &Dirs) -> Result<Vec<(Journal, Option<Flock<File>>)>> {
+    let entries = match fs::read_dir(&dirs.running) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(fail_path("read", &dirs.running, &e)),
+    };
+    let mut jobs = Vec::new();
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        let Ok(lock) = File::open(entry.path().join("lock")) else { continue };
+        // A job that ends in this moment takes its journal with it.
+        let Some(journal) =
+            fs::read(entry.path().join("job.json")).ok().and_then(|text| serde_json::from_slice(&text).ok())
+        else {
+            continue;
+        };
+        jobs.push((journal, Flock::lock(lock, FlockArg::LockExclusiveNonblock).ok()));
+    }
+    jobs.sort_by(|a: &(Journal, _), b| a.0.id.cmp(&b.0.id));
+    Ok(jobs)
+}
+
+/// Removes the journal of a dead job, as the last step of a sweep.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn forget(dirs: &Dirs, id: &JobId) -> Result<()> {
+    let dir = dirs.running.join(id.as_str());
+    fs::remove_dir_all(&dir).map_err(|e| fail_path("remove", &dir, &e))
+}
+
+fn fail(what: &str, e: &std::io::Error) -> Error {
+    Error::new(Stage::Run, Kind::Failed, format!("cannot {what}")).because(e)
+}
+
+fn fail_path(what: &str, path: &Path, e: &std::io::Error) -> Error {
+    fail(&format!("{what} {}", path.display()), e)
+}

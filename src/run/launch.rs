@@ -1,0 +1,201 @@
+//! From a bundle to an outcome: the stage process is started, checked, supervised.
+//!
+//! Takes a [`Launch`]; gives what came of it; trusts the kernel's answers alone; refuses the start when a protection or
+//! a required limit is missing. On every way out nothing of the container is left running.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::unistd::Pid;
+use oci_spec::runtime::{LinuxResources, Spec};
+
+use super::enforced::{self, Enforced, Expected};
+use super::job::JobId;
+use super::spawn::{self, StageProcess};
+use super::stage::StageRequest;
+use super::supervise::{self, Outcome, Signals, Supervised, TerminalPipe};
+use super::wire::{FromStage, ToStage};
+use crate::bundle::identity::Identity;
+use crate::bundle::rootfs::Plan;
+use crate::error::{Error, Kind, Result, Stage};
+use crate::host::cgroup::{Cgroup, Observed, PREFIX, Usage};
+use crate::host::sys;
+
+/// Everything a run needs.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// The job.
+    pub id: &'a JobId,
+    /// Who is who.
+    pub identity: &'a Identity,
+    /// The complete spec, as in `config.json`.
+    pub spec: &'a Spec,
+    /// The spec for the engine.
+    pub engine_spec: Spec,
+    /// What to mount.
+    pub plan: Plan,
+    /// Refuse where limits cannot be set.
+    pub limits_required: bool,
+    /// How long it may run.
+    pub time: Option<Duration>,
+}
+
+/// What is known once the container is created and before its payload starts.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    /// What the kernel said.
+    pub enforced: Enforced,
+    /// What could not be had, where the policy allows to run without.
+    pub warnings: Vec<String>,
+}
+
+/// Runs the container to its end; `before_start` is called when everything is in force and nothing of the payload has
+/// run, and may still refuse.
+///
+/// # Errors
+/// When nothing of the payload ran, or the engine failed under it.
+pub fn launch(launch: Launch<'_>, before_start: impl FnOnce(&Checked) -> Result<()>) -> Result<(Outcome, Usage)> {
+    let mut signals = Signals::hold()?;
+    let identity = launch.identity;
+    let request = StageRequest {
+        job: launch.id.to_string(),
+        privileged: identity.caller.is_privileged(),
+        groups: identity.payload().groups,
+        plan: launch.plan.clone(),
+        spec: launch.engine_spec.clone(),
+    };
+    let mut pipes = Vec::new();
+    let mut ends = [None, None];
+    for (end, to_stderr) in ends.iter_mut().zip([false, true]) {
+        if let Some((pipe, write)) = TerminalPipe::for_terminal(to_stderr)? {
+            pipes.push(pipe);
+            *end = Some(write);
+        }
+    }
+    let [stdout, stderr] = ends;
+    let stage = spawn::spawn(&request, identity.layer_map().as_ref(), [stdout.as_ref(), stderr.as_ref()])?;
+    drop((stdout, stderr));
+    let pid = stage.pid;
+    let cgroup = place(&launch, pid);
+    let done = cgroup.and_then(|(cgroup, warnings)| {
+        let ended = converse(&launch, stage, cgroup.as_ref(), warnings, before_start, &mut signals, pipes);
+        spawn::end(pid);
+        let usage = cgroup.as_ref().map(Cgroup::usage).unwrap_or_default();
+        let removed = cgroup.as_ref().map_or(Ok(()), Cgroup::remove);
+        ended.and_then(|outcome| removed.map(|()| (outcome, usage)))
+    });
+    // After an early error; otherwise it has been waited for already.
+    spawn::end(pid);
+    done
+}
+
+/// Puts the stage process into a cgroup of the job's own, or says why not.
+fn place(launch: &Launch<'_>, pid: Pid) -> Result<(Option<Cgroup>, Vec<String>)> {
+    let resources = resources(launch.spec).cloned().unwrap_or_default();
+    match Cgroup::create(launch.id.as_str(), pid, &resources) {
+        Ok(cgroup) => Ok((Some(cgroup), Vec::new())),
+        Err(error) if launch.limits_required => {
+            Err(error.hint("the policy requires limits (limits.required); without them nothing runs"))
+        }
+        Err(error) => Ok((None, vec![format!("no resource limits: {error}")])),
+    }
+}
+
+fn converse(
+    launch: &Launch<'_>,
+    stage: StageProcess,
+    cgroup: Option<&Cgroup>,
+    warnings: Vec<String>,
+    before_start: impl FnOnce(&Checked) -> Result<()>,
+    signals: &mut Signals,
+    pipes: Vec<TerminalPipe>,
+) -> Result<Outcome> {
+    let identity = launch.identity;
+    let (init, moved) = loop {
+        match stage.wire.receive()? {
+            Some(FromStage::NeedsMaps) => {
+                identity.container.write(stage.pid, identity.caller.is_privileged())?;
+                stage.wire.send(&ToStage::MapsWritten)?;
+            }
+            Some(FromStage::NeedsCgroup) => stage.wire.send(&ToStage::CgroupReady)?,
+            Some(FromStage::Created { init, moved }) => break (Pid::from_raw(init), moved),
+            Some(FromStage::Failed(failure)) => return Err(failure.into()),
+            Some(FromStage::Finished) | None => {
+                return Err(Error::new(
+                    Stage::Run,
+                    Kind::Failed,
+                    "the stage process ended before the container was created",
+                ));
+            }
+        }
+    };
+    let handle = sys::pidfd_open(init)
+        .map_err(|e| Error::new(Stage::Run, Kind::Failed, "the container's first process is gone").because(e))?;
+    let limits = cgroup.map(Cgroup::observed).transpose()?;
+    let expected = expected(launch, cgroup.is_some(), &moved);
+    let enforced = enforced::check(init, &expected, limits)?;
+    before_start(&Checked { enforced, warnings })?;
+    if signals.interrupted()? {
+        return Err(Error::new(Stage::Run, Kind::Failed, "interrupted before the start; nothing was run"));
+    }
+    let run =
+        Supervised { wire: &stage.wire, payload_status: stage.payload_status, init: handle, limit: launch.time, pipes };
+    supervise::start_and_wait(run, signals)
+}
+
+fn resources(spec: &Spec) -> Option<&LinuxResources> {
+    spec.linux().as_ref()?.resources().as_ref()
+}
+
+/// What the spec promises, in the kernel's terms.
+fn expected(launch: &Launch<'_>, has_cgroup: bool, moved: &[(PathBuf, PathBuf)]) -> Expected {
+    let spec = launch.spec;
+    let linux = spec.linux().as_ref();
+    let paths = |paths: Option<&Vec<String>>| paths.into_iter().flatten().map(PathBuf::from).collect::<Vec<_>>();
+    let mut mounts = BTreeMap::new();
+    let root_flags = if spec.root().as_ref().is_some_and(|r| r.readonly() == Some(true)) {
+        vec!["nosuid", "nodev", "ro"]
+    } else {
+        vec!["nosuid", "nodev"]
+    };
+    mounts.insert(PathBuf::from("/"), root_flags);
+    for mount in spec.mounts().iter().flatten() {
+        let asked = mount.destination();
+        let at = moved.iter().find(|(from, _)| from == asked).map_or(asked, |(_, to)| to);
+        let options = mount.options().clone().unwrap_or_default();
+        let flag =
+            |name: &'static str| options.iter().any(|o| o == name || o.strip_prefix('r') == Some(name)).then_some(name);
+        mounts.insert(at.clone(), ["ro", "nosuid", "nodev", "noexec"].into_iter().filter_map(flag).collect());
+    }
+    for path in paths(linux.and_then(|l| l.readonly_paths().as_ref())).into_iter().filter(|p| p.exists()) {
+        mounts.insert(path, vec!["ro"]);
+    }
+    let capabilities = spec.process().as_ref().and_then(|p| p.capabilities().as_ref()?.bounding().clone());
+    let limits = has_cgroup.then(|| resources(spec).map(limits).unwrap_or_default());
+    Expected {
+        payload: launch.identity.payload(),
+        any_groups: !launch.identity.caller.is_privileged(),
+        map: launch.identity.container.clone(),
+        capabilities: capabilities.into_iter().flatten().map(|c| 1_u64 << (c as u64)).fold(0, |a, b| a | b),
+        mounts,
+        masked: paths(linux.and_then(|l| l.masked_paths().as_ref())),
+        limits,
+        cgroup: has_cgroup.then(|| format!("{PREFIX}{}", launch.id)),
+    }
+}
+
+fn limits(resources: &LinuxResources) -> Observed {
+    let bytes = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok());
+    let memory = resources.memory().as_ref();
+    let cpu = resources.cpu().as_ref();
+    let ratio = |quota: i64, period: u64| {
+        Some(f64::from(u32::try_from(quota).ok()?) / f64::from(u32::try_from(period.max(1)).ok()?))
+    };
+    Observed {
+        memory: memory.and_then(|m| bytes(m.limit())),
+        memory_and_swap: memory.and_then(|m| bytes(m.swap())),
+        cpus: cpu.and_then(|c| ratio(c.quota()?, c.period()?)),
+        pids: resources.pids().as_ref().and_then(|p| bytes(Some(p.limit()))),
+    }
+}

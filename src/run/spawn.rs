@@ -1,0 +1,232 @@
+//! Starts the stage process and writes its id maps.
+//!
+//! Takes a [`StageRequest`]; gives a running [`StageProcess`]; trusts nothing that comes back before the maps are
+//! written; refuses to fork with a second thread.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{Seek as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Gid, Pid, Uid, pipe2, setresgid, setresuid};
+
+use super::stage::{REQUEST_FD, StageRequest};
+use super::wire::{FromStage, ToStage, Wire};
+use crate::error::{Error, Kind, Result, Stage};
+use crate::host::idmap::IdMap;
+use crate::host::sys::{self, MountChange};
+
+/// The stage process, as its parent sees it.
+#[derive(Debug)]
+pub struct StageProcess {
+    /// Its process id.
+    pub pid: Pid,
+    /// The conversation with it.
+    pub wire: Wire,
+    /// The payload's wait status comes here from PID 1 (four bytes), then end of file.
+    pub payload_status: OwnedFd,
+}
+
+/// Forks the stage process; `layer_map` is the map of the idmapped layers, if ids differ; `streams` take the place of
+/// standard output and error.
+///
+/// # Errors
+/// The kernel's.
+pub fn spawn(
+    request: &StageRequest,
+    layer_map: Option<&IdMap>,
+    streams: [Option<&OwnedFd>; 2],
+) -> Result<StageProcess> {
+    let layer_ns = layer_map.map(|map| user_namespace(map, request.privileged)).transpose()?;
+    let document = sealed_request(request)?;
+    let (ours, theirs) = Wire::pair()?;
+    let (status_read, status_write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| fail("make a pipe", e.into()))?;
+    let privileged = request.privileged;
+    let pid = sys::fork(|| {
+        let layer_ns = layer_ns.as_ref().map(AsFd::as_fd);
+        if let Err(e) = sys::replace_streams(streams) {
+            return theirs
+                .send(&FromStage::Failed(super::stage::failure(&fail("connect the output", e))))
+                .map_or(1, |()| 1);
+        }
+        match become_stage(privileged, &theirs, document.as_fd(), status_write.as_fd(), layer_ns) {
+            Ok(never) => match never {},
+            // The parent shows it; if the parent is gone there is no one to tell.
+            Err(error) => theirs.send(&FromStage::Failed(super::stage::failure(&error))).map_or(1, |()| 1),
+        }
+    })
+    .map_err(|e| fail("start the stage process", e))?;
+    Ok(StageProcess { pid, wire: ours, payload_status: status_read })
+}
+
+/// A user namespace with `map`, kept alive by the descriptor alone.
+fn user_namespace(map: &IdMap, privileged: bool) -> Result<OwnedFd> {
+    let (ours, theirs) = Wire::pair()?;
+    let holder = sys::fork(|| {
+        let made = unshare(CloneFlags::CLONE_NEWUSER).is_ok() && theirs.send(&FromStage::NeedsMaps).is_ok();
+        // Lives until the parent has opened the namespace and ends it.
+        if made && theirs.receive::<ToStage>().is_ok() { 0 } else { 1 }
+    })
+    .map_err(|e| fail("start a process for the layers' user namespace", e))?;
+    drop(theirs);
+    let namespace = match ours.receive()? {
+        Some(FromStage::NeedsMaps) => map.write(holder, privileged).and_then(|()| {
+            File::open(format!("/proc/{holder}/ns/user"))
+                .map(OwnedFd::from)
+                .map_err(|e| fail("open the layers' user namespace", e))
+        }),
+        _ => Err(Error::new(Stage::Run, Kind::Host, "cannot make a user namespace for the layers")
+            .hint("see ces doctor: user.max_user_namespaces may be 0")),
+    };
+    end(holder);
+    namespace
+}
+
+/// Does `work` with power over every id of `map`: directly when privileged, else in a child that is root of a user
+/// namespace with that map.
+///
+/// # Errors
+/// `work`'s own, and the kernel's.
+pub fn with_ids(map: &IdMap, privileged: bool, work: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
+    if privileged {
+        return work();
+    }
+    let (ours, theirs) = Wire::pair()?;
+    let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| fail("make a pipe", e.into()))?;
+    let mut write = Some(write);
+    let child = sys::fork(|| {
+        let done = enter_user_namespace(&theirs, CloneFlags::empty()).and_then(|()| work()).and_then(|answer| {
+            write.take().map_or(Ok(()), |write| File::from(write).write_all(&answer)).map_err(|e| fail("answer", e))
+        });
+        match done {
+            Ok(()) => 0,
+            Err(error) => theirs.send(&FromStage::Failed(super::stage::failure(&error))).map_or(1, |()| 1),
+        }
+    })
+    .map_err(|e| fail("start a process with your subordinate ids", e))?;
+    drop((theirs, write));
+    let answer = (|| {
+        let Some(FromStage::NeedsMaps) = ours.receive()? else {
+            return Err(Error::new(Stage::Run, Kind::Host, "cannot make a user namespace").hint("see ces doctor"));
+        };
+        map.write(child, privileged)?;
+        ours.send(&ToStage::MapsWritten)?;
+        let mut answer = Vec::new();
+        std::io::Read::read_to_end(&mut File::from(read), &mut answer).map_err(|e| fail("read an answer", e))?;
+        match ours.receive()? {
+            Some(FromStage::Failed(failure)) => Err(failure.into()),
+            _ => Ok(answer),
+        }
+    })();
+    end(child);
+    answer
+}
+
+fn sealed_request(request: &StageRequest) -> Result<OwnedFd> {
+    let text = serde_json::to_vec(request)
+        .map_err(|e| Error::new(Stage::Run, Kind::Failed, "cannot write the stage's request").because(e))?;
+    let mut file = File::from(
+        memfd_create(c"ces-request", MFdFlags::MFD_CLOEXEC).map_err(|e| fail("make a memory file", e.into()))?,
+    );
+    file.write_all(&text).and_then(|()| file.rewind()).map_err(|e| fail("write the stage's request", e))?;
+    Ok(file.into())
+}
+
+/// What the child does between fork and exec.
+fn become_stage(
+    privileged: bool,
+    wire: &Wire,
+    request: BorrowedFd<'_>,
+    status: BorrowedFd<'_>,
+    layer_ns: Option<BorrowedFd<'_>>,
+) -> Result<std::convert::Infallible> {
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+        .map_err(|e| fail("reset the signal mask", e.into()))?;
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| fail("follow ces into death", e.into()))?;
+    // The caller's terminal, session and keys stay behind.
+    nix::unistd::setsid().map_err(|e| fail("start a session", e.into()))?;
+    sys::join_new_session_keyring().map_err(|e| fail("start a keyring", e))?;
+    if privileged {
+        unshare(CloneFlags::CLONE_NEWNS).map_err(|e| fail("make a mount namespace", e.into()))?;
+    } else {
+        enter_user_namespace(wire, CloneFlags::CLONE_NEWNS)?;
+    }
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
+        .map_err(|e| fail("make the mounts private", e.into()))?;
+    let program = read_only_self()?;
+    let inherited: Vec<BorrowedFd<'_>> = [request, wire.as_fd(), status].into_iter().chain(layer_ns).collect();
+    sys::place_fds(&inherited, REQUEST_FD).map_err(|e| fail("pass descriptors on", e))?;
+    let beyond = u32::try_from(inherited.len()).unwrap_or(u32::MAX).saturating_add(REQUEST_FD.unsigned_abs());
+    sys::cloexec_from(beyond).map_err(|e| fail("close descriptors", e))?;
+    // No argument and no variable of the caller: the container can read its PID 1's command line.
+    let argv = [CString::from(c"ces"), CString::from(c"__stage")];
+    Err(fail("execute the stage process", sys::exec_fd(program.as_fd(), &argv, &[])))
+}
+
+/// Makes a user namespace (with `more`), has its maps written by the other side, and becomes root in it.
+///
+/// # Errors
+/// The kernel's.
+pub fn enter_user_namespace(wire: &Wire, more: CloneFlags) -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWUSER | more).map_err(|e| {
+        fail("make a user namespace", e.into())
+            .hint("see ces doctor: user namespaces may be switched off for you on this host")
+    })?;
+    wire.send(&FromStage::NeedsMaps)?;
+    wire.expect(&ToStage::MapsWritten)?;
+    let (root, root_group) = (Uid::from_raw(0), Gid::from_raw(0));
+    setresgid(root_group, root_group, root_group).map_err(|e| fail("become root of the user namespace", e.into()))?;
+    setresuid(root, root, root).map_err(|e| fail("become root of the user namespace", e.into()))?;
+    // A change of ids clears it (PR_SET_PDEATHSIG(2const)).
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| fail("follow ces into death", e.into()))
+}
+
+/// This program, through a read-only mount of its own: a payload that gets hold of `/proc/<pid>/exe` cannot overwrite it
+/// (CVE-2019-5736). Where its path now names another file, a copy in memory serves.
+fn read_only_self() -> Result<OwnedFd> {
+    let what = "seal the ces program";
+    let running = fs::metadata("/proc/self/exe").map_err(|e| fail(what, e))?;
+    let path = fs::read_link("/proc/self/exe").map_err(|e| fail(what, e))?;
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    if let Ok(fd) = openat2(AT_FDCWD, &path, how) {
+        let found = nix::sys::stat::fstat(&fd).map_err(|e| fail(what, e.into()))?;
+        if (found.st_dev, found.st_ino) == (running.dev(), running.ino()) {
+            let tree = sys::clone_mount(fd.as_fd(), c"", true).map_err(|e| fail(what, e))?;
+            let change =
+                MountChange { set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID, idmap: None, recursive: true };
+            sys::change_mount(tree.as_fd(), &change).map_err(|e| fail(what, e))?;
+            return Ok(tree);
+        }
+    }
+    let mut copy = File::from(
+        memfd_create(c"ces", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).map_err(|e| fail(what, e.into()))?,
+    );
+    let mut running = File::open("/proc/self/exe").map_err(|e| fail(what, e))?;
+    std::io::copy(&mut running, &mut copy).map_err(|e| fail(what, e))?;
+    let seals = nix::fcntl::SealFlag::F_SEAL_SEAL
+        | nix::fcntl::SealFlag::F_SEAL_SHRINK
+        | nix::fcntl::SealFlag::F_SEAL_GROW
+        | nix::fcntl::SealFlag::F_SEAL_WRITE;
+    nix::fcntl::fcntl(&copy, nix::fcntl::FcntlArg::F_ADD_SEALS(seals)).map_err(|e| fail(what, e.into()))?;
+    Ok(copy.into())
+}
+
+/// Ends a stage process that is of no more use, and all that it started.
+pub fn end(pid: Pid) {
+    // ESRCH: it has ended by itself; ECHILD: it has been waited for.
+    if kill(pid, Signal::SIGKILL).is_ok() {
+        while matches!(sys::wait_child(Some(pid), true), Err(e) if e.kind() == std::io::ErrorKind::Interrupted) {}
+    }
+}
+
+fn fail(what: &str, e: std::io::Error) -> Error {
+    Error::new(Stage::Run, Kind::Host, format!("cannot {what}")).because(e)
+}

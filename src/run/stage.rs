@@ -1,0 +1,185 @@
+//! The stage process: namespaces and mounts, then the engine.
+//!
+//! Takes a [`StageRequest`] on an inherited descriptor; gives a created, then a running container; trusts `ces` (its
+//! parent) and the kernel; refuses to create anything outside a user namespace that ces made.
+//!
+//! The order, in the order of the code: mounts (as the host's root where there is one) → user namespace → control
+//! group → network and cgroup namespaces → init layer → engine: create → *the parent's check* → start → wait.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use nix::unistd::{Gid, Pid, setgroups};
+use oci_spec::runtime::{Mount, Spec};
+use serde::{Deserialize, Serialize};
+
+use super::engine::{self, Payload};
+use super::spawn::enter_user_namespace;
+use super::wire::{Failure, FromStage, ToStage, Wire};
+use crate::bundle::init_layer::{self, Shape};
+use crate::bundle::rootfs::{self, Plan, ROOTFS};
+use crate::bundle::spec::OOM_SCORE_ADJ;
+use crate::error::{Error, Kind, Result, Stage};
+use crate::host::sys;
+
+/// The request's descriptor; after it come the conversation, the payload's status and, perhaps, the layers' user
+/// namespace.
+pub const REQUEST_FD: RawFd = 3;
+
+/// Everything the stage process needs to know.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StageRequest {
+    /// The job.
+    pub job: String,
+    /// `ces` has root's privileges on the host.
+    pub privileged: bool,
+    /// Host groups to keep; used when privileged (a user's groups cannot be dropped).
+    pub groups: Vec<u32>,
+    /// What to mount.
+    pub plan: Plan,
+    /// What the engine does: the bundle's spec less what ces does itself.
+    pub spec: Spec,
+}
+
+/// The program's other `main`: called when it was executed as the stage process.
+pub fn child_main() -> u8 {
+    let taken = || -> std::io::Result<[OwnedFd; 3]> {
+        Ok([sys::inherited_fd(REQUEST_FD)?, sys::inherited_fd(REQUEST_FD + 1)?, sys::inherited_fd(REQUEST_FD + 2)?])
+    };
+    let Ok([request, wire, status]) = taken() else {
+        // Not started by ces: there is no one to talk to.
+        return 125;
+    };
+    let wire = Wire::from_fd(wire);
+    let layer_ns = sys::inherited_fd(REQUEST_FD + 3).ok();
+    let done = read_request(request).and_then(|request| stage(request, &wire, status, layer_ns));
+    match done {
+        Ok(()) => 0,
+        Err(error) => {
+            // If the parent is gone there is no one to tell.
+            wire.send(&FromStage::Failed(failure(&error))).map_or(125, |()| 1)
+        }
+    }
+}
+
+/// An error as the parent will show it.
+pub fn failure(error: &Error) -> Failure {
+    Failure {
+        what: error.what().to_owned(),
+        because: error.causes().to_vec(),
+        hint: error.hint_text().map(str::to_owned),
+        hostile: error.kind() == Kind::Hostile,
+    }
+}
+
+fn read_request(fd: OwnedFd) -> Result<StageRequest> {
+    serde_json::from_reader(std::io::BufReader::new(File::from(fd)))
+        .map_err(|e| Error::new(Stage::Run, Kind::Failed, "the stage's request makes no sense").because(e))
+}
+
+fn stage(request: StageRequest, wire: &Wire, status: OwnedFd, layer_ns: Option<OwnedFd>) -> Result<()> {
+    // While this process may still write the file; everything below inherits it (proc_pid_oom_score_adj(5)).
+    std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ.to_string()).map_err(|e| {
+        Error::new(Stage::Run, Kind::Host, "cannot make the container the first to die when memory runs out").because(e)
+    })?;
+    rootfs::assemble(&request.plan, layer_ns.as_ref().map(AsFd::as_fd), request.privileged)?;
+    drop(layer_ns);
+    if request.privileged {
+        let groups: Vec<Gid> = request.groups.iter().copied().map(Gid::from_raw).collect();
+        setgroups(&groups).map_err(|e| fail("drop root's groups", e))?;
+        enter_user_namespace(wire, CloneFlags::CLONE_NEWNS)?;
+    }
+    wire.send(&FromStage::NeedsCgroup)?;
+    wire.expect(&ToStage::CgroupReady)?;
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWCGROUP)
+        .map_err(|e| fail("make network and cgroup namespaces", e))?;
+    sys::loopback_up()
+        .map_err(|e| fail("bring the loopback interface up", nix::Error::try_from(e).unwrap_or(nix::Error::EIO)))?;
+    private_cgroup2()?;
+    let (spec, moved) = lay_mount_points(request.spec, &request.plan)?;
+    let container = engine::create(&request.job, &spec, Payload::new(status)?)?;
+    wire.send(&FromStage::Created { init: container.init().as_raw(), moved })?;
+    wire.expect(&ToStage::Start)?;
+    let init = container.start()?;
+    wait(init)?;
+    wire.send(&FromStage::Finished)
+}
+
+/// Where the host's control groups are not version 2 alone, the engine would look for v1 hierarchies that it may not
+/// write: it is shown an empty cgroup2 instead, whose limits ces has set from outside.
+fn private_cgroup2() -> Result<()> {
+    const AT: &str = "/sys/fs/cgroup";
+    let there = statfs(AT).map_err(|e| fail("find the control groups", e))?.filesystem_type();
+    if there == CGROUP2_SUPER_MAGIC {
+        return Ok(());
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("cgroup2"), AT, Some("cgroup2"), flags, None::<&str>).map_err(|e| fail("mount a private cgroup2", e))
+}
+
+/// Mount points that the image leads elsewhere: as asked, as they are.
+type Moved = Vec<(PathBuf, PathBuf)>;
+
+/// Lays every mount point, and tells the engine where things are inside the stage.
+fn lay_mount_points(mut spec: Spec, plan: &Plan) -> Result<(Spec, Moved)> {
+    let rootfs = Path::new(ROOTFS);
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    let mut moved = Moved::new();
+    let destinations: Vec<PathBuf> = mounts.iter().map(|m| m.destination().clone()).collect();
+    for mount in &mut mounts {
+        let bind = plan.binds.iter().position(|bind| bind.destination == *mount.destination());
+        let mut shape = Shape::Directory;
+        if let Some(number) = bind {
+            let source = Path::new("/b").join(number.to_string());
+            if source.is_file() {
+                shape = Shape::File;
+            }
+            // The flags are on the bound tree already (and on every mount below it): the engine copies them.
+            mount.set_source(Some(source)).set_options(Some(vec!["rbind".to_owned()]));
+        } else if is_bind(mount) {
+            return Err(Error::new(
+                Stage::Run,
+                Kind::Failed,
+                format!("no source was opened for {}", mount.destination().display()),
+            ));
+        }
+        let destination = mount.destination().clone();
+        if destinations.iter().any(|other| *other != destination && destination.starts_with(other)) {
+            // Its parent is another mount, not the image; the engine makes it there.
+            continue;
+        }
+        let real = init_layer::lay(rootfs, &destination, shape)?;
+        init_layer::verify(rootfs, &real)?;
+        if real != destination {
+            moved.push((destination, real.clone()));
+            mount.set_destination(real);
+        }
+    }
+    if let Some(process) = spec.process() {
+        init_layer::working_directory(rootfs, process.cwd())?;
+    }
+    spec.set_mounts(Some(mounts));
+    Ok((spec, moved))
+}
+
+fn is_bind(mount: &Mount) -> bool {
+    mount.options().as_ref().is_some_and(|options| options.iter().any(|o| o == "bind" || o == "rbind"))
+}
+
+fn wait(init: Pid) -> Result<()> {
+    loop {
+        match sys::wait_child(Some(init), true) {
+            Ok(_) => return Ok(()),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(Error::new(Stage::Run, Kind::Failed, "cannot wait for the container").because(e)),
+        }
+    }
+}
+
+fn fail(what: &str, e: nix::Error) -> Error {
+    Error::new(Stage::Run, Kind::Host, format!("cannot {what}")).because(e.desc())
+}

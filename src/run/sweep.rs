@@ -1,0 +1,63 @@
+//! What a crash left: found by the next command of the same installation, and cleaned up.
+//!
+//! Takes the journals of jobs; gives nothing; trusts the lock (held: alive); refuses to touch a job that is alive.
+
+use super::job::{self, Journal};
+use super::outputs;
+use super::record::{Record, State, now};
+use crate::bundle::identity::HostIds;
+use crate::error::Result;
+use crate::host::caller::Caller;
+use crate::host::cgroup;
+use crate::host::dirs::Dirs;
+use crate::host::idmap::IdMap;
+
+/// Cleans up after every job whose ces is gone; gives what could not be cleaned up, in words.
+///
+/// # Errors
+/// When the journals cannot be read.
+pub fn sweep(dirs: &Dirs, caller: &Caller) -> Result<Vec<String>> {
+    let mut left = Vec::new();
+    for (journal, lock) in job::list(dirs)? {
+        // The lock is kept until the journal is gone, so that two sweeps do not meet.
+        if lock.is_some()
+            && let Err(error) = clean(dirs, caller, &journal)
+        {
+            left.push(format!("run {}: {error}", journal.id));
+        }
+    }
+    Ok(left)
+}
+
+fn clean(dirs: &Dirs, caller: &Caller, journal: &Journal) -> Result<()> {
+    let privileged = caller.is_privileged();
+    if privileged {
+        // First: it kills what is still running in it.
+        cgroup::remove_stale(journal.id.as_str())?;
+    }
+    let map = IdMap::on_disk(caller)?;
+    let outputs = if privileged { hand_over(journal, &map) } else { Ok(None) };
+    job::discard(journal, &map, privileged)?;
+    if let Ok(mut record) = Record::load(&dirs.log, &journal.id)
+        && record.state == State::Begun
+    {
+        record.state = State::Interrupted;
+        record.finished = Some(now());
+        record.ended = Some("ces was killed, or the host went down; the time is that of the clean-up".to_owned());
+        match outputs {
+            Ok(outputs) => record.outputs = outputs,
+            Err(error) => record.warnings.push(error.to_string()),
+        }
+        record.save(&dirs.log)?;
+    }
+    job::forget(dirs, &journal.id)
+}
+
+/// Gives what an interrupted run left in its outputs to the researcher.
+fn hand_over(journal: &Journal, map: &IdMap) -> Result<Option<outputs::Outputs>> {
+    let owner = HostIds { uid: journal.uid, gid: journal.gid, groups: Vec::new() };
+    let path = journal.home.join(&journal.outputs);
+    let Some(dir) = job::reopen_outputs(journal)? else { return Ok(None) };
+    let ours = |uid: u32| uid == journal.uid || map.uids.iter().any(|e| uid >= e.outside && uid - e.outside < e.count);
+    outputs::collect(dir, &path, &owner, ours).map(Some)
+}

@@ -1,0 +1,144 @@
+//! Messages between `ces` (P0) and its stage process (P1): one JSON document a packet, on a socket pair.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Kind, Result, Stage};
+
+/// The longest packet; a message is a few hundred bytes, a failure report a few thousand.
+const PACKET: usize = 64 * 1024;
+
+/// What the stage says.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromStage {
+    /// A user namespace was made; its maps are to be written.
+    NeedsMaps,
+    /// The stage is about to leave the host's control groups from view.
+    NeedsCgroup,
+    /// The container is created; its payload has not started.
+    Created {
+        /// The container's first process, as the host numbers it.
+        init: i32,
+        /// Mount points that the image's own symbolic links lead elsewhere: as asked, as they are.
+        moved: Vec<(PathBuf, PathBuf)>,
+    },
+    /// The container is gone.
+    Finished,
+    /// It went wrong; nothing of the payload ran, unless `Created` was followed by `Start`.
+    Failed(Failure),
+}
+
+/// What the stage is told.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToStage {
+    /// The maps are written.
+    MapsWritten,
+    /// The stage is in its control group.
+    CgroupReady,
+    /// The enforced check passed: start the payload.
+    Start,
+}
+
+/// An error of the stage, as it crosses the socket.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Failure {
+    /// What failed.
+    pub what: String,
+    /// Why.
+    pub because: Vec<String>,
+    /// What to do.
+    pub hint: Option<String>,
+    /// The input is hostile or malformed.
+    pub hostile: bool,
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let kind = if failure.hostile { Kind::Hostile } else { Kind::Host };
+        let error = failure.because.iter().fold(Error::new(Stage::Run, kind, failure.what), Error::because);
+        match failure.hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    }
+}
+
+/// One end of the conversation.
+#[derive(Debug)]
+pub struct Wire(OwnedFd);
+
+impl Wire {
+    /// Both ends; both are closed on exec.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn pair() -> Result<(Self, Self)> {
+        let (a, b) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+            .map_err(|e| fail("make a socket pair", e))?;
+        Ok((Self(a), Self(b)))
+    }
+
+    /// The end that a parent process left at a descriptor.
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Sends one message.
+    ///
+    /// # Errors
+    /// When the other side is gone.
+    pub fn send<T: Serialize>(&self, message: &T) -> Result<()> {
+        let text = serde_json::to_vec(message)
+            .map_err(|e| Error::new(Stage::Run, Kind::Failed, "cannot write a message").because(e))?;
+        let sent = send(self.0.as_raw_fd(), &text, MsgFlags::MSG_NOSIGNAL).map_err(|e| fail("send", e))?;
+        if sent == text.len() { Ok(()) } else { Err(Error::new(Stage::Run, Kind::Failed, "a message was cut short")) }
+    }
+
+    /// Waits for one message; none when the other side has closed.
+    ///
+    /// # Errors
+    /// The kernel's, and a message that makes no sense.
+    pub fn receive<T: DeserializeOwned>(&self) -> Result<Option<T>> {
+        let mut packet = vec![0; PACKET];
+        let length = loop {
+            match recv(self.0.as_raw_fd(), &mut packet, MsgFlags::empty()) {
+                Err(nix::Error::EINTR) => {}
+                Err(nix::Error::ECONNRESET) => break 0,
+                other => break other.map_err(|e| fail("receive", e))?,
+            }
+        };
+        if length == 0 {
+            return Ok(None);
+        }
+        packet.truncate(length);
+        serde_json::from_slice(&packet)
+            .map(Some)
+            .map_err(|e| Error::new(Stage::Run, Kind::Failed, "a message makes no sense").because(e))
+    }
+
+    /// Waits for `expected`.
+    ///
+    /// # Errors
+    /// When something else comes, or nothing.
+    pub fn expect(&self, expected: &ToStage) -> Result<()> {
+        match self.receive::<ToStage>()? {
+            Some(message) if message == *expected => Ok(()),
+            Some(other) => Err(Error::new(Stage::Run, Kind::Failed, format!("expected {expected:?}, got {other:?}"))),
+            None => Err(Error::new(Stage::Run, Kind::Failed, "ces is gone")),
+        }
+    }
+}
+
+impl AsFd for Wire {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn fail(what: &str, e: nix::Error) -> Error {
+    Error::new(Stage::Run, Kind::Failed, format!("cannot {what} between ces and its stage")).because(e.desc())
+}
