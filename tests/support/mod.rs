@@ -169,7 +169,9 @@ impl Host {
     }
 
     /// `ces run`, to its end.
+    #[expect(clippy::print_stderr, reason = "shown with a test that fails, so that its table's line is known")]
     pub fn run(&self, words: &[&str]) -> Ran {
+        eprintln!("ces run {words:?}");
         Ran::from(self.run_command(words).output())
     }
 
