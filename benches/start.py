@@ -50,7 +50,7 @@ def prepare_bundle(work, env, root):
     try:
         if not CES.exists():
             raise RuntimeError("not built")
-        argv = [str(CES), "bundle", "--project", "bench", "localhost/root", str(target), "/bin/true"]
+        argv = [str(CES), "bundle", "--project", "bench", "--entrypoint", "/bin/true", "localhost/root", str(target)]
         work.give()
         run(*work.shell(*argv), env={**work.environment(), **env})
         if (target / "config.json").exists():

@@ -19,8 +19,9 @@ mod unpack;
 mod unpack_as_user;
 mod unpack_hazards;
 mod unpack_in_turn;
-/// The store under many hands.
+/// The store under many hands, and under kill -9.
 mod store;
+mod store_crash;
 /// Registries, honest and lying.
 mod registry;
 mod image_support;

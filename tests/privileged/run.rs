@@ -110,7 +110,8 @@ fn a_payload_gets_three_descriptors_and_no_more() {
     // The caller holds a file it should not hand on, and claims to pass sockets.
     let mut command = host.command("/bin/sh");
     let ces = env!("CARGO_BIN_EXE_ces");
-    let inner = format!("exec 7</etc/shadow 9</etc/shadow; exec {ces} run localhost/demo /bin/sh -c 'ls /proc/$$/fd'");
+    let inner =
+        format!("exec 7</etc/shadow 9</etc/shadow; exec {ces} run localhost/demo /bin/sh -c 'ls /proc/$$/fd; true'");
     let ready = host.ces();
     command.args(["-c", &inner]).env("LISTEN_FDS", "7").env("LISTEN_PID", "1");
     for (name, value) in ready.get_envs() {
@@ -202,8 +203,7 @@ fn the_three_directories_honour_no_setuid_bit_and_no_device() {
         let options = line.split(' ').nth(5).unwrap_or_default();
         assert!(options.contains("nosuid") && options.contains("nodev"), "{line}");
     }
-    let tool =
-        "cp /bin/busybox /scratch/b; chmod 4755 /scratch/b; /scratch/b id -u; ! ln /safe_data/ward.csv /safe_outputs/x";
+    let tool = "cp /bin/busybox /scratch; chmod 4755 /scratch/busybox; /scratch/busybox id -u; ! ln /safe_data/ward.csv /safe_outputs/x";
     assert_eq!(host.sh(&[], tool).exits(0), "1000\n");
 }
 
@@ -223,8 +223,8 @@ fn the_containers_root_can_be_written_and_is_thrown_away() {
 fn a_read_only_root_takes_writes_in_the_three_directories_alone() {
     let Some(host) = Host::new() else { return };
     host.pull_demo("root");
-    let script = "for d in / /bin /etc /root; do ! : > $d/x || exit 1; done 2>/dev/null
-        : > /scratch/x && : > /safe_outputs/x && : > /dev/shm/x";
+    let script = "for d in / /bin /etc /root; do ! touch $d/x || exit 1; done 2>/dev/null
+        touch /scratch/x /safe_outputs/x /dev/shm/x";
     host.run(&["--read-only", "localhost/root", "/bin/sh", "-c", script]).exits(0);
 }
 
@@ -270,9 +270,9 @@ fn devices_are_the_harmless_ones() {
 #[test]
 fn two_jobs_at_once_do_not_meet() {
     let Some(host) = Host::with_demo() else { return };
-    let wait = "while [ ! -e /safe_outputs/go ]; do sleep 0.05; done; ls /scratch; ps | grep -c sleep.1000";
-    let first = host.start(&[], &format!("sleep 1000 & echo 1 > /scratch/one; {wait}"));
-    let second = host.start(&[], &format!("sleep 1000 & echo 2 > /scratch/two; {wait}"));
+    let wait = "while [ ! -e /safe_outputs/go ]; do sleep 0.05; done; ls /scratch; ps -o comm | grep -c '^sleep$'";
+    let first = host.start(&[], &format!("sleep 100 & echo 1 > /scratch/one; {wait}"));
+    let second = host.start(&[], &format!("sleep 100 & echo 2 > /scratch/two; {wait}"));
     assert_ne!(first.id(), second.id());
     for running in [&first, &second] {
         fs::write(running.outputs.join("go"), "").expect("a signal to go on");

@@ -265,16 +265,6 @@ fn root_without_the_capability_to_mount_is_told_so() {
     host.nothing_ran();
 }
 
-#[test]
-fn a_container_name_in_use_is_refused() {
-    let Some(host) = Host::with_demo() else { return };
-    let running = host.start(&["--name", "mine"], "sleep 1000");
-    host.sh(&["--name", "mine"], "true").refuses(125, &["mine"]);
-    running.signal(nix::sys::signal::Signal::SIGTERM);
-    running.finish().exits(143);
-    host.nothing_is_left();
-}
-
 fn largest_below(dir: &Path) -> u64 {
     let size = |path: &std::path::PathBuf| match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => largest_below(path),

@@ -9,7 +9,7 @@ use crate::support::{Host, Ran, children, wait_until};
 
 /// A payload that keeps files, processes and shared memory.
 const BUSY: &str = "mkdir -p /scratch/a/b /tmp/t; : > /scratch/a/b/f; chmod 500 /scratch/a/b; chmod 0 /scratch/a
-    echo result > /safe_outputs/result; (setsid sleep 1000 &); echo x > /dev/shm/x; sleep 1000";
+    echo result > /safe_outputs/result; (setsid sleep 100 &); echo x > /dev/shm/x; sleep 100";
 
 #[test]
 fn a_run_that_ended_well_leaves_outputs_and_record_alone() {
@@ -87,7 +87,7 @@ fn an_end_by_deadline_or_by_memory_leaves_nothing() {
     let Some(host) = Host::with_demo() else { return };
     host.sh(&["--timeout", "1s"], BUSY).exits(124);
     host.nothing_is_left();
-    host.sh(&["--memory", "64m"], "sleep 1000 & mkdir /scratch/d; chmod 0 /scratch/d; tail /dev/zero").exits(137);
+    host.sh(&["--memory", "64m"], "sleep 100 & mkdir /scratch/d; chmod 0 /scratch/d; tail /dev/zero").exits(137);
     host.nothing_is_left();
 }
 

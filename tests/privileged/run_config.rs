@@ -1,5 +1,10 @@
 //! What becomes of arguments, users and configuration: as Docker merges them.
 
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::Path;
+
 use serde_json::json;
 
 use crate::support::{Host, layout};
@@ -138,4 +143,31 @@ fn labels_volumes_and_ports_of_an_image_steer_nothing() {
         mounts.push(host.run(&[&format!("localhost/{tag}")]).exits(0).to_owned());
     }
     assert_eq!(mounts[0], mounts[1], "an image adds no mount");
+}
+
+#[test]
+fn the_project_is_the_one_that_a_group_of_the_researcher_names() {
+    let Some(host) = Host::with_demo() else { return };
+    fs::rename(host.home().join("safe_data"), host.home().join("elsewhere")).expect("a rename");
+    let root = host.tmp().join("projects");
+    for (project, gid) in [("alpha", 61_001), ("beta", 61_002), ("gamma", 61_003)] {
+        let dir = root.join(project);
+        fs::create_dir_all(&dir).expect("a project directory");
+        fs::write(dir.join("which"), format!("{project}\n")).expect("its data");
+        // Access is the group's alone, as on a real site.
+        chown(&dir, Some(0), Some(gid)).expect("an owner");
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o2770)).expect("permissions");
+    }
+    host.policy(&format!("[data]\nroot = \"{}\"\n", root.display()));
+    let file = host.inside(Path::new("/etc/group"));
+    let mut groups = fs::OpenOptions::new().append(true).open(file).expect("the group file");
+    let member = &host.researcher().name;
+    write!(groups, "alpha:x:61001:\nlab-beta:x:61002:{member}\nlab-gamma:x:61003:{member}\n").expect("groups");
+
+    assert_eq!(host.sh(&[], "cat /safe_data/which").exits(0), "beta\n");
+    assert_eq!(host.sh(&["--project", "gamma"], "cat /safe_data/which; touch /safe_data/new").exits(0), "gamma\n");
+    host.sh(&["--project", "alpha"], "true").refuses(125, &["cannot read from", "alpha"]);
+    // One project's group opens nothing of another's.
+    let ran = host.sh(&["--project", "gamma"], "cat /proc/self/status | grep ^Groups:");
+    assert!(ran.exits(0).split_whitespace().count() <= 2, "{ran:?}");
 }

@@ -29,8 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What the researcher's safe data holds.
 pub const WARD_CSV: &str = "ward,nights\nnorth,3\nsouth,1\nnorth,5\n";
 
-/// A host of one's own: a mount namespace in which the researcher's home, `/etc/ces` and the root of `ces` belong to
-/// one test. For `ces` it is the host: what it mounts there and leaves is found there.
+/// A host of one's own: a mount namespace in which the researcher's home, changes to `/etc` and to root's home, and the
+/// root of `ces` belong to one test. For `ces` it is the host: what it mounts there and leaves is found there.
 pub struct Host {
     dir: TempDir,
     holder: Child,
@@ -49,7 +49,7 @@ impl Host {
         };
         let dir = tempfile::Builder::new().prefix("ces-test.").tempdir().expect("a temporary directory");
         let base = dir.path();
-        for name in ["home/safe_data", "etc.upper/ces", "etc.work", "ces"] {
+        for name in ["home/safe_data", "etc.upper/ces", "etc.work", "root.upper", "root.work", "ces"] {
             fs::create_dir_all(base.join(name)).expect("a directory of the test");
         }
         fs::write(base.join("home/safe_data/ward.csv"), WARD_CSV).expect("safe data");
@@ -59,8 +59,11 @@ impl Host {
             chown(base.join(name), Some(researcher.uid.as_raw()), Some(researcher.gid.as_raw())).expect("an owner");
         }
         let script = "set -e
+            overlay() { mount -t overlay -o \"lowerdir=$2,upperdir=$1.upper,workdir=$1.work\" overlay \"$2\"; }
             mount --bind \"$1/home\" \"$2\"
-            mount -t overlay -o \"lowerdir=/etc,upperdir=$1/etc.upper,workdir=$1/etc.work\" overlay /etc
+            overlay \"$1/etc\" /etc
+            overlay \"$1/root\" /root
+            [ ! -d /safe_data ] || mount -t tmpfs -o mode=755 tmpfs /safe_data
             echo ready
             exec sleep infinity";
         let mut holder = Command::new("unshare")
@@ -166,7 +169,9 @@ impl Host {
     }
 
     /// `ces run`, to its end.
+    #[expect(clippy::print_stderr, reason = "shown with a test that fails, so that its table's line is known")]
     pub fn run(&self, words: &[&str]) -> Ran {
+        eprintln!("ces run {words:?}");
         Ran::from(self.run_command(words).output())
     }
 
@@ -270,7 +275,9 @@ impl Ran {
         assert_eq!(self.code, Some(code), "{self:?}");
         let lines = |start: &str| self.stderr.lines().filter(|line| line.starts_with(start)).count();
         assert_eq!(lines("error: "), 1, "one error is to be printed: {self:?}");
-        assert!(lines("hint: ") >= 1, "a hint is to be printed: {self:?}");
+        // A word that is not understood gets the command line's own hint.
+        let hint = lines("hint: ") >= 1 || self.stderr.contains("try '--help'");
+        assert!(hint, "a hint is to be printed: {self:?}");
         assert!(!self.stderr.contains("panicked"), "a panic is no report: {self:?}");
         let said = self.stderr.to_lowercase();
         for word in words {
