@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::print;
 use crate::cli::Global;
 use crate::error::Result;
 use crate::host::caller::Caller;
@@ -9,6 +10,7 @@ use crate::host::dirs::Dirs;
 use crate::image::source::{RegistryRule, RegistryRules};
 use crate::image::unpack::Limits;
 use crate::policy::Policy;
+use crate::run::sweep;
 
 /// Who calls, where things are, and what the policy says about images.
 #[derive(Debug, Clone)]
@@ -30,6 +32,8 @@ impl Context {
     /// When the caller is nobody, or the policy cannot be trusted.
     pub fn new(global: &Global) -> Result<Self> {
         let caller = Caller::find()?;
+        let dirs = Dirs::new(&caller, global.root.as_deref());
+        sweep(&dirs, &caller)?;
         let policy = Policy::load(&caller, global.policy.as_deref())?;
         let rules = policy.registries();
         let hosts: BTreeMap<_, _> = rules
@@ -38,7 +42,7 @@ impl Context {
             .map(|(host, mirror)| (host.clone(), RegistryRule { mirror: mirror.url.clone(), ca: mirror.ca.clone() }))
             .collect();
         Ok(Self {
-            dirs: Dirs::new(&caller, global.root.as_deref()),
+            dirs,
             registries: RegistryRules {
                 allow: rules.allow.as_ref().map(|rule| rule.value.clone()),
                 hosts: hosts.into_iter().collect(),
@@ -48,4 +52,12 @@ impl Context {
             caller,
         })
     }
+}
+
+/// Cleans up what a killed ces left; every verb does that first. What cannot be cleaned up is said, and no reason to stop.
+///
+/// # Errors
+/// When the running jobs cannot be read.
+pub fn sweep(dirs: &Dirs, caller: &Caller) -> Result<()> {
+    sweep::sweep(dirs, caller)?.iter().try_for_each(|left| print::note(&format!("a killed run left something: {left}")))
 }

@@ -20,7 +20,6 @@ use crate::image::store::{Store, StoredImage};
 use crate::policy::grant::{Grant, GrantFacts};
 use crate::policy::request::RunRequest;
 use crate::policy::{Access, Policy};
-use crate::run::sweep;
 
 /// Everything that is decided before anything is made.
 #[allow(missing_debug_implementations, reason = "a stored image holds locks, which say nothing")]
@@ -104,8 +103,8 @@ pub fn prepare(global: &Global, args: &RunArgs) -> Result<Prepared> {
     let dirs = Dirs::new(&caller, global.root.as_deref());
     let policy = Policy::load(&caller, global.policy.as_deref())?;
     let mut request = read_request(&caller, args)?;
-    let mut warnings = std::mem::take(&mut request.warnings);
-    warnings.extend(sweep::sweep(&dirs, &caller)?.into_iter().map(|left| format!("a crash left something: {left}")));
+    let warnings = std::mem::take(&mut request.warnings);
+    super::context::sweep(&dirs, &caller)?;
     let image = Store::open(&dirs, &caller)?.find(&request.image)?;
     let data = safe_data::find(&caller, policy.data_root(), request.project.as_deref())?;
     let facts = gather_facts(&policy, &caller, &request, &image, data.project.clone())?;

@@ -13,7 +13,6 @@ use crate::host::caller::Caller;
 use crate::host::dirs::Dirs;
 use crate::run::job::{self, Journal};
 use crate::run::supervise::GRACE;
-use crate::run::sweep;
 
 /// Lists the caller's running jobs; real root sees everyone's.
 ///
@@ -64,7 +63,7 @@ pub fn stop(global: &Global, args: &StopArgs) -> Result<u8> {
         stopped = gone(global, &journal, GRACE)?;
     }
     let caller = Caller::find()?;
-    sweep::sweep(&Dirs::new(&caller, global.root.as_deref()), &caller)?;
+    super::context::sweep(&Dirs::new(&caller, global.root.as_deref()), &caller)?;
     if !stopped {
         return Err(Error::new(Stage::Run, Kind::Failed, format!("run {} does not end", journal.id)));
     }

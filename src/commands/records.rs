@@ -11,7 +11,6 @@ use crate::host::dirs::Dirs;
 use crate::run::job::JobId;
 use crate::run::outputs;
 use crate::run::record::{Record, State};
-use crate::run::sweep;
 
 /// Lists past runs of the caller; real root sees everyone's.
 ///
@@ -87,7 +86,7 @@ fn here(global: &Global) -> Result<(Caller, Dirs)> {
     let caller = Caller::find()?;
     let dirs = Dirs::new(&caller, global.root.as_deref());
     // So that no run is called running whose ces is gone.
-    sweep::sweep(&dirs, &caller)?;
+    super::context::sweep(&dirs, &caller)?;
     Ok((caller, dirs))
 }
 

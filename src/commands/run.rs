@@ -107,7 +107,7 @@ fn finish(
         }
     };
     let collected = collect(prepared, &job);
-    let words = describe(&outcome, &usage, record.enforced.as_ref(), prepared.grant.limits.memory_bytes);
+    let words = describe(&outcome, &usage, &record, prepared.grant.limits.memory_bytes);
     let status = if words.out_of_memory { 137 } else { outcome.ending.exit_status() };
     record.state = State::Finished;
     record.exit = Some(status);
@@ -125,12 +125,9 @@ fn finish(
     saved?;
     ended?;
     if matches!(outcome.ending, Ending::NotExecuted(_)) {
-        return Err(Error::new(Stage::Run, Kind::Failed, words.text.clone())
-            .hint("check the command, or the image's ENTRYPOINT"))
-        .or_else(|error| {
-            talk.always(&error.report());
-            Ok((status, record))
-        });
+        let error =
+            Error::new(Stage::Run, Kind::Missing, words.text).hint("check the command, or the image's ENTRYPOINT");
+        talk.always(&error.report());
     }
     Ok((status, record))
 }
@@ -268,15 +265,16 @@ struct Words {
     out_of_memory: bool,
 }
 
-fn describe(outcome: &Outcome, usage: &Usage, enforced: Option<&serde_json::Value>, granted: u64) -> Words {
+fn describe(outcome: &Outcome, usage: &Usage, record: &Record, granted: u64) -> Words {
     let killed = matches!(outcome.ending, Ending::Killed | Ending::Signalled(libc::SIGKILL));
     // A shell reports its killed child as 128 + 9.
     let told = matches!(outcome.ending, Ending::Exited(137));
     if usage.oom_kills > 0 && (killed || told) {
-        let limit = enforced.and_then(|e| e.pointer("/limits/memory")?.as_u64()).unwrap_or(granted);
+        let limit = record.enforced.as_ref().and_then(|e| e.pointer("/limits/memory")?.as_u64()).unwrap_or(granted);
         let peak = usage.peak_memory.map_or_else(|| "unknown".to_owned(), show_size);
         return Words { text: format!("out of memory: limit {}, peak {peak}", show_size(limit)), out_of_memory: true };
     }
+    let program = record.command.first().map_or("", String::as_str);
     let mut text = match outcome.ending {
         Ending::Exited(code) => format!("exit {code}"),
         Ending::Signalled(signal) => {
@@ -285,8 +283,8 @@ fn describe(outcome: &Outcome, usage: &Usage, enforced: Option<&serde_json::Valu
             format!("killed by signal {name}")
         }
         Ending::TimedOut => "deadline passed".to_owned(),
-        Ending::NotExecuted(nix::Error::ENOENT) => "command not found in the container".to_owned(),
-        Ending::NotExecuted(errno) => format!("cannot execute the command: {}", errno.desc()),
+        Ending::NotExecuted(nix::Error::ENOENT) => format!("{program} was not found in the container"),
+        Ending::NotExecuted(errno) => format!("{program} cannot be executed: {}", errno.desc()),
         Ending::Killed => "the container was killed".to_owned(),
     };
     if usage.oom_kills > 0 {

@@ -69,6 +69,9 @@ pub struct Table<'i> {
     known: Vec<&'static str>,
 }
 
+/// What to do about a malformed file.
+const HINT: &str = "nothing runs under a malformed policy; `ces policy check FILE` tells whether it is right";
+
 impl<'i> Table<'i> {
     /// Parses a document.
     ///
@@ -79,6 +82,7 @@ impl<'i> Table<'i> {
             let line = e.span().map_or(1, |span| line_of(text, span.start));
             Error::new(Stage::Policy, Kind::Policy, format!("{file} line {line} is not valid TOML"))
                 .because(e.message())
+                .hint(HINT)
         })?;
         Ok(Self::new(text, file, String::new(), table.into_inner()))
     }
@@ -290,8 +294,7 @@ impl<'i> Table<'i> {
 
 /// A malformed rule: names file, line and key.
 pub fn wrong(origin: &Origin, what: &str) -> Error {
-    Error::new(Stage::Policy, Kind::Policy, format!("{origin} {what}"))
-        .hint("nothing runs under a malformed policy; `ces policy check FILE` tells whether it is right")
+    Error::new(Stage::Policy, Kind::Policy, format!("{origin} {what}")).hint(HINT)
 }
 
 fn line_of(text: &str, at: usize) -> usize {

@@ -65,7 +65,7 @@ fn options_that_make_no_sense_are_refused() {
         &["--memory", "lots"],
         &["--memory", "-1"],
         &["--cpus", "0"],
-        &["--pids-limit", "0"],
+        &["--pids-limit", "many"],
         &["--timeout", "never"],
         &["--ulimit", "nofile"],
         &["-p", "0.0.0.0:8080:80"],

@@ -25,6 +25,7 @@ fn a_run_ended_by_a_signal_leaves_nothing() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let Some(host) = Host::with_demo() else { return };
         let running = host.start(&[], BUSY);
+        wait_until("a result", || fs::read(running.outputs.join("result")).is_ok_and(|text| text == b"result\n"));
         assert!(!host.processes().is_empty());
         running.signal(signal);
         let ran = running.finish();

@@ -115,7 +115,9 @@ pub fn open_regular(path: &Path) -> Result<File> {
             let kind = if e.kind() == std::io::ErrorKind::NotFound { Kind::Missing } else { Kind::Failed };
             let why =
                 if e.raw_os_error() == Some(libc::ELOOP) { "it is a symbolic link".to_owned() } else { e.to_string() };
-            Error::new(Stage::Pull, kind, what()).because(why)
+            Error::new(Stage::Pull, kind, what())
+                .because(why)
+                .hint("check the path: oci:DIR is a directory with oci-layout and index.json, the archives are files")
         })?;
     let metadata = file.metadata().map_err(|e| Error::new(Stage::Pull, Kind::Failed, what()).because(e))?;
     if !metadata.is_file() {
