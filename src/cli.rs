@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// The argument order of EPCC's tools: `ces-pull`, `ces-run`.
@@ -25,6 +26,9 @@ Examples:
   ces doctor                             can this host keep the promises?
 
 Exit status: the payload's own for `run` (125: nothing ran); else 0, 1 failed, 2 usage, 3 refused by policy.";
+
+const SOURCES: &str =
+    "ghcr.io/NS/NAME:TAG, …@sha256:…, docker://…, oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE";
 
 /// Runs approved container images on sensitive data in Trusted Research Environments.
 ///
@@ -46,10 +50,12 @@ pub struct Cli {
 #[derive(Debug, Clone, Default, Args)]
 pub struct Global {
     /// Keep store, running jobs and records below DIR
-    #[arg(long, value_name = "DIR", env = "CES_ROOT", global = true, help_heading = "Global options")]
+    #[arg(long, value_name = "DIR", env = "CES_ROOT", value_parser = maybe_path())]
+    #[arg(global = true, help_heading = "Global options")]
     pub root: Option<PathBuf>,
     /// Use another policy file; accepted from real root, and where the policy is advisory
-    #[arg(long, value_name = "FILE", env = "CES_POLICY", global = true, help_heading = "Global options")]
+    #[arg(long, value_name = "FILE", env = "CES_POLICY", value_parser = maybe_path())]
+    #[arg(global = true, help_heading = "Global options")]
     pub policy: Option<PathBuf>,
     /// Say only what went wrong
     #[arg(short, long, global = true, help_heading = "Global options")]
@@ -60,6 +66,11 @@ pub struct Global {
     /// Say more about what is done (before the verb: `ces -v run …`; after `run`, -v is a volume)
     #[arg(short = 'v', hide = true)]
     pub verbose_first: bool,
+}
+
+/// A path that may be empty, as a variable is that is set to nothing; [`parse`] takes it for absent.
+fn maybe_path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 impl Global {
@@ -137,8 +148,8 @@ pub struct PullArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// ghcr.io/NS/NAME:TAG, …@sha256:…, docker://…, oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE
-    #[arg(value_name = "SOURCE")]
+    /// Where the image is.
+    #[arg(value_name = "SOURCE", help = SOURCES)]
     pub source: String,
     /// The token of `ces-pull USER TOKEN IMAGE`; no option gives it.
     #[arg(skip)]
@@ -201,7 +212,7 @@ pub enum PolicyCommand {
     },
     /// Print every decision for a run, and the line it comes from; nothing runs
     #[command(override_usage = "ces policy explain [OPTIONS] IMAGE [ARGS]...")]
-    Explain(ExplainArgs),
+    Explain(Box<ExplainArgs>),
 }
 
 /// `ces stop`.
@@ -283,10 +294,16 @@ pub struct ManArgs {
 /// then the exit status must not look like a payload's.
 pub fn parse(argv: &[OsString]) -> (legacy::Parsed, bool) {
     let words = argv.get(1..).unwrap_or_default();
-    match argv.first().and_then(legacy::Link::of) {
+    let (mut parsed, is_run) = match argv.first().and_then(legacy::Link::of) {
         Some(link) => (legacy::parse(link, words), link == legacy::Link::Run),
         None => (Cli::try_parse_from(argv).map(|cli| (cli, Vec::new())), is_run(words)),
+    };
+    if let Ok((cli, _)) = &mut parsed {
+        // A variable that is set to nothing is not set.
+        cli.global.root.take_if(|path| path.as_os_str().is_empty());
+        cli.global.policy.take_if(|path| path.as_os_str().is_empty());
     }
+    (parsed, is_run)
 }
 
 fn is_run(words: &[OsString]) -> bool {
@@ -331,6 +348,7 @@ mod tests {
         assert!(args.options.podman.given.is_empty());
         assert!(parse(&["run", "--no-such-option", "img"]).is_err());
         assert!(parse(&["run", "-e", "A=1"]).is_err());
+        assert_eq!(run(&["run", "-i", "--", "img", "--", "x"]).words, ["img", "--", "x"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The image's user: from `name`, `uid`, `uid:gid` or `name:group` to numbers.
 //!
 //! Takes the text of `USER` (or `--user`) and the bytes of the image's passwd and group files, whose size the caller has
-//! capped; gives a [`ResolvedUser`]; trusts nothing; refuses names that do not exist and numbers that are not plain.
+//! capped; gives a `ResolvedUser`; trusts nothing; refuses names that do not exist and numbers that are not plain.
 //!
 //! Numbers are read strictly: a value that wraps around, is signed or is padded has been root elsewhere
 //! (CVE-2024-40635, CVE-2026-30892).

@@ -10,6 +10,8 @@ pub mod image_user;
 pub mod identity;
 /// The root file system: the overlay, and what is bound into it.
 pub mod rootfs;
+/// A copy of the merged tree, for portable bundles.
+pub mod flatten;
 /// The init layer: mount points laid over the image.
 pub mod init_layer;
 /// What the payload is started with.
@@ -20,3 +22,6 @@ pub mod masks;
 pub mod spec;
 /// Which system calls the payload may make.
 pub mod seccomp;
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! The runtime spec: `config.json`, complete and portable.
 //!
-//! Takes grant, image configuration, user, id maps and paths of the host; gives a [`Spec`] that crun and runc run as it
+//! Takes grant, image configuration, user, id maps and paths of the host; gives a `Spec` that crun and runc run as it
 //! is, in a user namespace; trusts the grant; refuses what of the image cannot be run safely. Pure: it touches nothing.
 //!
 //! No hook and no annotation is ever written, least of all from an image.

@@ -1,6 +1,6 @@
 //! Options of podman that ces does not have, collected for the policy to judge; hidden from the help.
 //!
-//! Takes the table of [`crate::policy::podman`]; gives what the user wrote; trusts nothing; refuses nothing: judging comes
+//! Takes the table of `crate::policy::podman`; gives what the user wrote; trusts nothing; refuses nothing: judging comes
 //! later, with the rule and the person to ask.
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};

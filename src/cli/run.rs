@@ -1,7 +1,7 @@
 //! Options of a run: `ces run`, and what shows a run without running it.
 //!
 //! Takes words; gives text as the user wrote it; trusts nothing; refuses unknown options. Values are read by
-//! [`crate::policy::request`], so that words of an option file are read the same way.
+//! `crate::policy::request`, so that words of an option file are read the same way.
 
 use std::path::PathBuf;
 

@@ -1,7 +1,9 @@
 //! From a verb to its file.
 
 use crate::cli::{Command, Global, PullArgs};
-use crate::commands::{Context, facts, manual, policy, pull, request, run};
+use crate::commands::{
+    Context, bundle, doctor, facts, images, inspect, manual, policy, prune, ps, pull, records, request, rmi, run,
+};
 use crate::error::{Error, Kind, Result, Stage};
 
 /// Runs the verb, and gives the exit status.
@@ -17,21 +19,29 @@ pub fn dispatch(global: &Global, command: &Command) -> Result<u8> {
         Command::Completions(args) => manual::completions(args),
         Command::Man(args) => manual::man(args),
         Command::Pull(args) => pull::pull(&Context::new(global)?, &pull_args(global, args)).map(|()| 0),
-        // seam: commands::images::run(&context, json), and so on
-        Command::Images(_) => Err(later("images")),
-        Command::Rmi(_) => Err(later("rmi")),
-        Command::Prune(_) => Err(later("prune")),
-        Command::Inspect(_) => Err(later("inspect")),
+        Command::Images(args) => {
+            let asked = images::ImagesArgs { json: args.json, quiet: global.quiet };
+            images::images(&Context::new(global)?, &asked).map(|()| 0)
+        }
+        Command::Rmi(args) => {
+            let asked = rmi::RmiArgs { images: args.images.clone(), json: args.json };
+            rmi::rmi(&Context::new(global)?, &asked).map(|()| 0)
+        }
+        Command::Prune(args) => prune::prune(&Context::new(global)?, &prune::PruneArgs { json: args.json }).map(|()| 0),
+        Command::Inspect(args) => {
+            let asked = inspect::InspectArgs { image: args.image.clone() };
+            inspect::inspect(&Context::new(global)?, &asked).map(|()| 0)
+        }
         Command::Run(args) => run::run(global, args),
-        Command::Bundle(_) => Err(later("bundle")),
-        Command::Spec(_) => Err(later("spec")),
-        Command::Doctor(_) => Err(later("doctor")),
-        Command::Ps(_) => Err(later("ps")),
-        Command::Stop(_) => Err(later("stop")),
+        Command::Bundle(args) => bundle::bundle(global, args),
+        Command::Spec(args) => bundle::spec(global, args),
+        Command::Doctor(args) => doctor::doctor(global, args),
+        Command::Ps(args) => ps::ps(global, args),
+        Command::Stop(args) => ps::stop(global, args),
         Command::Exec(_) => Err(later("exec")),
-        Command::Runs(_) => Err(later("runs")),
-        Command::Record(_) => Err(later("record")),
-        Command::Verify(_) => Err(later("verify")),
+        Command::Runs(args) => records::runs(global, args),
+        Command::Record(args) => records::record(global, args),
+        Command::Verify(args) => records::verify(global, args),
     }
 }
 

@@ -1,1 +1,234 @@
-//! x
+//! `ces doctor`: can this host keep the promises, and what to change.
+//!
+//! What can be tried is tried: user namespaces, idmapped layers and the overlay are really made, on the store's own file
+//! system, in a process that ends.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+
+use nix::sys::utsname::uname;
+use serde::Serialize;
+
+use super::print;
+use crate::bundle::identity::Identity;
+use crate::bundle::rootfs::{Plan, ROOTFS};
+use crate::cli::{Global, ListArgs};
+use crate::error::{Error, Kind, Result, Stage};
+use crate::host::caller::{Caller, Mode};
+use crate::host::cgroup;
+use crate::host::dirs::Dirs;
+use crate::host::idmap::IdMap;
+use crate::policy::Policy;
+use crate::run::job::{self, JobId};
+use crate::run::spawn;
+
+/// How much a finding matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Grade {
+    /// As it should be.
+    Ok,
+    /// A run works, with less than there could be.
+    Warning,
+    /// A run would be refused.
+    Refused,
+}
+
+/// One thing looked at.
+#[derive(Debug, Serialize)]
+struct Finding {
+    what: &'static str,
+    grade: Grade,
+    found: String,
+    needed: &'static str,
+    fix: Option<String>,
+}
+
+/// Looks at the host; exit status 1 when a run would be refused.
+///
+/// # Errors
+/// When the caller is nobody, or the policy cannot be trusted.
+pub fn doctor(global: &Global, args: &ListArgs) -> Result<u8> {
+    let caller = Caller::find()?;
+    let dirs = Dirs::new(&caller, global.root.as_deref());
+    let policy = Policy::load(&caller, global.policy.as_deref());
+    let limits_required = policy.as_ref().map_or(true, |p| p.limits().required.value);
+    let findings = vec![
+        kernel(),
+        policy_file(&policy),
+        ids(&caller),
+        seccomp(),
+        landlock(),
+        control_groups(&caller, limits_required),
+        mounts(&caller, &dirs),
+        data(policy.as_ref().ok()),
+    ];
+    let refused = findings.iter().any(|f| f.grade == Grade::Refused);
+    let word = match (refused, caller.mode) {
+        (true, _) => "refused",
+        (false, Mode::Enforced) => "enforced",
+        (false, Mode::Advisory) => "advisory",
+    };
+    if args.json {
+        print::json(&serde_json::json!({"findings": findings, "result": word}))?;
+    } else {
+        let mut rows = vec![["", "WHAT", "FOUND", "NEEDED"].map(str::to_owned)];
+        rows.extend(findings.iter().map(|f| {
+            let mark = match f.grade {
+                Grade::Ok => "ok",
+                Grade::Warning => "!",
+                Grade::Refused => "NO",
+            };
+            [mark.to_owned(), f.what.to_owned(), f.found.clone(), f.needed.to_owned()]
+        }));
+        print::table(&rows)?;
+        for finding in &findings {
+            if let Some(fix) = &finding.fix {
+                print::line(&format!("{}: {fix}", finding.what))?;
+            }
+        }
+        print::line(word)?;
+    }
+    Ok(u8::from(refused))
+}
+
+fn finding(what: &'static str, needed: &'static str, found: String, problem: Option<(Grade, String)>) -> Finding {
+    let (grade, fix) = problem.map_or((Grade::Ok, None), |(grade, fix)| (grade, Some(fix)));
+    Finding { what, grade, found, needed, fix }
+}
+
+fn kernel() -> Finding {
+    let release = uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
+    let mut parts = release.split(['.', '-']).map(|p| p.parse::<u32>().unwrap_or(0));
+    let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    let problem = (version < (5, 19)).then(|| (Grade::Refused, "boot a kernel of 5.19 or newer".to_owned()));
+    finding("kernel", "5.19 or newer", release, problem)
+}
+
+fn policy_file(policy: &Result<Policy>) -> Finding {
+    match policy {
+        Ok(policy) => finding("policy", "readable, root-owned, valid", policy.file().to_owned(), None),
+        Err(error) => finding(
+            "policy",
+            "readable, root-owned, valid",
+            error.to_string(),
+            Some((Grade::Refused, "ces policy check FILE tells more".to_owned())),
+        ),
+    }
+}
+
+fn ids(caller: &Caller) -> Finding {
+    let needed = "65536 ids for the image's users";
+    match IdMap::on_disk(caller) {
+        Err(error) => finding(
+            "ids",
+            needed,
+            error.to_string(),
+            Some((Grade::Refused, "make /etc/subuid and /etc/subgid readable".to_owned())),
+        ),
+        Ok(map) if map.is_single() => finding(
+            "ids",
+            needed,
+            "one id: your own".to_owned(),
+            Some((
+                Grade::Warning,
+                "images run as their root only; ask for entries in /etc/subuid and /etc/subgid, or use sudo".to_owned(),
+            )),
+        ),
+        Ok(map) => {
+            let ranges: Vec<String> = map.uids.iter().map(|e| format!("{}+{}", e.outside, e.count)).collect();
+            finding("ids", needed, ranges.join(", "), None)
+        }
+    }
+}
+
+fn seccomp() -> Finding {
+    let actions = fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail").unwrap_or_default();
+    let problem =
+        (!actions.contains("errno")).then(|| (Grade::Refused, "boot a kernel with CONFIG_SECCOMP_FILTER".to_owned()));
+    finding("seccomp", "filters", if problem.is_none() { "filters".to_owned() } else { "none".to_owned() }, problem)
+}
+
+fn landlock() -> Finding {
+    let modules = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    let has = modules.split(',').any(|name| name.trim() == "landlock");
+    let problem = (!has)
+        .then(|| (Grade::Warning, "a second fence around unpacking is missing; boot with lsm=landlock,…".to_owned()));
+    finding("landlock", "for unpacking", if has { "present".to_owned() } else { "not seen".to_owned() }, problem)
+}
+
+fn control_groups(caller: &Caller, required: bool) -> Finding {
+    let needed = "memory, cpu, pids";
+    let grade = if required { Grade::Refused } else { Grade::Warning };
+    match cgroup::setup() {
+        Err(error) => finding(
+            "control groups",
+            needed,
+            error.to_string(),
+            Some((grade, "mount cgroup2 at /sys/fs/cgroup".to_owned())),
+        ),
+        Ok(setup) if !caller.is_privileged() => finding(
+            "control groups",
+            needed,
+            format!("{setup}, not yours to use"),
+            Some((grade, "without limits a run can use the whole host; use sudo".to_owned())),
+        ),
+        Ok(setup) => finding("control groups", needed, setup.to_string(), None),
+    }
+}
+
+/// Mounts an empty image, exactly as a run would.
+fn mounts(caller: &Caller, dirs: &Dirs) -> Finding {
+    let needed = "user namespaces, idmapped layers, overlay";
+    match try_mounts(caller, dirs) {
+        Ok(()) => finding("mounts", needed, "tried: they work".to_owned(), None),
+        Err(error) => {
+            let fix = error
+                .hint_text()
+                .unwrap_or("see user.max_user_namespaces, and the file system of the store")
+                .to_owned();
+            finding("mounts", needed, error.to_string(), Some((Grade::Refused, fix)))
+        }
+    }
+}
+
+fn try_mounts(caller: &Caller, dirs: &Dirs) -> Result<()> {
+    let identity = Identity::new(caller, 0, 0, Vec::new())?;
+    let dir = dirs.store.join("work").join(format!("doctor-{}", JobId::new()?));
+    let layer = dir.join("layer");
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&layer).map_err(|e| {
+        Error::new(Stage::Store, Kind::Host, format!("cannot write to the store {}", dirs.store.display())).because(e)
+    })?;
+    let work = dir.join("work");
+    let privileged = caller.is_privileged();
+    let prepared = fs::create_dir(&work).and_then(|()| match identity.on_disk.uid_outside(0) {
+        Some(owner) if privileged => std::os::unix::fs::chown(&layer, Some(owner), Some(owner)),
+        _ => Ok(()),
+    });
+    let tried = prepared
+        .map_err(|e| Error::new(Stage::Store, Kind::Host, "cannot write to the store").because(e))
+        .and_then(|()| {
+            let plan = Plan {
+                layers: vec![layer],
+                work: work.clone(),
+                binds: Vec::new(),
+                root_ids: identity.root(),
+                cover: work,
+            };
+            spawn::in_stage(&plan, identity.layer_map().as_ref(), &identity.container, privileged, || {
+                fs::write(Path::new(ROOTFS).join("file"), "x")
+                    .map_err(|e| Error::new(Stage::Bundle, Kind::Host, "cannot write to the overlay").because(e))
+            })
+        });
+    let removed = spawn::with_ids(&identity.container, privileged, || job::remove_work(&dir).map(|()| Vec::new()));
+    tried?;
+    removed.map(drop)
+}
+
+fn data(policy: Option<&Policy>) -> Finding {
+    let root = policy.map_or_else(|| Path::new("/safe_data").to_path_buf(), |p| p.data_root().to_path_buf());
+    let problem = (!root.is_dir())
+        .then(|| (Grade::Warning, format!("make {}, with a directory for each project", root.display())));
+    finding("safe data", "the directory of the projects", root.display().to_string(), problem)
+}

@@ -1,6 +1,6 @@
 //! What a grant depends on, found out on this host.
 //!
-//! Takes paths a user names and this process's own limits; gives plain data for [`crate::policy::grant`]; trusts the
+//! Takes paths a user names and this process's own limits; gives plain data for `crate::policy::grant`; trusts the
 //! kernel; refuses nothing: what cannot be found is left out, and the grant refuses it by name.
 
 use std::collections::BTreeMap;

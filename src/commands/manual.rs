@@ -18,7 +18,7 @@ pub fn completions(args: &CompletionsArgs) -> Result<u8> {
         Shell::Fish => clap_complete::Shell::Fish,
     };
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "ces", &mut script);
+    clap_complete::generate(shell, &mut without_hidden(&Cli::command()), "ces", &mut script);
     // Our own bytes, and a script: not text from outside.
     let mut stdout = std::io::stdout().lock();
     stdout
@@ -26,6 +26,19 @@ pub fn completions(args: &CompletionsArgs) -> Result<u8> {
         .and_then(|()| stdout.flush())
         .map_err(|e| Error::new(Stage::Cli, Kind::Failed, "cannot write to standard output").because(e))?;
     Ok(0)
+}
+
+/// The same verbs less their hidden options, which completions would offer: podman's are understood, not recommended.
+fn without_hidden(command: &clap::Command) -> clap::Command {
+    // Names in a definition live as long as the program, which is about to end.
+    let name: &'static str = Box::leak(command.get_name().to_owned().into_boxed_str());
+    let mut visible = clap::Command::new(name)
+        .args(command.get_arguments().filter(|arg| !arg.is_hide_set()).cloned())
+        .subcommands(command.get_subcommands().map(without_hidden));
+    if let Some(about) = command.get_about() {
+        visible = visible.about(about.clone());
+    }
+    visible
 }
 
 /// Writes a page for `ces` and one for each verb.

@@ -14,6 +14,14 @@ pub mod facts;
 pub mod prepare;
 /// `ces pull`.
 pub mod pull;
+/// `ces images`.
+pub mod images;
+/// `ces rmi`.
+pub mod rmi;
+/// `ces prune`.
+pub mod prune;
+/// `ces inspect`.
+pub mod inspect;
 /// `ces run`.
 pub mod run;
 /// `ces spec`, `ces bundle`.

@@ -1,7 +1,7 @@
-//! From the options of a run, and the files they name, to a [`RunRequest`].
+//! From the options of a run, and the files they name, to a `RunRequest`.
 //!
 //! Takes parsed options, a way to read files as the researcher, and the caller's environment; gives a request; trusts
-//! nothing; refuses what the readers of [`crate::policy::request`] refuse.
+//! nothing; refuses what the readers of `crate::policy::request` refuse.
 
 use std::collections::BTreeMap;
 use std::fs::File;

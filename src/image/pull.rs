@@ -77,7 +77,7 @@ struct Task {
 /// A layer that was unpacked.
 enum Unpacked {
     /// In its place.
-    Stored(PinnedLayer),
+    Stored(Box<PinnedLayer>),
     /// Waiting for those below it.
     Waiting(Box<(Workspace, Report)>),
 }
@@ -151,17 +151,18 @@ pub fn pull(store: &Store, unpacker: &Unpacker, origin: &dyn Origin, request: &R
     done.sort_by_key(|(position, _)| *position);
     for (position, unpacked) in done {
         let layer = match unpacked {
-            Unpacked::Stored(layer) => layer,
+            Unpacked::Stored(layer) => *layer,
             Unpacked::Waiting(waiting) => job.settle(position, *waiting, &manifest, &config, &places)?,
         };
         // The same layer may stand at several places.
         let diff_id = layer.dir.diff_id().clone();
         let layer = std::sync::Arc::new(layer);
         for (at, wanted) in config.diff_ids.iter().enumerate() {
-            if *wanted == diff_id && (at == position || layer.dir.record().key == *diff_id.digest()) {
-                if let Some(place) = places.get_mut(at) {
-                    place.get_or_insert_with(|| std::sync::Arc::clone(&layer));
-                }
+            if *wanted == diff_id
+                && (at == position || layer.dir.record().key == *diff_id.digest())
+                && let Some(place) = places.get_mut(at)
+            {
+                place.get_or_insert_with(|| std::sync::Arc::clone(&layer));
             }
         }
     }
@@ -287,7 +288,7 @@ impl Job<'_> {
         self.devices.fetch_add(report.omitted.devices, Ordering::Relaxed);
         if report.open.is_empty() {
             let record = self.record(task.diff_id.digest(), &task.diff_id, &task.descriptor, &report);
-            return Ok(Unpacked::Stored(self.store.publish(workspace, record)?));
+            return Ok(Unpacked::Stored(Box::new(self.store.publish(workspace, record)?)));
         }
         Ok(Unpacked::Waiting(Box::new((workspace, report))))
     }
@@ -366,6 +367,7 @@ impl Job<'_> {
             file_bytes: report.file_bytes,
             entries: report.entries,
             omitted: report.omitted.clone(),
+            root: report.root,
             ids: self.unpacker.ids().clone(),
         }
     }

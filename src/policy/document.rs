@@ -1,9 +1,9 @@
 //! `policy.toml`: from text to rules.
 //!
-//! Takes text, the file's name and facts of the host for what the file leaves out; gives a [`Policy`]; trusts nothing;
+//! Takes text, the file's name and facts of the host for what the file leaves out; gives a `Policy`; trusts nothing;
 //! refuses every key it does not know and every value that is not exactly what is allowed there.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::reader::{Rule, Table, wrong};
 use super::{
@@ -300,7 +300,7 @@ fn mount_rules(table: &mut Table<'_>) -> Result<Option<Rule<Vec<MountRule>>>> {
         let access = access(&mut table)?;
         table.finish()?;
         let Some(host) = host else { return Err(wrong(&origin, "has an entry without `host`")) };
-        if is_never_mounted(&host.value) {
+        if is_never_mounted(Path::new(&host.value)) {
             let never = NEVER_MOUNTED.join(", ");
             return Err(wrong(&host.origin, &format!("opens \"{}\": no policy can open /, {never}", host.value)));
         }
@@ -310,7 +310,6 @@ fn mount_rules(table: &mut Table<'_>) -> Result<Option<Rule<Vec<MountRule>>>> {
 }
 
 /// Whether a directory is one of the host's own, or holds them all.
-pub(crate) fn is_never_mounted(host: &str) -> bool {
-    let path = std::path::Path::new(host);
-    path == std::path::Path::new("/") || NEVER_MOUNTED.iter().any(|never| path.starts_with(never))
+pub(crate) fn is_never_mounted(path: &Path) -> bool {
+    path == Path::new("/") || NEVER_MOUNTED.iter().any(|never| path.starts_with(never))
 }

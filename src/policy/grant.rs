@@ -1,6 +1,6 @@
 //! What the run gets: a request, narrowed or refused.
 //!
-//! Takes a [`RunRequest`] and facts of this run and host; gives a [`Grant`] in which every decision carries its reason;
+//! Takes a `RunRequest` and facts of this run and host; gives a `Grant` in which every decision carries its reason;
 //! trusts the policy alone; refuses what is above a ceiling, with the figure, the line and the person to ask.
 //!
 //! A request can only narrow: nothing asked for is silently made smaller, and nothing not asked for is made larger.

@@ -1,6 +1,6 @@
 //! Which policy is in force, and whether its file can be trusted.
 //!
-//! Takes the caller and the file named by `--policy`; gives a [`Policy`]; trusts `/etc/ces/policy.toml` when root alone
+//! Takes the caller and the file named by `--policy`; gives a `Policy`; trusts `/etc/ces/policy.toml` when root alone
 //! can write it; refuses a malformed file, a writable one, and another file where the caller could widen the rules.
 
 use std::fs::{self, File};

@@ -1,9 +1,9 @@
 //! The site's rules, and what a request may have under them.
 //!
-//! Takes the site's TOML and a request; gives a [`grant::Grant`]; trusts the root-owned policy file; refuses whatever is
+//! Takes the site's TOML and a request; gives a `grant::Grant`; trusts the root-owned policy file; refuses whatever is
 //! larger than a ceiling, by name, with the line of the policy and the person to ask. A request can only narrow.
 //!
-//! Nothing here reads a file but [`load`]: parsing and granting are pure.
+//! Nothing here reads a file but `load`: parsing and granting are pure.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -29,6 +29,9 @@ pub mod podman;
 pub mod grant;
 /// The rules in force, one a line.
 pub mod show;
+
+#[cfg(test)]
+mod tests;
 
 use crate::error::{Error, Kind, Stage};
 use reader::Rule;

@@ -1,6 +1,6 @@
 //! Options of podman that `ces run` does not have itself.
 //!
-//! Takes an option's name and value; gives a [`Verdict`]; trusts nothing; refuses by name whatever would widen a run or
+//! Takes an option's name and value; gives a `Verdict`; trusts nothing; refuses by name whatever would widen a run or
 //! would have to be ignored. An option that states what holds for every run is accepted without a word.
 
 use crate::error::{Error, Kind, Result, Stage};
@@ -202,9 +202,14 @@ pub const OPTIONS: &[PodmanOption] = &[
 /// # Errors
 /// [`Kind::Policy`] when it would widen the run, [`Kind::Usage`] when it means nothing here.
 pub fn judge(name: &str, value: Option<&str>, whom_to_ask: &str) -> Result<()> {
-    let shown = value.map_or_else(|| format!("--{name}"), |value| format!("--{name} {value}"));
     let Some((_, _, takes, verdict)) = OPTIONS.iter().find(|(long, ..)| *long == name) else {
-        return Err(Error::new(Stage::Cli, Kind::Usage, format!("{shown} is not an option of ces or podman")));
+        return Err(Error::new(Stage::Cli, Kind::Usage, format!("--{name} is not an option of ces or podman")));
+    };
+    let shown = match value {
+        Some("true") if *takes == Switch => format!("--{name}"),
+        Some(value) if *takes == Switch => format!("--{name}={value}"),
+        Some(value) => format!("--{name} {value}"),
+        None => format!("--{name}"),
     };
     let said = if *takes == Switch { value.unwrap_or("true") } else { value.unwrap_or_default() };
     let widens = |rule: &str, why: &str| {

@@ -1,6 +1,6 @@
 //! The profiles a run can have: what a payload may do inside its own user namespace.
 //!
-//! Takes `bundles/<name>/profile.toml`, compiled in; gives a [`Profile`]; trusts those files (they are tested); refuses
+//! Takes `bundles/<name>/profile.toml`, compiled in; gives a `Profile`; trusts those files (they are tested); refuses
 //! names that are none of them.
 
 use crate::error::{Error, Kind, Result, Stage};

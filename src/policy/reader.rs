@@ -1,6 +1,6 @@
 //! Reads a TOML document key by key, and remembers the line of each.
 //!
-//! Takes text and the file's name; gives values as [`Rule`]s that know their [`Origin`]; trusts nothing; refuses unknown
+//! Takes text and the file's name; gives values as `Rule`s that know their `Origin`; trusts nothing; refuses unknown
 //! keys and wrong types, naming file, line, key and what is allowed.
 
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! What a user asks for, as plain data.
 //!
-//! Takes words of the command line and of the files it names; gives a [`RunRequest`]; trusts nothing; refuses what is
-//! malformed. Whether it may be had is decided by [`super::grant`].
+//! Takes words of the command line and of the files it names; gives a `RunRequest`; trusts nothing; refuses what is
+//! malformed. Whether it may be had is decided by `super::grant`.
 
 use std::path::PathBuf;
 use std::time::Duration;

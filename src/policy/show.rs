@@ -1,6 +1,6 @@
 //! The rules in force, one a line.
 //!
-//! Takes a [`Policy`]; gives a list of rule, value and origin for people and programs; trusts it; refuses nothing.
+//! Takes a `Policy`; gives a list of rule, value and origin for people and programs; trusts it; refuses nothing.
 
 use std::fmt::Display;
 

@@ -221,11 +221,7 @@ pub fn discard(journal: &Journal, map: &IdMap, privileged: bool) -> Result<()> {
     let home = acting_as(&researcher, privileged, || open_directory(&journal.home, false))?;
     let remove = || -> Result<Vec<u8>> {
         remove_tree(&home, Path::new(&journal.scratch))?;
-        if let (Some(parent), Some(name)) = (journal.work.parent(), journal.work.file_name())
-            && parent.is_dir()
-        {
-            remove_tree(&open_directory(parent, false)?, Path::new(name))?;
-        }
+        remove_work(&journal.work)?;
         Ok(Vec::new())
     };
     // A user's container may have written as subordinate ids: only root of the same namespace can remove that.
@@ -242,6 +238,17 @@ pub fn reopen_outputs(journal: &Journal) -> Result<Option<OwnedFd>> {
     acting_as(&researcher, nix::unistd::geteuid().is_root(), || {
         if path.symlink_metadata().is_err() { Ok(None) } else { open_directory(&path, true).map(Some) }
     })
+}
+
+/// Removes a throw-away directory of the store. For a process with power over every id in it.
+///
+/// # Errors
+/// When something cannot be removed.
+pub fn remove_work(work: &Path) -> Result<()> {
+    match (work.parent(), work.file_name()) {
+        (Some(parent), Some(name)) if parent.is_dir() => remove_tree(&open_directory(parent, false)?, Path::new(name)),
+        _ => Ok(()),
+    }
 }
 
 fn open_directory(path: &Path, to_read: bool) -> Result<OwnedFd> {

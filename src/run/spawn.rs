@@ -19,6 +19,7 @@ use nix::unistd::{Gid, Pid, Uid, pipe2, setresgid, setresuid};
 
 use super::stage::{REQUEST_FD, StageRequest};
 use super::wire::{FromStage, ToStage, Wire};
+use crate::bundle::rootfs::{self, Plan};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::idmap::IdMap;
 use crate::host::sys::{self, MountChange};
@@ -129,6 +130,59 @@ pub fn with_ids(map: &IdMap, privileged: bool, work: impl FnOnce() -> Result<Vec
     answer
 }
 
+/// Does `work` in a child process that sees `plan` mounted, and nothing of the host's files.
+///
+/// # Errors
+/// The mounts', and `work`'s own.
+pub fn in_stage(
+    plan: &Plan,
+    layer_map: Option<&IdMap>,
+    map: &IdMap,
+    privileged: bool,
+    work: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let layer_ns = layer_map.map(|map| user_namespace(map, privileged)).transpose()?;
+    let (ours, theirs) = Wire::pair()?;
+    let child = sys::fork(|| {
+        let done = own_mounts(&theirs, privileged)
+            .and_then(|()| rootfs::assemble(plan, layer_ns.as_ref().map(AsFd::as_fd), privileged))
+            .and_then(|()| work())
+            .and_then(|()| theirs.send(&FromStage::Finished));
+        match done {
+            Ok(()) => 0,
+            Err(error) => theirs.send(&FromStage::Failed(super::stage::failure(&error))).map_or(1, |()| 1),
+        }
+    })
+    .map_err(|e| fail("start a process with mounts of its own", e))?;
+    drop(theirs);
+    let done = loop {
+        match ours.receive() {
+            Ok(Some(FromStage::NeedsMaps)) => {
+                if let Err(error) = map.write(child, privileged).and_then(|()| ours.send(&ToStage::MapsWritten)) {
+                    break Err(error);
+                }
+            }
+            Ok(Some(FromStage::Finished)) => break Ok(()),
+            Ok(Some(FromStage::Failed(failure))) => break Err(failure.into()),
+            Ok(_) => break Err(Error::new(Stage::Run, Kind::Failed, "a process with mounts of its own is gone")),
+            Err(error) => break Err(error),
+        }
+    };
+    end(child);
+    done
+}
+
+/// A mount namespace whose mounts are this process's own.
+fn own_mounts(wire: &Wire, privileged: bool) -> Result<()> {
+    if privileged {
+        unshare(CloneFlags::CLONE_NEWNS).map_err(|e| fail("make a mount namespace", e.into()))?;
+    } else {
+        enter_user_namespace(wire, CloneFlags::CLONE_NEWNS)?;
+    }
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).map_err(|e| fail("make the mounts private", e.into()))
+}
+
 fn sealed_request(request: &StageRequest) -> Result<OwnedFd> {
     let text = serde_json::to_vec(request)
         .map_err(|e| Error::new(Stage::Run, Kind::Failed, "cannot write the stage's request").because(e))?;
@@ -153,14 +207,7 @@ fn become_stage(
     // The caller's terminal, session and keys stay behind.
     nix::unistd::setsid().map_err(|e| fail("start a session", e.into()))?;
     sys::join_new_session_keyring().map_err(|e| fail("start a keyring", e))?;
-    if privileged {
-        unshare(CloneFlags::CLONE_NEWNS).map_err(|e| fail("make a mount namespace", e.into()))?;
-    } else {
-        enter_user_namespace(wire, CloneFlags::CLONE_NEWNS)?;
-    }
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
-        .map_err(|e| fail("make the mounts private", e.into()))?;
+    own_mounts(wire, privileged)?;
     let program = read_only_self()?;
     let inherited: Vec<BorrowedFd<'_>> = [request, wire.as_fd(), status].into_iter().chain(layer_ns).collect();
     sys::place_fds(&inherited, REQUEST_FD).map_err(|e| fail("pass descriptors on", e))?;

@@ -1,1 +1,15 @@
 //! Tests that need no privileges.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics is a test that fails")]
+
+mod document;
+mod plan;
+mod reference;
+
+/// The fences of the house.
+mod architecture;
+/// The command line, by the binary itself.
+mod command_line;
+/// `ces policy`, by the binary itself.
+mod policy;
+/// The seccomp filters, by the kernel itself.
+mod system_calls;

@@ -16,8 +16,44 @@ use ces::image::store::{Store, StoredImage};
 use ces::image::unpack::Limits;
 use ces::image::unpack::parent::Unpacker;
 
-/// The real program, which the unpacking child is.
-pub const CES: &str = env!("CARGO_BIN_EXE_ces");
+/// The real program, which the unpacking child is; a test that runs as another user has it elsewhere.
+pub fn ces() -> PathBuf {
+    std::env::var_os("CES_TEST_EXE").map_or_else(|| env!("CARGO_BIN_EXE_ces").into(), PathBuf::from)
+}
+
+/// This test binary again, to run one of its ignored tests, perhaps as someone else; in a directory open to all.
+pub struct Again {
+    pub directory: tempfile::TempDir,
+}
+
+impl Again {
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let open =
+            |path: &Path, mode| fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        open(directory.path(), 0o755);
+        for (from, name) in [(std::env::current_exe().unwrap(), "tests"), (ces(), "ces")] {
+            fs::copy(from, directory.path().join(name)).unwrap();
+            open(&directory.path().join(name), 0o755);
+        }
+        fs::create_dir(directory.path().join("tmp")).unwrap();
+        open(&directory.path().join("tmp"), 0o1777);
+        Self { directory }
+    }
+
+    pub fn command(&self, test: &str) -> std::process::Command {
+        let mut command = std::process::Command::new(self.directory.path().join("tests"));
+        command
+            .args(["--exact", "--ignored", "--nocapture", test])
+            .current_dir("/")
+            .env("CES_TEST_EXE", self.directory.path().join("ces"))
+            .env("TMPDIR", self.directory.path().join("tmp"))
+            .env("HOME", self.directory.path().join("tmp"))
+            .env_remove("SUDO_UID")
+            .env_remove("SUDO_USER");
+        command
+    }
+}
 
 /// An archive in the making; every field can be wrong.
 #[derive(Default, Clone)]
@@ -194,9 +230,24 @@ impl LayoutDir {
     }
 }
 
+/// A directory of one's own, or of another process.
+pub enum Directory {
+    Own(tempfile::TempDir),
+    Of(PathBuf),
+}
+
+impl Directory {
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Own(directory) => directory.path(),
+            Self::Of(path) => path,
+        }
+    }
+}
+
 /// A store below a temporary directory, with a canary beside it that nothing may touch.
 pub struct Site {
-    pub directory: tempfile::TempDir,
+    pub directory: Directory,
     pub caller: Caller,
     pub limits: Limits,
     canary: Vec<String>,
@@ -208,13 +259,16 @@ impl Site {
         Self::at(directory)
     }
 
+    /// One that another process has made, and removes.
+    pub fn existing(directory: &Path) -> Self {
+        let directory = Directory::Of(directory.to_owned());
+        Self { directory, caller: Caller::find().unwrap(), limits: Limits::default(), canary: Vec::new() }
+    }
+
     pub fn at(directory: tempfile::TempDir) -> Self {
+        let directory = Directory::Own(directory);
         let canary = directory.path().join("store/canary");
         fs::create_dir_all(&canary).unwrap();
-        std::os::unix::fs::PermissionsExt::set_mode(
-            &mut fs::metadata(directory.path().join("store")).unwrap().permissions(),
-            0o700,
-        );
         fs::set_permissions(directory.path().join("store"), std::os::unix::fs::PermissionsExt::from_mode(0o700))
             .unwrap();
         fs::write(canary.join("victim"), "untouched").unwrap();
@@ -256,7 +310,7 @@ impl Site {
     }
 
     pub fn unpacker(&self) -> Unpacker {
-        Unpacker::with_exe(&self.caller, &self.limits, Path::new(CES)).unwrap()
+        Unpacker::with_exe(&self.caller, &self.limits, &ces()).unwrap()
     }
 
     pub fn pull_from(&self, origin: &dyn Origin, name: &str) -> Result<Pulled> {

@@ -14,8 +14,16 @@ mod run_cleanup;
 mod run_bad_input;
 /// Bundles under other runtimes, and a real image.
 mod images_real;
-/// Layers: ordinary and hostile.
+/// Layers: ordinary, hostile, and those that speak of layers below them.
 mod unpack;
+mod unpack_as_user;
+mod unpack_hazards;
+mod unpack_in_turn;
+/// The store under many hands, and under kill -9.
+mod store;
+mod store_crash;
+/// Registries, honest and lying.
+mod registry;
 mod image_support;
 #[path = "../support/mod.rs"]
 mod support;

@@ -49,3 +49,12 @@ fn a_whiteout_becomes_what_overlayfs_knows() {
     assert!(whiteout.file_type().is_char_device());
     assert_eq!(whiteout.rdev(), 0);
 }
+
+#[test]
+fn the_root_directorys_metadata_are_those_of_the_uppermost_layer_that_lists_it() {
+    let site = Site::new();
+    let root = |mode| Tar::default().raw(b"./", b'5', b"", |h| h.set_mode(mode));
+    site.unpack(&[root(0o555), root(0o700), Tar::default().file("a", b"")]).unwrap();
+    let image = site.store().find("localhost/test").unwrap();
+    assert_eq!((image.root().mode, image.root().uid, image.root().mtime), (0o700, 0, 1_000_000_000));
+}

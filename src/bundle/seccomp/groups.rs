@@ -1,6 +1,6 @@
 //! The contents of `bundles/seccomp/*.toml`.
 //!
-//! Takes text; gives a [`Profile`]; trusts nothing; refuses unknown keys, unknown names, and names listed twice.
+//! Takes text; gives a `Profile`; trusts nothing; refuses unknown keys, unknown names, and names listed twice.
 
 use std::collections::BTreeMap;
 
@@ -51,6 +51,8 @@ pub struct Rule {
     pub syscall: String,
     /// One must hold.
     pub any: Vec<Condition>,
+    /// If one of these holds instead, the call fails with EPERM.
+    pub eperm: Vec<Condition>,
 }
 
 /// All rules.
@@ -139,7 +141,8 @@ fn rules(text: &str, file: &str) -> Result<Vec<Rule>> {
                 reason: text_of(&mut table, "reason")?,
                 arch: archs(&mut table)?,
                 syscall: text_of(&mut table, "syscall")?,
-                any: conditions(&mut table, &origin)?,
+                any: allowing(&mut table, &origin)?,
+                eperm: conditions(&mut table, "eperm", &origin)?,
             };
             table.finish()?;
             Ok(rule)
@@ -165,19 +168,8 @@ fn archs(table: &mut Table<'_>) -> Result<Vec<Arch>> {
         .collect()
 }
 
-fn conditions(table: &mut Table<'_>, origin: &Origin) -> Result<Vec<Condition>> {
-    let mut out = Vec::new();
-    for mut one in table.tables("any")?.map(|rule| rule.value).unwrap_or_default() {
-        let arg = argument(&mut one, origin)?;
-        let mask = one.integer("mask")?.map(|rule| small(rule.value, &rule.origin)).transpose()?;
-        let value =
-            one.integer("eq")?.ok_or_else(|| malformed(format!("{origin} has a condition without `eq`")))?.value;
-        one.finish()?;
-        if mask.is_some_and(|mask| value & !u64::from(mask) != 0) {
-            return Err(malformed(format!("{origin} wants bits outside its mask")));
-        }
-        out.push(Condition { arg, mask, value });
-    }
+fn allowing(table: &mut Table<'_>, origin: &Origin) -> Result<Vec<Condition>> {
+    let mut out = conditions(table, "any", origin)?;
     if let Some(mut none_of) = table.table("none_of")? {
         let arg = argument(&mut none_of, origin)?;
         let values = none_of.integers("values")?.ok_or_else(|| malformed(format!("{origin} forbids nothing")))?;
@@ -188,6 +180,22 @@ fn conditions(table: &mut Table<'_>, origin: &Origin) -> Result<Vec<Condition>> 
     }
     if out.is_empty() {
         return Err(malformed(format!("{origin} has no condition")));
+    }
+    Ok(out)
+}
+
+fn conditions(table: &mut Table<'_>, key: &'static str, origin: &Origin) -> Result<Vec<Condition>> {
+    let mut out = Vec::new();
+    for mut one in table.tables(key)?.map(|rule| rule.value).unwrap_or_default() {
+        let arg = argument(&mut one, origin)?;
+        let mask = one.integer("mask")?.map(|rule| small(rule.value, &rule.origin)).transpose()?;
+        let value =
+            one.integer("eq")?.ok_or_else(|| malformed(format!("{origin} has a condition without `eq`")))?.value;
+        one.finish()?;
+        if mask.is_some_and(|mask| value & !u64::from(mask) != 0) {
+            return Err(malformed(format!("{origin} wants bits outside its mask")));
+        }
+        out.push(Condition { arg, mask, value });
     }
     Ok(out)
 }

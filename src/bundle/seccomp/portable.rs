@@ -1,6 +1,6 @@
 //! From rules to the form of the runtime spec, as runc and crun read it.
 //!
-//! Takes a [`Profile`] and an architecture; gives a [`LinuxSeccomp`]; trusts the profile's own checks; refuses nothing.
+//! Takes a `Profile` and an architecture; gives a `LinuxSeccomp`; trusts the profile's own checks; refuses nothing.
 //!
 //! For a masked comparison runc and crun take `value` as the mask and `valueTwo` as what is wanted, since they hand both
 //! to libseccomp in that order (seccomp_rule_add(3), SCMP_CMP_MASKED_EQ).
@@ -23,11 +23,10 @@ pub(super) fn build(profile: &Profile, arch: Arch) -> Result<LinuxSeccomp> {
     for rule in profile.conditional.iter().filter(|rule| rule.arch.contains(&arch)) {
         // Conditions within one entry must all hold; of several entries, one is enough.
         for condition in &rule.any {
-            let call = LinuxSyscallBuilder::default()
-                .names(vec![rule.syscall.clone()])
-                .action(LinuxSeccompAction::ScmpActAllow)
-                .args(vec![argument(*condition)?]);
-            calls.push(call.build().map_err(failed)?);
+            calls.push(single(&rule.syscall, *condition, LinuxSeccompAction::ScmpActAllow, None)?);
+        }
+        for condition in &rule.eperm {
+            calls.push(single(&rule.syscall, *condition, LinuxSeccompAction::ScmpActErrno, Some(FORBIDDEN))?);
         }
     }
     for group in profile.eperm.iter().filter(|group| group.arch.contains(&arch)) {
@@ -48,6 +47,15 @@ pub(super) fn build(profile: &Profile, arch: Arch) -> Result<LinuxSeccomp> {
 
 fn names(group: &Group, action: LinuxSeccompAction, errno: Option<u32>) -> Result<LinuxSyscall> {
     let mut call = LinuxSyscallBuilder::default().names(group.syscalls.clone()).action(action);
+    if let Some(errno) = errno {
+        call = call.errno_ret(errno);
+    }
+    call.build().map_err(failed)
+}
+
+fn single(name: &str, condition: Condition, action: LinuxSeccompAction, errno: Option<u32>) -> Result<LinuxSyscall> {
+    let mut call =
+        LinuxSyscallBuilder::default().names(vec![name.to_owned()]).action(action).args(vec![argument(condition)?]);
     if let Some(errno) = errno {
         call = call.errno_ret(errno);
     }

@@ -1,14 +1,15 @@
 //! Mounts of the container, in the order they are made.
 //!
 //! Takes the grant and the paths of the host; gives mounts that are nosuid and nodev, and noexec where nothing is meant to
-//! be executed; trusts that the grant's destinations cover nothing of ours; refuses nothing.
+//! be executed; trusts that the grant's destinations cover nothing of ours; refuses paths that are not
+//! text, which config.json cannot hold.
 
 use std::path::Path;
 
 use oci_spec::runtime::{Mount, MountBuilder};
 
 use super::{SpecInput, internal};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result, Stage};
 use crate::policy::Access;
 
 /// The group of terminals in every distribution.
@@ -32,13 +33,12 @@ pub(super) fn build(input: &SpecInput<'_>) -> Result<Vec<Mount>> {
         options.push(format!("size={}", tmpfs.size));
         options.extend((!tmpfs.exec).then(|| "noexec".to_owned()));
         options.extend(tmpfs.read_only.then(|| "ro".to_owned()));
-        own.push(mount("tmpfs", "tmpfs", &tmpfs.destination.to_string_lossy(), options)?);
+        own.push(mount("tmpfs", Path::new("tmpfs"), &tmpfs.destination, options)?);
     }
     for asked in &grant.binds {
         let mut options = words(if asked.access == Access::Ro { READ_ONLY } else { READ_WRITE });
         options.extend(asked.noexec.then(|| "noexec".to_owned()));
-        let source = asked.source.to_string_lossy();
-        own.push(mount("bind", &source, &asked.destination.to_string_lossy(), options)?);
+        own.push(mount("bind", &asked.source, &asked.destination, options)?);
     }
     own.sort_by_key(|mount| mount.destination().components().count());
     mounts.extend(own);
@@ -63,13 +63,17 @@ fn kernel(input: &SpecInput<'_>) -> Result<Vec<Mount>> {
     let mut shm = words(&["nosuid", "noexec", "nodev", "mode=1777"]);
     shm.push(format!("size={}", input.grant.shm_bytes));
     Ok(vec![
-        mount("proc", "proc", "/proc", words(&["nosuid", "noexec", "nodev"]))?,
-        mount("tmpfs", "tmpfs", "/dev", words(&["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"]))?,
-        mount("devpts", "devpts", "/dev/pts", pts)?,
-        mount("tmpfs", "shm", "/dev/shm", shm)?,
-        mount("mqueue", "mqueue", "/dev/mqueue", words(&["nosuid", "noexec", "nodev"]))?,
-        mount("sysfs", "sysfs", "/sys", words(&["nosuid", "noexec", "nodev", "ro"]))?,
+        own("proc", "proc", "/proc", words(&["nosuid", "noexec", "nodev"]))?,
+        own("tmpfs", "tmpfs", "/dev", words(&["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"]))?,
+        own("devpts", "devpts", "/dev/pts", pts)?,
+        own("tmpfs", "shm", "/dev/shm", shm)?,
+        own("mqueue", "mqueue", "/dev/mqueue", words(&["nosuid", "noexec", "nodev"]))?,
+        own("sysfs", "sysfs", "/sys", words(&["nosuid", "noexec", "nodev", "ro"]))?,
     ])
+}
+
+fn own(typ: &str, source: &str, destination: &str, options: Vec<String>) -> Result<Mount> {
+    mount(typ, Path::new(source), Path::new(destination), options)
 }
 
 fn words(options: &[&str]) -> Vec<String> {
@@ -77,9 +81,14 @@ fn words(options: &[&str]) -> Vec<String> {
 }
 
 fn bind(source: &Path, destination: &str, options: &[&str]) -> Result<Mount> {
-    mount("bind", &source.to_string_lossy(), destination, words(options))
+    mount("bind", source, Path::new(destination), words(options))
 }
 
-fn mount(typ: &str, source: &str, destination: &str, options: Vec<String>) -> Result<Mount> {
+fn mount(typ: &str, source: &Path, destination: &Path, options: Vec<String>) -> Result<Mount> {
+    if let Some(path) = [source, destination].into_iter().find(|path| path.to_str().is_none()) {
+        return Err(Error::new(Stage::Bundle, Kind::Usage, format!("{} is not text", path.display()))
+            .because("config.json is UTF-8")
+            .hint("rename the directory"));
+    }
     MountBuilder::default().typ(typ).source(source).destination(destination).options(options).build().map_err(internal)
 }

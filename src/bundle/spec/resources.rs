@@ -1,6 +1,6 @@
 //! Limits, as control groups know them.
 //!
-//! Takes the granted limits; gives [`LinuxResources`]; trusts the grant; refuses nothing.
+//! Takes the granted limits; gives `LinuxResources`; trusts the grant; refuses nothing.
 
 use oci_spec::runtime::{
     LinuxCpuBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxMemoryBuilder,

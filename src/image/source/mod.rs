@@ -16,6 +16,12 @@ pub mod rules;
 pub mod credentials;
 /// The OCI image layout, as a directory.
 pub mod layout;
+/// Archives: a tar file of a layout, or what `docker save` writes.
+pub mod archive;
+/// What a registry asks of those it does not know.
+pub mod challenge;
+/// Registries.
+pub mod registry;
 
 pub use credentials::Credentials;
 pub use rules::{RegistryRule, RegistryRules};
@@ -25,10 +31,11 @@ pub use rules::{RegistryRule, RegistryRules};
 /// # Errors
 /// When the policy refuses it, or it cannot be opened.
 pub fn open(source: &Source, rules: &RegistryRules, credentials: Option<Credentials>) -> Result<Box<dyn Origin>> {
-    let _ = (rules, credentials);
     match source {
+        Source::Registry(reference) => Ok(Box::new(registry::Registry::new(reference.clone(), rules, credentials)?)),
         Source::Layout(path, tag) => Ok(Box::new(layout::Layout::directory(path, tag.clone()))),
-        _ => Err(Error::new(Stage::Pull, Kind::Failed, "not yet")),
+        Source::LayoutArchive(path, tag) => Ok(Box::new(archive::layout(path, tag.clone())?)),
+        Source::DockerArchive(path, tag) => archive::docker(path, tag.clone()),
     }
 }
 

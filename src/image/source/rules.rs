@@ -35,20 +35,16 @@ impl RegistryRules {
     /// # Errors
     /// When the policy does not allow the host.
     pub fn rule(&self, host: &str) -> Result<RegistryRule> {
-        if let Some(allow) = &self.allow {
-            if !allow.iter().any(|allowed| allowed == host) {
-                let hint = match &self.contact {
-                    Some(contact) => format!("ask {contact} whether images from there may be used"),
-                    None => "ask whoever keeps the policy (ces policy show)".to_owned(),
-                };
-                return Err(Error::new(
-                    Stage::Policy,
-                    Kind::Policy,
-                    format!("images from {host} are not allowed here"),
-                )
+        if let Some(allow) = &self.allow
+            && !allow.iter().any(|allowed| allowed == host)
+        {
+            let hint = match &self.contact {
+                Some(contact) => format!("ask {contact} whether images from there may be used"),
+                None => "ask whoever keeps the policy (ces policy show)".to_owned(),
+            };
+            return Err(Error::new(Stage::Policy, Kind::Policy, format!("images from {host} are not allowed here"))
                 .because(format!("the policy allows: {}", allow.join(", ")))
                 .hint(hint));
-            }
         }
         Ok(self.hosts.get(host).cloned().unwrap_or_default())
     }

@@ -15,6 +15,7 @@ use super::{Lock, Store, read_json, write_file, write_json};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::image::document::{Config, Document, Manifest};
 use crate::image::reference::{DiffId, Digest, Reference};
+use crate::image::unpack::protocol::RootMeta;
 
 /// What the store notes about an image (`image.json`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +84,14 @@ impl StoredImage {
         &self.layers
     }
 
+    /// The metadata of its root directory: those of the uppermost layer that lists it.
+    ///
+    /// Most layers do not list the root, and it is not copied from layer to layer: whoever stacks them gives it to the
+    /// directory on top.
+    pub fn root(&self) -> RootMeta {
+        self.layers.iter().rev().find_map(|layer| layer.record().root).unwrap_or_default()
+    }
+
     /// What the store notes about it.
     pub fn record(&self) -> &ImageRecord {
         &self.record
@@ -103,10 +112,10 @@ impl Store {
     /// The name and the manifest that a user's words stand for.
     pub(crate) fn resolve(&self, _held: &Lock, words: &str) -> Result<(String, Digest)> {
         let reference = words.parse::<Reference>();
-        if let Ok(reference) = &reference {
-            if let Some(record) = self.look_up(reference)? {
-                return Ok((record.reference, record.manifest));
-            }
+        if let Ok(reference) = &reference
+            && let Some(record) = self.look_up(reference)?
+        {
+            return Ok((record.reference, record.manifest));
         }
         let name_of = |manifest: &Digest| -> Result<Option<String>> {
             let mut names: Vec<_> =
@@ -115,15 +124,16 @@ impl Store {
             Ok(names.into_iter().next())
         };
         // host/name@sha256:… of an image that was pulled by tag.
-        if let Ok(pinned) = &reference {
-            if let Some(digest) = pinned.digest() {
-                let prefix = pinned.name();
-                let known = self.refs()?.into_iter().any(|r| {
-                    r.manifest == *digest && r.reference.parse::<Reference>().is_ok_and(|r| r.name() == prefix)
-                });
-                if known {
-                    return Ok((words.to_owned(), digest.clone()));
-                }
+        if let Ok(pinned) = &reference
+            && let Some(digest) = pinned.digest()
+        {
+            let prefix = pinned.name();
+            let known = self
+                .refs()?
+                .into_iter()
+                .any(|r| r.manifest == *digest && r.reference.parse::<Reference>().is_ok_and(|r| r.name() == prefix));
+            if known {
+                return Ok((words.to_owned(), digest.clone()));
             }
         }
         let prefix = words.strip_prefix("sha256:").unwrap_or(words);

@@ -14,7 +14,7 @@ use super::{Store, read_json};
 use crate::error::{Error, Result};
 use crate::host::idmap::IdMap;
 use crate::image::reference::{DiffId, Digest};
-use crate::image::unpack::protocol::Omitted;
+use crate::image::unpack::protocol::{Omitted, RootMeta};
 
 /// What a layer is and how it was unpacked (`layer.json`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,8 @@ pub struct LayerRecord {
     pub entries: u64,
     /// What was left out, by rule.
     pub omitted: Omitted,
+    /// The root directory's metadata, if the layer lists it.
+    pub root: Option<RootMeta>,
     /// Which ids on disk are which in the image.
     pub ids: IdMap,
 }

@@ -19,7 +19,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, mkfifoat, symlinkat, unlinkat};
 
 use super::plan::{Action, Decision, Meta, Parts};
-use super::protocol::{Fault, FaultKind, NOTES_MAX, Omitted, Open, RawPath};
+use super::protocol::{Fault, FaultKind, NOTES_MAX, Omitted, Open, RawPath, RootMeta};
 use super::tarstream::{Bytes, TarStream};
 use super::tree::{self, Dir, Made, Tree};
 use super::xattrs;
@@ -33,12 +33,21 @@ pub struct Applier {
     links: Vec<(Parts, Parts)>,
     omitted: Omitted,
     file_bytes: u64,
+    root: Option<RootMeta>,
 }
 
 impl Applier {
     /// Works in `tree`; `has_base` tells whether other layers may lie below.
     pub fn new(tree: Tree, has_base: bool) -> Self {
-        Self { tree, has_base, implied: BTreeSet::new(), links: Vec::new(), omitted: Omitted::default(), file_bytes: 0 }
+        Self {
+            tree,
+            has_base,
+            implied: BTreeSet::new(),
+            links: Vec::new(),
+            omitted: Omitted::default(),
+            file_bytes: 0,
+            root: None,
+        }
     }
 
     /// Does what was decided; a file's data comes from `archive`.
@@ -82,18 +91,19 @@ impl Applier {
         Ok(())
     }
 
-    /// Gives directories their times back; tells what was omitted, what is open, and the bytes of files written.
+    /// Gives directories their times back; tells what was omitted, what is open, the root's metadata, and the bytes of
+    /// files written.
     ///
     /// # Errors
     /// When a directory cannot have its time.
-    pub fn finish(mut self) -> Result<(Omitted, Open, u64), Fault> {
+    pub fn finish(mut self) -> Result<(Omitted, Open, Option<RootMeta>, u64), Fault> {
         self.tree.close()?;
         let raw = |path: &Parts| RawPath(tree::join(path));
         let open = Open {
             implied: self.implied.iter().map(raw).collect(),
             links: self.links.iter().map(|(link, target)| (raw(link), raw(target))).collect(),
         };
-        Ok((self.omitted, open, self.file_bytes))
+        Ok((self.omitted, open, self.root, self.file_bytes))
     }
 
     fn directory(&mut self, path: &[Vec<u8>], meta: &Meta) -> Result<(), Fault> {
@@ -104,6 +114,8 @@ impl Applier {
             fchmod(root, bits(meta.mode)).map_err(|e| Fault::host("set the mode of the root", e))?;
             self.omitted.xattrs += set_xattrs(root, meta)?;
             self.tree.has_time(&[], time(meta));
+            let (uid, gid) = meta.owner.unwrap_or_default();
+            self.root = Some(RootMeta { mode: meta.mode, uid, gid, mtime: meta.mtime.0 });
             return Ok(());
         };
         let dir = self.tree.directory(parent)?;
@@ -289,7 +301,7 @@ impl Applier {
             below.push(name.as_bytes().to_vec());
             self.implied.retain(|path| !path.starts_with(&below));
             self.links.retain(|(link, _)| !link.starts_with(&below));
-            super::settle::remove_tree(&dir.fd, name)?;
+            super::remove::remove_tree(&dir.fd, name)?;
         } else {
             unlinkat(&dir.fd, name, UnlinkatFlags::NoRemoveDir).map_err(|e| Fault::host("replace a file", e))?;
         }

@@ -29,7 +29,7 @@ use super::limits::Limits;
 use super::protocol::{Fault, FaultKind, Job, Report, Said, Work, receive, send};
 use super::tarstream::TarStream;
 use super::tree::Tree;
-use super::{plan, settle, stream};
+use super::{plan, remove, settle, stream};
 use crate::host::idmap::IdMap;
 use crate::image::document::Compression;
 
@@ -72,7 +72,7 @@ fn work(from_parent: &mut BufReader<&UnixStream>, control: &UnixStream, blob: Fi
             unpack(directory, blob, compression, blob_size, has_base, &job.ids, job.limits).map(Some)
         }
         Work::Settle { open, .. } => settle::settle(&directory, &lower, &open).map(|()| None),
-        Work::Remove => settle::remove_content(&directory).map(|()| None),
+        Work::Remove => remove::remove_content(&directory).map(|()| None),
     }
 }
 
@@ -178,11 +178,11 @@ fn unpack(
         applier.apply(decision, &mut archive).map_err(|fault| fault.at(&name))?;
     }
     archive.drain()?;
-    let (omitted, open, file_bytes) = applier.finish()?;
+    let (omitted, open, root, file_bytes) = applier.finish()?;
     let total = bytes.total();
     drop(bytes);
     let diff_id = hashing.finish()?;
     // On disk before anyone can find it: the parent renames the directory when this process has reported.
     syncfs(&directory).map_err(|e| Fault::host("write the layer to disk", e))?;
-    Ok(Report { diff_id, bytes: total, file_bytes, entries, omitted, open })
+    Ok(Report { diff_id, bytes: total, file_bytes, entries, omitted, open, root })
 }

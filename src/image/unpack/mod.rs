@@ -29,6 +29,10 @@ pub mod stream;
 pub mod tree;
 /// Actions on the new layer's directory.
 pub mod apply;
+/// Removing trees.
+pub mod remove;
+/// Layers as one tree, as overlayfs shows them.
+pub mod merged;
 /// A layer that names things of the layers below it.
 pub mod settle;
 /// The words that parent and child exchange.

@@ -100,6 +100,29 @@ pub struct Report {
     pub omitted: Omitted,
     /// What the layers below decide.
     pub open: Open,
+    /// The root directory's metadata, if the layer lists it.
+    pub root: Option<RootMeta>,
+}
+
+/// The metadata of an image's root directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RootMeta {
+    /// Permission bits.
+    pub mode: u32,
+    /// The owner, as the image says.
+    pub uid: u32,
+    /// The group, as the image says.
+    pub gid: u32,
+    /// Seconds since 1970.
+    pub mtime: i64,
+}
+
+impl Default for RootMeta {
+    /// What an image has that never lists its root.
+    fn default() -> Self {
+        Self { mode: 0o755, uid: 0, gid: 0, mtime: 0 }
+    }
 }
 
 /// What was left out of a layer, by rule.

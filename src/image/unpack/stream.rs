@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
+use flate2::bufread::GzDecoder;
+
 use super::limits::Limits;
 use super::protocol::Fault;
 use super::tarstream::Bytes;
@@ -179,7 +181,7 @@ fn check_size(total: u64, blob_size: u64, limits: &Limits) -> Result<(), Fault> 
 enum Decoder {
     Plain(BufReader<File>),
     /// `None` between members and at the end.
-    Gzip(Option<flate2::bufread::GzDecoder<BufReader<File>>>),
+    Gzip(Option<Box<GzDecoder<BufReader<File>>>>),
     Zstd(Box<zstd::stream::read::Decoder<'static, BufReader<File>>>),
 }
 
@@ -204,7 +206,7 @@ impl Decoder {
         }
         Ok(match compression {
             Compression::None => Self::Plain(input),
-            Compression::Gzip => Self::Gzip(Some(flate2::bufread::GzDecoder::new(input))),
+            Compression::Gzip => Self::Gzip(Some(Box::new(GzDecoder::new(input)))),
             Compression::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(input).map_err(broken)?;
                 decoder.window_log_max(limits.zstd_window_log).map_err(broken)?;
@@ -224,9 +226,9 @@ impl Decoder {
                     return Ok(n);
                 }
                 // A member has ended: another follows, or padding, or the end. Stopping here would hide content.
-                let Some(mut input) = slot.take().map(flate2::bufread::GzDecoder::into_inner) else { return Ok(0) };
+                let Some(mut input) = slot.take().map(|decoder| decoder.into_inner()) else { return Ok(0) };
                 if starts_member(&mut input)? {
-                    *slot = Some(flate2::bufread::GzDecoder::new(input));
+                    *slot = Some(Box::new(GzDecoder::new(input)));
                 }
             },
         }

@@ -121,10 +121,10 @@ impl Tree {
         if path.is_empty() {
             return Ok(Rc::clone(&self.root));
         }
-        if let Some((known, dir)) = &self.last {
-            if known == path {
-                return Ok(Rc::clone(dir));
-            }
+        if let Some((known, dir)) = &self.last
+            && known == path
+        {
+            return Ok(Rc::clone(dir));
         }
         let dir = match self.cache.get(path) {
             Some(dir) => Rc::clone(dir),

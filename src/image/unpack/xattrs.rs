@@ -57,3 +57,16 @@ pub fn copy(from: impl AsFd, to: impl AsFd) -> Result<(), nix::errno::Errno> {
     }
     Ok(())
 }
+
+/// Whether overlayfs hides what lies below this directory.
+///
+/// # Errors
+/// When the attribute cannot be read.
+pub fn is_opaque(directory: impl AsFd) -> Result<bool, nix::errno::Errno> {
+    let mut value = [0_u8; 8];
+    match fgetxattr(directory, OPAQUE, value.as_mut_slice()) {
+        Ok(length) => Ok(value.get(..length) == Some(b"y")),
+        Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(false),
+        Err(e) => Err(nix::errno::Errno::from_raw(e.raw_os_error())),
+    }
+}

@@ -1,6 +1,6 @@
 //! Which places of the host and the container a run may join.
 //!
-//! Takes the `-v`, `--mount` and `--tmpfs` of a request and their resolved sources; gives [`Bind`]s and [`Tmpfs`]s, parents
+//! Takes the `-v`, `--mount` and `--tmpfs` of a request and their resolved sources; gives `Bind`s and `Tmpfs`s, parents
 //! first; trusts the resolution; refuses sources no rule opens, and destinations that would cover what ces mounts.
 
 use std::path::{Component, Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::policy::document::is_never_mounted;
 use crate::policy::reader::Rule;
 use crate::policy::request::{RunRequest, usage};
-use crate::policy::{Access, Policy};
+use crate::policy::{Access, Policy, units};
 
 /// A directory or file of the host in the container.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -98,8 +98,15 @@ pub(super) fn tmpfs(request: &RunRequest, memory: u64, binds: &[Bind], log: &mut
         if taken.into_iter().any(|known| *known == destination) {
             return Err(usage(format!("{option}: something is mounted there already"), "use each destination once"));
         }
+        let size = asked.size.unwrap_or(memory);
+        if size > memory {
+            let (asked, memory) = (units::show_size(size), units::show_size(memory));
+            return Err(usage(
+                format!("{option}: {asked} is more than this run's memory of {memory}"),
+                "its pages count as memory: ask for less, or for more --memory",
+            ));
+        }
         log.note("tmpfs", destination.display().to_string(), "--tmpfs; counted as this run's memory");
-        let size = asked.size.unwrap_or(memory).min(memory);
         out.push(Tmpfs { destination, size, mode: asked.mode, read_only: asked.read_only, exec: asked.exec });
     }
     if request.read_only {
@@ -137,7 +144,13 @@ fn destination(text: &str, option: &str) -> Result<PathBuf> {
 
 fn check_source(policy: &Policy, source: &Path, option: &str) -> Result<()> {
     let rule = Rule::builtin("mounts", ());
-    if is_never_mounted(&source.to_string_lossy()) {
+    if source.to_str().is_none() {
+        return Err(usage(
+            format!("{option}: the host directory's name is not text"),
+            "rename it: config.json is UTF-8",
+        ));
+    }
+    if is_never_mounted(source) {
         let says = "keeps the host's own directories outside";
         return Err(policy.refuse(format!("{option} is refused: it is {}", source.display()), &rule, says));
     }

@@ -1,0 +1,271 @@
+//! The store: shared by many at once, right after any crash, and suspicious of itself.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use ces::error::Result;
+use ces::image::document::{Descriptor, Manifest, Platform};
+use ces::image::source::layout::Layout;
+use ces::image::source::{Origin, Sink};
+use ces::image::store::Store;
+
+use crate::image_support::{Layer, LayoutDir, Pack, Site, Tar};
+
+fn layer(name: &str) -> Layer {
+    Layer::new(&Tar::default().dir("d/").file(&format!("d/{name}"), name.as_bytes()).end(), Pack::Gzip)
+}
+
+fn image(names: &[&str]) -> LayoutDir {
+    LayoutDir::of(&names.iter().map(|name| layer(name)).collect::<Vec<_>>())
+}
+
+fn origin(layout: &LayoutDir) -> Layout<ces::image::source::layout::Directory> {
+    Layout::directory(layout.path(), None)
+}
+
+fn layers(site: &Site) -> Vec<PathBuf> {
+    let directory = site.directory.path().join("store/layers/sha256");
+    fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+/// An origin that gives documents, and fails the test when asked for a layer.
+struct DocumentsOnly<'a>(&'a LayoutDir);
+
+impl Origin for DocumentsOnly<'_> {
+    fn manifest(&self, platform: &Platform) -> Result<Manifest> {
+        origin(self.0).manifest(platform)
+    }
+
+    fn blob(&self, descriptor: &Descriptor, _sink: &mut Sink<'_>) -> Result<()> {
+        panic!("{} was fetched again", descriptor.digest)
+    }
+}
+
+#[test]
+fn what_is_there_is_not_fetched_again() {
+    let site = Site::new();
+    site.pull(&image(&["a", "b"])).unwrap();
+    site.pull_from(&DocumentsOnly(&image(&["a", "b"])), "localhost/other:latest").unwrap();
+    assert_eq!(site.store().images().unwrap().len(), 2);
+    let pulled = site.pull_from(&origin(&image(&["a", "c"])), "localhost/third:latest").unwrap();
+    assert_eq!((pulled.fetched, pulled.layers), (1, 2));
+    assert_eq!(layers(&site).len(), 3);
+}
+
+#[test]
+fn an_image_is_found_by_name_by_digest_and_by_the_beginning_of_that() {
+    let site = Site::new();
+    let manifest = site.pull(&image(&["a"])).unwrap().manifest_digest().clone();
+    for words in [
+        "localhost/test",
+        "localhost/test:latest",
+        manifest.as_str(),
+        manifest.hex(),
+        &manifest.hex()[..6],
+        &format!("sha256:{}", &manifest.hex()[..12]),
+        &format!("localhost/test@{manifest}"),
+    ] {
+        assert_eq!(site.store().find(words).unwrap().manifest_digest(), &manifest, "{words}");
+    }
+    for words in ["localhost/unknown:1", "ffffffffffff", "x", "", &format!("localhost/other@{manifest}")] {
+        let report = site.store().find(words).unwrap_err().report();
+        assert!(report.contains("not in the store") && report.contains("hint: "), "{report}");
+    }
+}
+
+#[test]
+fn removing_a_name_keeps_layers_that_another_image_uses() {
+    let site = Site::new();
+    site.pull_from(&origin(&image(&["a", "b"])), "localhost/one:1").unwrap();
+    site.pull_from(&origin(&image(&["a", "c"])), "localhost/two:1").unwrap();
+    site.pull_from(&origin(&image(&["a", "c"])), "localhost/two:again").unwrap();
+    let store = site.store();
+    assert_eq!(layers(&site).len(), 3);
+    let freed = store.remove("localhost/two:again", &site.unpacker()).unwrap();
+    assert_eq!((freed.images.len(), freed.layers), (0, 0));
+    let freed = store.remove("localhost/one:1", &site.unpacker()).unwrap();
+    assert_eq!((freed.images.len(), freed.layers, freed.bytes), (1, 1, 1));
+    assert_eq!(store.find("localhost/two:1").unwrap().layers().len(), 2);
+    store.remove("localhost/two:1", &site.unpacker()).unwrap();
+    assert!(layers(&site).is_empty());
+    assert!(store.remove("localhost/two:1", &site.unpacker()).is_err());
+    site.assert_no_leftovers();
+}
+
+#[test]
+fn an_image_in_use_is_not_removed() {
+    let site = Site::new();
+    let in_use = site.pull(&image(&["a"])).unwrap();
+    let store = site.store();
+    let report = store.remove("localhost/test", &site.unpacker()).unwrap_err().report();
+    assert!(report.contains("in use"), "{report}");
+    // Its name may go to a newer image meanwhile; prune spares it too.
+    site.pull(&image(&["b"])).unwrap();
+    assert!(store.prune(&site.unpacker()).unwrap().images.is_empty());
+    assert_eq!(fs::read(in_use.layers()[0].path().join("d/a")).unwrap(), b"a");
+    drop(in_use);
+    let freed = store.prune(&site.unpacker()).unwrap();
+    assert_eq!((freed.images.len(), freed.layers), (1, 1));
+    assert_eq!(store.images().unwrap().len(), 1);
+}
+
+#[test]
+fn a_layer_that_a_pull_in_progress_counts_on_is_not_pruned() {
+    struct PruneBetween<'a>(&'a LayoutDir, &'a Site);
+    impl Origin for PruneBetween<'_> {
+        fn manifest(&self, platform: &Platform) -> Result<Manifest> {
+            origin(self.0).manifest(platform)
+        }
+        fn blob(&self, descriptor: &Descriptor, sink: &mut Sink<'_>) -> Result<()> {
+            let result = origin(self.0).blob(descriptor, sink);
+            if descriptor.size == layer("new").blob.len() as u64 {
+                self.1.store().prune(&self.1.unpacker())?;
+            }
+            result
+        }
+    }
+    let site = Site::new();
+    site.pull(&image(&["base"])).unwrap();
+    // Without a name, the old image and its layer go; the pull counts on the layer.
+    let next = image(&["base", "new"]);
+    let named = site.directory.path().join("store/refs");
+    for name in fs::read_dir(named).unwrap() {
+        fs::remove_file(name.unwrap().path()).unwrap();
+    }
+    site.pull_from(&PruneBetween(&next, &site), "localhost/test:latest").unwrap();
+    assert_eq!(site.store().find("localhost/test").unwrap().layers().len(), 2);
+}
+
+#[test]
+fn two_pulls_of_one_image_at_once_both_succeed() {
+    let site = Site::new();
+    let layout = image(&["a", "b", "c"]);
+    std::thread::scope(|scope| {
+        let pulls: Vec<_> = (0..4)
+            .map(|n| {
+                let (site, layout) = (&site, &layout);
+                scope.spawn(move || site.pull_from(&origin(layout), &format!("localhost/test:{n}")))
+            })
+            .collect();
+        for pull in pulls {
+            pull.join().unwrap().unwrap();
+        }
+    });
+    assert_eq!(site.store().images().unwrap().len(), 4);
+    assert_eq!(layers(&site).len(), 3);
+    site.store().sweep(&site.unpacker()).unwrap();
+    site.assert_no_leftovers();
+}
+
+#[test]
+fn whatever_was_damaged_is_refused_by_name_and_a_new_pull_repairs_it() {
+    let damages: [(&str, &dyn Fn(&Site)); 6] = [
+        ("its manifest does not have its digest", &|site| damage(site, "images", "manifest.json")),
+        ("its configuration does not have its digest", &|site| damage(site, "images", "config.json")),
+        ("the store is damaged", &|site| damage(site, "images", "image.json")),
+        ("the store is damaged", &|site| damage(site, "layers", "layer.json")),
+        ("is missing", &|site| fs::remove_dir_all(&layers(site)[0]).unwrap()),
+        ("is damaged", &|site| fs::remove_dir_all(layers(site)[0].join("fs")).unwrap()),
+    ];
+    for (why, damage) in damages {
+        let site = Site::new();
+        let layout = image(&["a"]);
+        drop(site.pull(&layout).unwrap());
+        damage(&site);
+        let report = site.store().find("localhost/test").unwrap_err().report();
+        assert!(report.contains(why) && report.contains("pull"), "{why}: {report}");
+        site.pull(&layout).unwrap();
+        site.store().find("localhost/test").unwrap();
+    }
+}
+
+fn damage(site: &Site, kind: &str, name: &str) {
+    let directory = site.directory.path().join("store").join(kind).join("sha256");
+    let path = fs::read_dir(directory).unwrap().next().unwrap().unwrap().path().join(name);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[10] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_store_that_others_may_write_to_is_refused() {
+    let site = Site::new();
+    site.store();
+    let root = site.directory.path().join("store");
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o777)).unwrap();
+    let report = Store::open(&site.dirs(), &site.caller).unwrap_err().report();
+    assert!(report.contains("not safe"), "{report}");
+}
+
+#[test]
+fn a_disk_that_is_full_is_said_to_be_full_and_nothing_is_left() {
+    // A small tmpfs, in a mount namespace of this thread's own.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_owned();
+    std::thread::spawn(move || {
+        use nix::mount::{MsFlags, mount};
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), Some("size=8m,mode=700")).unwrap();
+        let inner = tempfile::tempdir_in(&path).unwrap();
+        let site = Site::at(inner);
+        let large = Tar::default().file("zeros", &vec![0; 16 << 20]).end();
+        let error = site.pull(&LayoutDir::of(&[Layer::new(&large, Pack::Gzip)])).unwrap_err();
+        let report = error.report();
+        assert!(report.contains("no space left for layer 1 of 1") && report.contains("bytes free"), "{report}");
+        site.assert_no_leftovers();
+        let error = site.pull(&LayoutDir::of(&[Layer::new(&large, Pack::Plain)])).unwrap_err();
+        let report = error.report();
+        assert!(report.contains("does not fit the disk") && report.contains("16778752 bytes"), "{report}");
+        site.pull(&image(&["small"])).unwrap();
+        // Deleted before the mount goes away with the thread.
+        drop(site);
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn archives_of_all_sorts_are_read_in_place() {
+    let site = Site::new();
+    let layout = image(&["a", "b"]);
+    let file = site.directory.path().join("image.tar");
+    let tar = |directory: &std::path::Path| {
+        let status = std::process::Command::new("tar").arg("-C").arg(directory).arg("-cf").arg(&file).arg(".").status();
+        assert!(status.unwrap().success());
+    };
+    tar(layout.path());
+    let archive = ces::image::source::archive::layout(&file, Some("test".to_owned())).unwrap();
+    let first = site.pull_from(&archive, "localhost/archive:1").unwrap();
+    assert_eq!(first.digest, origin(&layout).manifest(&Platform::host()).unwrap().digest);
+
+    let docker = tempfile::tempdir().unwrap();
+    let plain = Tar::default().file("x", b"x").end();
+    let layers = [Layer::new(&plain, Pack::Plain), layer("a")];
+    let config = serde_json::json!({"architecture": Platform::host().architecture, "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": [layers[0].diff_id, layers[1].diff_id]}});
+    fs::write(docker.path().join("config.json"), config.to_string()).unwrap();
+    fs::create_dir(docker.path().join("one")).unwrap();
+    fs::write(docker.path().join("one/layer.tar"), &layers[0].blob).unwrap();
+    fs::write(docker.path().join("real.tar"), &layers[1].blob).unwrap();
+    fs::create_dir(docker.path().join("two")).unwrap();
+    std::os::unix::fs::symlink("../real.tar", docker.path().join("two/layer.tar")).unwrap();
+    let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": ["tool:1"],
+        "Layers": ["one/layer.tar", "two/layer.tar"]}]);
+    fs::write(docker.path().join("manifest.json"), manifest.to_string()).unwrap();
+    tar(docker.path());
+    let archive = ces::image::source::archive::docker(&file, None).unwrap();
+    site.pull_from(archive.as_ref(), "localhost/docker:1").unwrap();
+    let image = site.store().find("localhost/docker:1").unwrap();
+    assert_eq!(fs::read(image.layers()[1].path().join("d/a")).unwrap(), b"a");
+    assert!(ces::image::source::archive::docker(&file, Some("none".to_owned())).is_err());
+
+    let bytes = fs::read(&file).unwrap();
+    for cut in [100, 700, bytes.len() / 2] {
+        fs::write(&file, &bytes[..cut]).unwrap();
+        let whole = ces::image::source::archive::docker(&file, None)
+            .and_then(|archive| site.pull_from(archive.as_ref(), "localhost/cut:1"));
+        assert!(whole.is_err(), "cut at {cut}");
+    }
+}
