@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Context, print};
+use crate::bundle::identity::{HostIds, acting_as};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::image::document::Platform;
 use crate::image::progress::Progress;
@@ -41,10 +42,11 @@ pub struct PullArgs {
 /// When the image cannot be had or is not what was announced.
 pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
     let source: Source = args.source.parse()?;
-    let reference: Reference = match &args.name {
-        Some(name) => name.parse()?,
+    let reference = match &args.name {
+        Some(name) => chosen_name(ctx, &source, name)?,
         None => source.default_reference()?,
     };
+    readable_by_caller(ctx, &source)?;
     let platform = match &args.platform {
         Some(platform) => platform.parse()?,
         None => Platform::host(),
@@ -64,6 +66,40 @@ pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
         return print::json(&pulled);
     }
     print::line(&format!("{}@{}", pulled.reference.split('@').next().unwrap_or_default(), pulled.digest))
+}
+
+/// The name a user chose. An image of a file cannot take the name of a registry that the policy trusts: only who could
+/// change the policy anyway may say that a file is such an image.
+fn chosen_name(ctx: &Context, source: &Source, name: &str) -> Result<Reference> {
+    let first = name.split('/').next().unwrap_or_default();
+    let names_host = name.contains('/') && (first.contains(['.', ':']) || first == "localhost");
+    let reference: Reference = if names_host { name.parse()? } else { format!("localhost/{name}").parse()? };
+    let local = !matches!(source, Source::Registry(_));
+    if local && ctx.caller.by_sudo && reference.host() != "localhost" {
+        return Err(Error::new(Stage::Policy, Kind::Policy, format!("an image of a file cannot be called {reference}"))
+            .because("its name would say that it comes from a registry")
+            .hint(format!("call it localhost/{}", reference.to_string().split_once('/').map_or("", |(_, rest)| rest))));
+    }
+    Ok(reference)
+}
+
+/// A file or directory is read with root's rights when ces has them: first the caller's own must suffice.
+fn readable_by_caller(ctx: &Context, source: &Source) -> Result<()> {
+    let (Source::Layout(path, _) | Source::LayoutArchive(path, _) | Source::DockerArchive(path, _)) = source else {
+        return Ok(());
+    };
+    let caller = &ctx.caller;
+    let groups = caller.groups()?.iter().map(|group| group.as_raw()).collect();
+    let ids = HostIds { uid: caller.uid.as_raw(), gid: caller.gid.as_raw(), groups };
+    acting_as(&ids, caller.is_privileged(), || match std::fs::File::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(Error::new(Stage::Pull, Kind::Failed, format!("you cannot read {}", path.display()))
+                .because(e)
+                .hint("ask its owner for access"))
+        }
+        // What else is wrong with it is told where it is read.
+        _ => Ok(()),
+    })
 }
 
 /// The user's name and password for `host`, if any were given.
