@@ -13,7 +13,6 @@ use std::path::{Component, Path, PathBuf};
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
-use pathrs::Root;
 
 use crate::error::{Error, Kind, Result, Stage};
 use crate::text;
@@ -39,14 +38,11 @@ pub fn lay(rootfs: &Path, destination: &Path, shape: Shape) -> Result<PathBuf> {
     let (Some(parent), Some(name)) = (relative.parent(), relative.file_name()) else {
         return Err(refused(destination, "the root directory cannot be a mount point"));
     };
-    let root = Root::open(rootfs).map_err(|e| fail(destination).caused_by(&e))?;
-    let made = root.mkdir_all(parent, &std::os::unix::fs::PermissionsExt::from_mode(0o755));
-    let parent = made.map_err(|e| {
+    let parent = directory(rootfs, parent).map_err(|e| {
         Error::new(Stage::Bundle, Kind::Hostile, format!("cannot make the mount point {}", shown(destination)))
-            .caused_by(&e)
+            .because(e.desc())
             .hint("a parent of it is not a directory in the image")
     })?;
-    let parent: OwnedFd = parent.into();
     let real = real_path(rootfs, &parent, destination)?.join(name);
     let covered = |path: &Path| COVERED.iter().any(|top| path.starts_with(top));
     if covered(&real) && !covered(destination) {
@@ -85,13 +81,12 @@ pub fn working_directory(rootfs: &Path, cwd: &Path) -> Result<()> {
     if relative.as_os_str().is_empty() {
         return Ok(());
     }
-    let root = Root::open(rootfs).map_err(|e| fail(cwd).caused_by(&e))?;
-    let made = root.mkdir_all(&relative, &std::os::unix::fs::PermissionsExt::from_mode(0o755)).map_err(|e| {
+    let made = directory(rootfs, &relative).map_err(|e| {
         Error::new(Stage::Bundle, Kind::Failed, format!("cannot use the working directory {}", shown(cwd)))
-            .caused_by(&e)
+            .because(e.desc())
             .hint("choose another one with --workdir")
     })?;
-    let real = real_path(rootfs, &made.into(), cwd)?;
+    let real = real_path(rootfs, &made, cwd)?;
     if COVERED.iter().any(|top| real.starts_with(top)) {
         return Err(refused(cwd, &format!("as a working directory it leads to {}", shown(&real))));
     }
@@ -108,6 +103,36 @@ pub fn verify(rootfs: &Path, destination: &Path) -> Result<()> {
         .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     openat2(&root, &plain(destination)?, how).map(drop).map_err(|e| refused(destination, e.desc()))
+}
+
+/// The directory `path` (relative) of the tree, made where it is missing. Symbolic links are followed by the kernel, with
+/// the tree as their root: none leads out (openat2(2), RESOLVE_IN_ROOT).
+fn directory(rootfs: &Path, path: &Path) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = nix::fcntl::open(rootfs, flags, Mode::empty())?;
+    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    if path.as_os_str().is_empty() {
+        return Ok(root);
+    }
+    match openat2(&root, path, how) {
+        Err(nix::Error::ENOENT) => {}
+        other => return other,
+    }
+    let mut so_far = PathBuf::new();
+    for name in path.components() {
+        let parent = if so_far.as_os_str().is_empty() {
+            root.try_clone().map_err(|_| nix::Error::EMFILE)?
+        } else {
+            openat2(&root, &so_far, how)?
+        };
+        so_far.push(name);
+        match mkdirat(&parent, name.as_os_str(), Mode::from_bits_truncate(0o755)) {
+            // A directory, or a link: the next step finds out.
+            Ok(()) | Err(nix::Error::EEXIST) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    openat2(&root, path, how)
 }
 
 /// `path` without its leading slash; refused when it holds `..`.

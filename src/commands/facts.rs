@@ -87,7 +87,7 @@ pub fn without_image(policy: &Policy, caller: &Caller, request: &RunRequest) -> 
         digest: digest.unwrap_or_default().to_owned(),
         named_by_digest: digest.is_some(),
         approved: policy.approved()?,
-        today: jiff::Zoned::now().date(),
+        today: jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date(),
         sources: sources(&request.binds, &cwd, &caller.home),
         single_id: IdMap::on_disk(caller)?.is_single(),
         hard_limits: hard_limits(),

@@ -87,7 +87,7 @@ pub fn gather_facts(
         digest: image.manifest_digest().to_string(),
         named_by_digest: request.image.contains("@sha256:") || request.image.starts_with("sha256:"),
         approved: policy.approved()?,
-        today: jiff::Zoned::now().date(),
+        today: jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date(),
         sources,
         single_id: IdMap::on_disk(caller)?.is_single(),
         hard_limits: facts::hard_limits(),

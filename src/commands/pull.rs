@@ -76,9 +76,13 @@ fn chosen_name(ctx: &Context, source: &Source, name: &str) -> Result<Reference> 
     let reference: Reference = if names_host { name.parse()? } else { format!("localhost/{name}").parse()? };
     let local = !matches!(source, Source::Registry(_));
     if local && ctx.caller.by_sudo && reference.host() != "localhost" {
-        return Err(Error::new(Stage::Policy, Kind::Policy, format!("an image of a file cannot be called {reference}"))
-            .because("its name would say that it comes from a registry")
-            .hint(format!("call it localhost/{}", reference.to_string().split_once('/').map_or("", |(_, rest)| rest))));
+        return Err(Error::new(
+            Stage::Policy,
+            Kind::Policy,
+            format!("an image of a file cannot be called {reference}"),
+        )
+        .because("its name would say that it comes from a registry")
+        .hint(format!("call it localhost/{}", reference.to_string().split_once('/').map_or("", |(_, rest)| rest))));
     }
     Ok(reference)
 }

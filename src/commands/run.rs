@@ -58,7 +58,6 @@ fn execute(
     talk: &Talk,
 ) -> Result<(Outcome, Usage)> {
     prepare::write_etc(&job.journal.work, prepared.hostname(job.id().as_str()))?;
-    record.save(&prepared.dirs.log)?;
     let limits = &prepared.grant.limits;
     let plan = Plan {
         layers: prepared.image.layers().iter().map(|layer| layer.path().to_path_buf()).collect(),
@@ -80,7 +79,7 @@ fn execute(
         checked.warnings.iter().for_each(|warning| talk.say(&format!("warning: {warning}")));
         record.warnings.extend(checked.warnings.iter().cloned());
         record.enforced = serde_json::to_value(&checked.enforced).ok();
-        // The record says what is in force before anything runs.
+        // No record, no run; and it says what is in force before anything runs.
         record.save(&prepared.dirs.log)
     })
 }

@@ -259,14 +259,13 @@ fn open_directory(path: &Path, to_read: bool) -> Result<OwnedFd> {
     openat2(AT_FDCWD, path, how).map_err(|e| fail_path("open", path, &e.into()))
 }
 
-/// Removes `name` and all below it; no symbolic link is followed.
+/// Removes `name` and all below it; no symbolic link is followed (the standard library walks by descriptor since
+/// CVE-2022-21658; the parent is one already).
 fn remove_tree(parent: &OwnedFd, name: &Path) -> Result<()> {
-    let parent = parent.try_clone().map_err(|e| fail_path("open", name, &e))?;
-    match pathrs::Root::from_fd(parent).remove_all(name) {
-        Err(e) if matches!(e.kind(), pathrs::error::ErrorKind::OsError(Some(libc::ENOENT))) => Ok(()),
-        other => other.map_err(|e| {
-            Error::new(Stage::Run, Kind::Failed, format!("cannot remove {}", name.display())).caused_by(&e)
-        }),
+    use std::os::fd::AsRawFd as _;
+    match fs::remove_dir_all(Path::new("/proc/self/fd").join(parent.as_raw_fd().to_string()).join(name)) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(fail_path("remove", name, &e)),
+        _ => Ok(()),
     }
 }
 

@@ -41,6 +41,9 @@ pub struct Launch<'a> {
     pub time: Option<Duration>,
 }
 
+/// What the stage process is told when the cgroup is what failed.
+const NO_CGROUP: &str = "the stage process has no control group";
+
 /// What is known once the container is created and before its payload starts.
 #[derive(Debug, Clone)]
 pub struct Checked {
@@ -77,17 +80,12 @@ pub fn launch(launch: Launch<'_>, before_start: impl FnOnce(&Checked) -> Result<
     let stage = spawn::spawn(&request, identity.layer_map().as_ref(), [stdout.as_ref(), stderr.as_ref()])?;
     drop((stdout, stderr));
     let pid = stage.pid;
-    let cgroup = place(&launch, pid);
-    let done = cgroup.and_then(|(cgroup, warnings)| {
-        let ended = converse(&launch, stage, cgroup.as_ref(), warnings, before_start, &mut signals, pipes);
-        spawn::end(pid);
-        let usage = cgroup.as_ref().map(Cgroup::usage).unwrap_or_default();
-        let removed = cgroup.as_ref().map_or(Ok(()), Cgroup::remove);
-        ended.and_then(|outcome| removed.map(|()| (outcome, usage)))
-    });
-    // After an early error; otherwise it has been waited for already.
+    let done = converse(&launch, stage, before_start, &mut signals, pipes);
     spawn::end(pid);
-    done
+    let (ended, cgroup) = done;
+    let usage = cgroup.as_ref().map(Cgroup::usage).unwrap_or_default();
+    let removed = cgroup.as_ref().map_or(Ok(()), Cgroup::remove);
+    ended.and_then(|outcome| removed.map(|()| (outcome, usage)))
 }
 
 /// Puts the stage process into a cgroup of the job's own, or says why not.
@@ -102,24 +100,89 @@ fn place(launch: &Launch<'_>, pid: Pid) -> Result<(Option<Cgroup>, Vec<String>)>
     }
 }
 
+/// The conversation with the stage process, from its id maps to the end; gives the cgroup in every case.
 fn converse(
     launch: &Launch<'_>,
     stage: StageProcess,
-    cgroup: Option<&Cgroup>,
-    warnings: Vec<String>,
     before_start: impl FnOnce(&Checked) -> Result<()>,
     signals: &mut Signals,
     pipes: Vec<TerminalPipe>,
-) -> Result<Outcome> {
+) -> (Result<Outcome>, Option<Cgroup>) {
+    let pid = stage.pid;
+    // Joining a cgroup waits for the kernel (an RCU grace period, milliseconds): meanwhile the stage mounts. The thread
+    // has ended before this process forks again.
+    let (created, placed) = std::thread::scope(|scope| {
+        let placing = scope.spawn(|| place(launch, pid));
+        let mut placing = Some(placing);
+        let mut placed = None;
+        let created = until_created(launch, &stage, || {
+            let joined = placing.take().map(|thread| thread.join());
+            placed = Some(
+                joined
+                    .and_then(std::result::Result::ok)
+                    .unwrap_or_else(|| Err(Error::new(Stage::Run, Kind::Failed, "the cgroup was not made"))),
+            );
+            matches!(placed, Some(Ok(_)))
+        });
+        // An early end: the thread is joined all the same.
+        if let Some(thread) = placing.take() {
+            placed = thread.join().ok();
+        }
+        (created, placed)
+    });
+    let (cgroup, warnings) = match placed {
+        Some(Ok(placed)) => placed,
+        Some(Err(error)) => {
+            // A stage process that failed first cannot be put anywhere: its own error is the one to show.
+            let first = created.err().filter(|first| first.what() != NO_CGROUP);
+            return (Err(first.unwrap_or(error)), None);
+        }
+        None => return (Err(Error::new(Stage::Run, Kind::Failed, "the cgroup was not made")), None),
+    };
+    let outcome = created.and_then(|(init, moved)| {
+        let handle = sys::pidfd_open(init)
+            .map_err(|e| Error::new(Stage::Run, Kind::Failed, "the container's first process is gone").because(e))?;
+        let limits = cgroup.as_ref().map(Cgroup::observed).transpose()?;
+        let expected = expected(launch, cgroup.is_some(), &moved);
+        let enforced = enforced::check(init, &expected, limits)?;
+        before_start(&Checked { enforced, warnings })?;
+        if signals.interrupted()? {
+            return Err(Error::new(Stage::Run, Kind::Failed, "interrupted before the start; nothing was run"));
+        }
+        let run = Supervised {
+            wire: &stage.wire,
+            payload_status: stage.payload_status,
+            init: handle,
+            limit: launch.time,
+            pipes,
+        };
+        supervise::start_and_wait(run, signals)
+    });
+    (outcome, cgroup)
+}
+
+/// Answers the stage process until the container is created; `in_cgroup` waits until it is in its cgroup, and tells
+/// whether that went well.
+fn until_created(
+    launch: &Launch<'_>,
+    stage: &StageProcess,
+    mut in_cgroup: impl FnMut() -> bool,
+) -> Result<(Pid, Vec<(PathBuf, PathBuf)>)> {
     let identity = launch.identity;
-    let (init, moved) = loop {
+    loop {
         match stage.wire.receive()? {
             Some(FromStage::NeedsMaps) => {
                 identity.container.write(stage.pid, identity.caller.is_privileged())?;
                 stage.wire.send(&ToStage::MapsWritten)?;
             }
-            Some(FromStage::NeedsCgroup) => stage.wire.send(&ToStage::CgroupReady)?,
-            Some(FromStage::Created { init, moved }) => break (Pid::from_raw(init), moved),
+            Some(FromStage::NeedsCgroup) => {
+                if !in_cgroup() {
+                    // The cgroup's own error is the one to show.
+                    return Err(Error::new(Stage::Run, Kind::Host, NO_CGROUP));
+                }
+                stage.wire.send(&ToStage::CgroupReady)?;
+            }
+            Some(FromStage::Created { init, moved }) => return Ok((Pid::from_raw(init), moved)),
             Some(FromStage::Failed(failure)) => return Err(failure.into()),
             Some(FromStage::Finished) | None => {
                 return Err(Error::new(
@@ -129,19 +192,7 @@ fn converse(
                 ));
             }
         }
-    };
-    let handle = sys::pidfd_open(init)
-        .map_err(|e| Error::new(Stage::Run, Kind::Failed, "the container's first process is gone").because(e))?;
-    let limits = cgroup.map(Cgroup::observed).transpose()?;
-    let expected = expected(launch, cgroup.is_some(), &moved);
-    let enforced = enforced::check(init, &expected, limits)?;
-    before_start(&Checked { enforced, warnings })?;
-    if signals.interrupted()? {
-        return Err(Error::new(Stage::Run, Kind::Failed, "interrupted before the start; nothing was run"));
     }
-    let run =
-        Supervised { wire: &stage.wire, payload_status: stage.payload_status, init: handle, limit: launch.time, pipes };
-    supervise::start_and_wait(run, signals)
 }
 
 fn resources(spec: &Spec) -> Option<&LinuxResources> {

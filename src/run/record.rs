@@ -104,8 +104,9 @@ impl Record {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
             let aside = dir.join(format!(".{}.new", self.id));
             let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
-            serde_json::to_writer_pretty(&mut file, self)?;
-            file.write_all(b"\n")?;
+            let mut text = serde_json::to_vec_pretty(self)?;
+            text.push(b'\n');
+            file.write_all(&text)?;
             fs::rename(&aside, &path)
         };
         write().map_err(|e| {
