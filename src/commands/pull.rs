@@ -42,7 +42,7 @@ pub struct PullArgs {
 pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
     let source: Source = args.source.parse()?;
     let reference: Reference = match &args.name {
-        Some(name) => name.parse()?,
+        Some(name) => own_name(name)?,
         None => source.default_reference()?,
     };
     let platform = match &args.platform {
@@ -64,6 +64,18 @@ pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
         return print::json(&pulled);
     }
     print::line(&format!("{}@{}", pulled.reference.split('@').next().unwrap_or_default(), pulled.digest))
+}
+
+/// A name that a user may give: one of this host. The names of registries are for what came from them, because policies
+/// and readers of records go by them.
+fn own_name(name: &str) -> Result<Reference> {
+    let reference: Reference = name.parse()?;
+    if reference.host() == "localhost" && reference.digest().is_none() {
+        return Ok(reference);
+    }
+    Err(Error::new(Stage::Cli, Kind::Usage, format!("an image cannot be named {reference} here"))
+        .because("that name says that it came from a registry, or what its digest is")
+        .hint("choose a name such as --name localhost/tool:1.0"))
 }
 
 /// The user's name and password for `host`, if any were given.

@@ -290,9 +290,11 @@ impl Index {
             ([entry], _) => Ok(&entry.0),
             ([], Some(tag)) => {
                 Err(Error::new(Stage::Pull, Kind::Missing, format!("no image is tagged \"{tag}\" here"))
-                    .because(format!("there are: {}", names())))
+                    .because(format!("there are: {}", names()))
+                    .hint("write one of these after the colon"))
             }
-            ([], None) => Err(Error::new(Stage::Pull, Kind::Missing, "the image layout is empty")),
+            ([], None) => Err(Error::new(Stage::Pull, Kind::Missing, "the image layout is empty")
+                .hint("check the path; umoci or skopeo copy put images into a layout")),
             (_, None) => Err(Error::new(Stage::Pull, Kind::Usage, "there are several images here")
                 .because(format!("there are: {}", names()))
                 .hint("choose one: add its tag after a colon")),
