@@ -131,9 +131,10 @@ impl Store {
         let file = open.map_err(|e| fail().because(e))?;
         // A byte that need not exist; two images that share one only wait for each other.
         let start = manifest.hex().get(..15).and_then(|digits| i64::from_str_radix(digits, 16).ok()).unwrap_or(0);
+        let short = |value: i32| i16::try_from(value).map_err(|e| fail().because(e));
         let range = nix::libc::flock {
-            l_type: nix::libc::F_WRLCK as nix::libc::c_short,
-            l_whence: nix::libc::SEEK_SET as nix::libc::c_short,
+            l_type: short(nix::libc::F_WRLCK)?,
+            l_whence: short(nix::libc::SEEK_SET)?,
             l_start: start,
             l_len: 1,
             l_pid: 0,
