@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Context, print};
+use crate::bundle::identity::{HostIds, acting_as};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::image::document::Platform;
 use crate::image::progress::Progress;
@@ -41,10 +42,11 @@ pub struct PullArgs {
 /// When the image cannot be had or is not what was announced.
 pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
     let source: Source = args.source.parse()?;
-    let reference: Reference = match &args.name {
-        Some(name) => own_name(name)?,
+    let reference = match &args.name {
+        Some(name) => chosen_name(ctx, &source, name)?,
         None => source.default_reference()?,
     };
+    readable_by_caller(ctx, &source)?;
     let platform = match &args.platform {
         Some(platform) => platform.parse()?,
         None => Platform::host(),
@@ -66,16 +68,44 @@ pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
     print::line(&format!("{}@{}", pulled.reference.split('@').next().unwrap_or_default(), pulled.digest))
 }
 
-/// A name that a user may give: one of this host. The names of registries are for what came from them, because policies
-/// and readers of records go by them.
-fn own_name(name: &str) -> Result<Reference> {
-    let reference: Reference = name.parse()?;
-    if reference.host() == "localhost" && reference.digest().is_none() {
-        return Ok(reference);
+/// The name a user chose. An image of a file cannot take the name of a registry that the policy trusts: only who could
+/// change the policy anyway may say that a file is such an image.
+fn chosen_name(ctx: &Context, source: &Source, name: &str) -> Result<Reference> {
+    let first = name.split('/').next().unwrap_or_default();
+    let names_host = name.contains('/') && (first.contains(['.', ':']) || first == "localhost");
+    let reference: Reference = if names_host { name.parse()? } else { format!("localhost/{name}").parse()? };
+    let own = match source {
+        Source::Registry(origin) => origin.host() == reference.host(),
+        Source::Layout(..) | Source::LayoutArchive(..) | Source::DockerArchive(..) => false,
+    };
+    if !own && ctx.caller.by_sudo && reference.host() != "localhost" {
+        return Err(Error::new(Stage::Policy, Kind::Policy, format!("this image cannot be called {reference}"))
+            .because("its name would say that it comes from a registry that it does not come from")
+            .hint(format!(
+                "call it localhost/{}",
+                reference.to_string().split_once('/').map_or("", |(_, rest)| rest)
+            )));
     }
-    Err(Error::new(Stage::Cli, Kind::Usage, format!("an image cannot be named {reference} here"))
-        .because("that name says that it came from a registry, or what its digest is")
-        .hint("choose a name such as --name localhost/tool:1.0"))
+    Ok(reference)
+}
+
+/// A file or directory is read with root's rights when ces has them: first the caller's own must suffice.
+fn readable_by_caller(ctx: &Context, source: &Source) -> Result<()> {
+    let (Source::Layout(path, _) | Source::LayoutArchive(path, _) | Source::DockerArchive(path, _)) = source else {
+        return Ok(());
+    };
+    let caller = &ctx.caller;
+    let groups = caller.groups()?.iter().map(|group| group.as_raw()).collect();
+    let ids = HostIds { uid: caller.uid.as_raw(), gid: caller.gid.as_raw(), groups };
+    acting_as(&ids, caller.is_privileged(), || match std::fs::File::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(Error::new(Stage::Pull, Kind::Failed, format!("you cannot read {}", path.display()))
+                .because(e)
+                .hint("ask its owner for access"))
+        }
+        // What else is wrong with it is told where it is read.
+        _ => Ok(()),
+    })
 }
 
 /// The user's name and password for `host`, if any were given.

@@ -291,10 +291,10 @@ impl Index {
             ([], Some(tag)) => {
                 Err(Error::new(Stage::Pull, Kind::Missing, format!("no image is tagged \"{tag}\" here"))
                     .because(format!("there are: {}", names()))
-                    .hint("write one of these after the colon"))
+                    .hint("choose one of these"))
             }
             ([], None) => Err(Error::new(Stage::Pull, Kind::Missing, "the image layout is empty")
-                .hint("check the path; umoci or skopeo copy put images into a layout")),
+                .hint("its index.json names no manifest; write the layout again")),
             (_, None) => Err(Error::new(Stage::Pull, Kind::Usage, "there are several images here")
                 .because(format!("there are: {}", names()))
                 .hint("choose one: add its tag after a colon")),

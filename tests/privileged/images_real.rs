@@ -11,7 +11,7 @@ use crate::support::{Host, Ran, fixtures, have, python_layout};
 fn a_bundle_runs_under_crun_and_runc_with_the_same_output() {
     let Some(host) = Host::with_demo() else { return };
     let (Some(()), Some(())) = (have("crun"), have("runc")) else { return };
-    let script = "id; ip -o link | wc -l; grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status; cat /safe_data/ward.csv
+    let script = "id -u; id -g; ip -o link | wc -l; grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status; cat /safe_data/ward.csv
         echo $HOME $TMPDIR; hostname; ls -d /scratch /safe_outputs; ulimit -c; ! echo x 2>/dev/null > /proc/sysrq-trigger
         chroot / true 2>/dev/null || echo refused; unshare -r true 2>/dev/null || echo refused; exit 7";
     // `ces bundle` takes the command as the entrypoint: what follows the image is the directory.
@@ -20,9 +20,10 @@ fn a_bundle_runs_under_crun_and_runc_with_the_same_output() {
     let ours = host.run(&options);
     ours.exits(7);
 
-    let bundle = host.tmp().join("bundle");
+    let bundle = host.researcher().dir.join("bundle");
     Ran::from(host.ces().arg("bundle").args(options).arg(&bundle).output()).exits(0);
-    assert!(bundle.join("config.json").is_file() && bundle.join("rootfs/bin/sh").exists());
+    let found = host.home().join("bundle");
+    assert!(found.join("config.json").is_file() && found.join("rootfs/bin/sh").exists());
 
     for runtime in ["crun", "runc"] {
         let state = host.tmp().join(runtime);
@@ -40,11 +41,11 @@ fn a_bundle_runs_under_crun_and_runc_with_the_same_output() {
 #[test]
 fn the_spec_shown_is_the_one_in_the_bundle() {
     let Some(host) = Host::with_demo() else { return };
-    let bundle = host.tmp().join("bundle");
-    Ran::from(host.ces().args(["bundle", "localhost/demo"]).arg(&bundle).output()).exits(0);
-    let shown = Ran::from(host.ces().args(["spec", "localhost/demo"]).output());
+    let bundle = host.researcher().dir.join("bundle");
+    Ran::from(host.ces().args(["bundle", "--hostname", "analysis", "localhost/demo"]).arg(&bundle).output()).exits(0);
+    let shown = Ran::from(host.ces().args(["spec", "--hostname", "analysis", "localhost/demo"]).output());
     let shown: serde_json::Value = serde_json::from_str(shown.exits(0)).expect("JSON");
-    let written = fs::read_to_string(bundle.join("config.json")).expect("config.json");
+    let written = fs::read_to_string(host.home().join("bundle/config.json")).expect("config.json");
     let written: serde_json::Value = serde_json::from_str(&written).expect("JSON");
     for part in ["ociVersion", "process", "hostname"] {
         assert_eq!(shown[part], written[part], "{part}");

@@ -60,12 +60,11 @@ fn options_that_mean_what_ces_does_anyway_are_accepted() {
 #[test]
 fn options_that_make_no_sense_are_refused() {
     let Some(host) = Host::with_demo() else { return };
-    let table: [&[&str]; 12] = [
+    let table: [&[&str]; 11] = [
         &["--no-such-option"],
         &["--memory", "lots"],
         &["--memory", "-1"],
         &["--cpus", "0"],
-        &["--pids-limit", "many"],
         &["--timeout", "never"],
         &["--ulimit", "nofile"],
         &["-p", "0.0.0.0:8080:80"],

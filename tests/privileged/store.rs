@@ -158,9 +158,12 @@ fn two_pulls_of_one_image_at_once_both_succeed() {
     site.assert_no_leftovers();
 }
 
+/// What the refusal says, and the damage.
+type Damage<'a> = (&'a str, &'a dyn Fn(&Site));
+
 #[test]
 fn whatever_was_damaged_is_refused_by_name_and_a_new_pull_repairs_it() {
-    let damages: [(&str, &dyn Fn(&Site)); 6] = [
+    let damages: [Damage<'_>; 6] = [
         ("its manifest does not have its digest", &|site| damage(site, "images", "manifest.json")),
         ("its configuration does not have its digest", &|site| damage(site, "images", "config.json")),
         ("the store is damaged", &|site| damage(site, "images", "image.json")),

@@ -2,6 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::{Host, children, wait_until};
 
@@ -58,6 +63,22 @@ impl Host {
         }
         found.sort();
         found
+    }
+
+    /// Ends what a failed test left running, and removes its control groups; what resists is for a person to see.
+    pub(super) fn clear(&self) {
+        for process in self.processes() {
+            let number = process.split(' ').next().and_then(|n| n.parse().ok());
+            number.map(|n| kill(Pid::from_raw(n), Signal::SIGKILL).ok());
+        }
+        for _ in 0..50 {
+            let groups = self.cgroups();
+            // The innermost first, and again while the killed are still ending.
+            if groups.iter().rev().map(fs::remove_dir).filter(Result::is_err).count() == 0 {
+                return;
+            }
+            sleep(Duration::from_millis(20));
+        }
     }
 
     /// The ids of all runs that left any trace on this host.

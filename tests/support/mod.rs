@@ -234,6 +234,9 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.clear();
+        }
         // Both may fail only if the holder is gone already.
         self.holder.kill().ok();
         self.holder.wait().ok();

@@ -100,7 +100,7 @@ impl Registry {
         let encrypted = self.scheme == "https";
         let redirect = reqwest::redirect::Policy::custom(move |attempt| {
             if attempt.previous().len() > 5 || (encrypted && attempt.url().scheme() != "https") {
-                attempt.error("a redirect to an unencrypted address, or one too many")
+                attempt.error("a redirect to an unencrypted address, or too many")
             } else {
                 attempt.follow()
             }
