@@ -74,15 +74,17 @@ fn chosen_name(ctx: &Context, source: &Source, name: &str) -> Result<Reference> 
     let first = name.split('/').next().unwrap_or_default();
     let names_host = name.contains('/') && (first.contains(['.', ':']) || first == "localhost");
     let reference: Reference = if names_host { name.parse()? } else { format!("localhost/{name}").parse()? };
-    let local = !matches!(source, Source::Registry(_));
-    if local && ctx.caller.by_sudo && reference.host() != "localhost" {
-        return Err(Error::new(
-            Stage::Policy,
-            Kind::Policy,
-            format!("an image of a file cannot be called {reference}"),
-        )
-        .because("its name would say that it comes from a registry")
-        .hint(format!("call it localhost/{}", reference.to_string().split_once('/').map_or("", |(_, rest)| rest))));
+    let own = match source {
+        Source::Registry(origin) => origin.host() == reference.host(),
+        Source::Layout(..) | Source::LayoutArchive(..) | Source::DockerArchive(..) => false,
+    };
+    if !own && ctx.caller.by_sudo && reference.host() != "localhost" {
+        return Err(Error::new(Stage::Policy, Kind::Policy, format!("this image cannot be called {reference}"))
+            .because("its name would say that it comes from a registry that it does not come from")
+            .hint(format!(
+                "call it localhost/{}",
+                reference.to_string().split_once('/').map_or("", |(_, rest)| rest)
+            )));
     }
     Ok(reference)
 }

@@ -393,3 +393,12 @@ pub fn foreground_if_terminal() {
         nix::unistd::tcsetpgrp(&stdin, nix::unistd::getpgrp()).ok();
     }
 }
+
+// --- image ---
+
+/// Lets the kernel begin to write a file's data to disk; returns at once, and promises nothing (sync_file_range(2)).
+pub fn start_writeback(file: impl AsFd) {
+    // SAFETY: the call takes a descriptor and numbers; the descriptor is open over the call. Its failure is of no
+    // consequence: syncfs follows.
+    unsafe { libc::sync_file_range(file.as_fd().as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+}

@@ -116,6 +116,7 @@ pub fn pull(store: &Store, unpacker: &Unpacker, origin: &dyn Origin, request: &R
         store.name(&pulled.reference, &manifest.digest)?;
         return Ok(pulled);
     }
+    let _turn = store.turn(&manifest.digest)?;
     store.sweep(unpacker)?;
     let config = Config::parse(origin.document(&manifest.config)?, manifest.layers.len())?;
     config.check_platform(&request.platform)?;

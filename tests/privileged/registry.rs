@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use ces::image::reference::Digest;
 use ces::image::source::registry::Registry;
-use ces::image::source::{Credentials, RegistryRules};
+use ces::image::source::{Credentials, RegistryRule, RegistryRules};
 
 use crate::image_support::{Layer, LayoutDir, Pack, Site, Tar};
 
@@ -25,6 +25,11 @@ struct RealRegistry {
 impl RealRegistry {
     /// With `login`, everyone has to be researcher:secret.
     fn start(login: bool) -> Option<Self> {
+        Self::start_with(login, |_| String::new())
+    }
+
+    /// `http` adds lines to the section on http, and may put files into the directory.
+    fn start_with(login: bool, http: impl FnOnce(&Path) -> String) -> Option<Self> {
         if !Path::new("/usr/bin/docker-registry").exists() {
             assert!(std::env::var_os("CES_MUST_RUN").is_none(), "docker-registry is not installed");
             eprintln!("skipped: docker-registry is not installed");
@@ -42,10 +47,11 @@ impl RealRegistry {
         };
         let config = directory.path().join("config.yml");
         let data = directory.path().join("data");
+        let http = http(directory.path());
         fs::write(
             &config,
             format!(
-                "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{auth}",
+                "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{http}{auth}",
                 data.display()
             ),
         )
@@ -440,4 +446,58 @@ fn a_registry_that_the_policy_does_not_list_is_refused_before_it_is_asked() {
     assert_eq!(error.exit_status(), 3);
     assert!(error.report().contains("Information Governance"));
     assert!(liar.asked().is_empty());
+}
+
+#[test]
+fn a_mirror_gives_the_bytes_and_the_image_keeps_its_name() {
+    let Some(registry) = RealRegistry::start(false) else { return };
+    let manifest = registry.push(&image());
+    let mirror = |url: String| RegistryRules {
+        allow: Some(vec!["ghcr.io".to_owned()]),
+        hosts: [("ghcr.io".to_owned(), RegistryRule { mirror: Some(url), ca: None })].into(),
+        contact: None,
+    };
+    let rules = mirror(format!("http://{}/", registry.host));
+    let origin = Registry::new("ghcr.io/lab/tool:1".parse().unwrap(), &rules, None).unwrap();
+    let site = Site::new();
+    site.pull_from(&origin, "ghcr.io/lab/tool:1").unwrap();
+    assert_eq!(site.store().find("ghcr.io/lab/tool:1").unwrap().manifest_digest(), &manifest);
+    for url in ["http://mirror.example", "ftp://127.0.0.1", "127.0.0.1:5000"] {
+        assert!(Registry::new("ghcr.io/x:1".parse().unwrap(), &mirror(url.to_owned()), None).is_err(), "{url}");
+    }
+}
+
+#[test]
+fn a_certificate_of_the_sites_own_is_trusted_where_the_policy_says_and_nowhere_else() {
+    let certificate = |directory: &Path| {
+        let openssl = |arguments: &str| {
+            let output = Command::new("openssl").args(arguments.split(' ')).current_dir(directory).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        };
+        fs::write(directory.join("names"), "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth\n").unwrap();
+        openssl("req -x509 -newkey rsa:2048 -nodes -subj /CN=site -days 2 -keyout ca.key -out ca.pem");
+        openssl("req -newkey rsa:2048 -nodes -subj /CN=registry -keyout server.key -out server.csr");
+        openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -days 2 -extfile names -out server.pem");
+        let path = |name: &str| directory.join(name).display().to_string();
+        format!("  tls:\n    certificate: {}\n    key: {}\n", path("server.pem"), path("server.key"))
+    };
+    let Some(registry) = RealRegistry::start_with(false, certificate) else { return };
+    registry.push(&image());
+    let rules = |mirror: Option<String>, ca: Option<&str>| RegistryRules {
+        hosts: [(
+            "ghcr.io".to_owned(),
+            RegistryRule { mirror, ca: ca.map(|name| registry.directory.path().join(name)) },
+        )]
+        .into(),
+        ..RegistryRules::default()
+    };
+    let mirror = || Some(format!("https://{}", registry.host));
+    let pull = |rules: &RegistryRules| {
+        let origin = Registry::new("ghcr.io/lab/tool:1".parse().unwrap(), rules, None)?;
+        Site::new().pull_from(&origin, "ghcr.io/lab/tool:1")
+    };
+    assert_eq!(pull(&rules(mirror(), Some("ca.pem"))).unwrap().fetched, 3);
+    let report = pull(&rules(mirror(), None)).unwrap_err().report();
+    assert!(report.contains("certificate") && report.contains("hint: "), "{report}");
+    assert!(pull(&rules(mirror(), Some("missing.pem"))).unwrap_err().report().contains("missing.pem"));
 }

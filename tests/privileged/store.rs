@@ -272,3 +272,29 @@ fn archives_of_all_sorts_are_read_in_place() {
         assert!(whole.is_err(), "cut at {cut}");
     }
 }
+
+#[test]
+fn an_image_that_is_pulled_twice_at_once_is_fetched_once() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    struct Slow<'a>(&'a LayoutDir, &'a AtomicUsize);
+    impl Origin for Slow<'_> {
+        fn manifest(&self, platform: &Platform) -> Result<Manifest> {
+            origin(self.0).manifest(platform)
+        }
+        fn blob(&self, descriptor: &Descriptor, sink: &mut Sink<'_>) -> Result<()> {
+            if descriptor.size == layer("only").blob.len() as u64 {
+                self.1.fetch_add(1, Ordering::SeqCst);
+                std::thread::sleep(std::time::Duration::from_millis(100));
+            }
+            origin(self.0).blob(descriptor, sink)
+        }
+    }
+    let (site, layout, fetched) = (Site::new(), image(&["only"]), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for n in 0..3 {
+            let (site, slow) = (&site, Slow(&layout, &fetched));
+            scope.spawn(move || site.pull_from(&slow, &format!("localhost/test:{n}")).unwrap());
+        }
+    });
+    assert_eq!(fetched.load(Ordering::SeqCst), 1);
+}

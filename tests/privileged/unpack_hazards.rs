@@ -691,3 +691,33 @@ fn look_at_child() -> String {
     let root = fs::read_link(format!("/proc/{child}/root")).unwrap();
     format!("{status}\nuid_map: {map}\n{}\n{}\n", others.join(", "), root.display())
 }
+
+// A31, A40
+#[test]
+fn memory_and_disk_stay_bounded_whatever_a_layer_expands_to() {
+    use nix::sys::resource::{UsageWho, getrusage};
+    // 10 GiB of zeros in 10 MB: one gzip member of 16 MiB, 640 times over.
+    let header = empty().raw(b"zeros", b'0', b"", |h| h.set_size(10 << 30)).0;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut encoder, &vec![0; 16 << 20]).unwrap();
+    let blob = [gzip(&header), encoder.finish().unwrap().repeat(640)].concat();
+    let layer = Layer { blob, ..Layer::new(b"", Pack::Gzip) };
+    let mut site = Site::new();
+    let error = site.pull(&LayoutDir::of(std::slice::from_ref(&layer))).unwrap_err();
+    assert!(report(&error).contains("more than 200 times its"), "{}", report(&error));
+    site.limits.layer_bytes = 100 << 20;
+    let error = site.pull(&LayoutDir::of(&[layer])).unwrap_err();
+    assert!(report(&error).contains("more than 104857600 bytes"), "{}", report(&error));
+    // Much of it in the form of headers.
+    let mut headers = empty();
+    for n in 0..64 {
+        headers = headers.pax(&[("comment", &vec![b'c'; 1 << 19])]).file(&format!("f{n}"), b"");
+    }
+    site.limits = ces::image::unpack::Limits::default();
+    site.pull(&LayoutDir::of(&[Layer::new(&headers.end(), Pack::Zstd)])).unwrap();
+    site.assert_canary_unharmed();
+    site.assert_no_leftovers();
+    // The largest child; the test itself holds the archives in memory.
+    let peak = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap().max_rss();
+    assert!(peak < 64 << 10, "an unpacking process used {peak} KiB");
+}

@@ -50,7 +50,7 @@ impl Challenge {
 /// registry `host`.
 ///
 /// # Errors
-/// When `realm` is unsafe: a registry could make `ces` call any address, or give it another's password.
+/// When `realm` is no such place: a registry could make `ces` call any address, or give it another's password.
 pub fn check_realm(scheme: &str, realm_host: &str, host: &str, with_password: bool) -> Result<()> {
     let refuse = |why: &str| {
         Err(Error::new(

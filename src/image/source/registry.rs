@@ -112,7 +112,8 @@ impl Registry {
             .connect_timeout(CONNECT_MAX)
             .https_only(encrypted);
         if !encrypted {
-            builder = builder.no_proxy();
+            // No certificates to load either.
+            builder = builder.no_proxy().tls_certs_only([]);
         }
         if let Some(ca) = &self.ca {
             let certificates = reqwest::Certificate::from_pem_bundle(ca).map_err(|e| self.unreachable(&e))?;

@@ -159,7 +159,10 @@ impl Store {
         }
         let error = Error::new(Stage::Store, Kind::Missing, format!("image \"{words}\" is not in the store"));
         Err(match reference {
-            Ok(reference) => error.hint(format!("ces pull {reference} fetches it; ces images shows what is here")),
+            Ok(reference) if reference.host() != "localhost" => {
+                error.hint(format!("ces pull {reference} fetches it; ces images shows what is here"))
+            }
+            Ok(_) => error.hint("ces images shows what is here; ces pull oci:DIR fetches a local image"),
             Err(_) => error.hint("ces images shows what is here; ces pull HOST/NAME:TAG fetches more"),
         })
     }

@@ -7,6 +7,7 @@
 //! ```text
 //! <store>/                          0700
 //!   lock                            flock: shared while something is looked up, exclusive while names change
+//!   turns                           one byte of it is locked for each image that is being pulled
 //!   layers/sha256/<key>/            one directory a layer; flock shared on it: in use
 //!       fs/                         its tree, ready to be a layer of an overlay
 //!       layer.json                  what it is and how it was unpacked
@@ -30,6 +31,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::reference::{Digest, Reference};
@@ -120,6 +122,27 @@ impl Store {
     fn lock_file(&self) -> Result<File> {
         let open = File::options().create(true).truncate(false).read(true).write(true).open(self.root.join("lock"));
         open.map_err(|e| self.error("cannot lock the store").because(e))
+    }
+
+    /// Waits until nobody else pulls the image `manifest`; a second pull of it then finds all that it needs.
+    pub(crate) fn turn(&self, manifest: &Digest) -> Result<Lock> {
+        let fail = || self.error("cannot lock the store");
+        let open = File::options().create(true).truncate(false).read(true).write(true).open(self.root.join("turns"));
+        let file = open.map_err(|e| fail().because(e))?;
+        // A byte that need not exist; two images that share one only wait for each other.
+        let start = manifest.hex().get(..15).and_then(|digits| i64::from_str_radix(digits, 16).ok()).unwrap_or(0);
+        let short = |value: i32| i16::try_from(value).map_err(|e| fail().because(e));
+        let range = nix::libc::flock {
+            l_type: short(nix::libc::F_WRLCK)?,
+            l_whence: short(nix::libc::SEEK_SET)?,
+            l_start: start,
+            l_len: 1,
+            l_pid: 0,
+        };
+        match fcntl(&file, FcntlArg::F_OFD_SETLKW(&range)) {
+            Ok(_) => Ok(Lock { _file: file }),
+            Err(e) => Err(fail().because(e.desc())),
+        }
     }
 
     pub(crate) fn error(&self, what: &str) -> Error {

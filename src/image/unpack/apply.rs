@@ -23,6 +23,10 @@ use super::protocol::{Fault, FaultKind, NOTES_MAX, Omitted, Open, RawPath, RootM
 use super::tarstream::{Bytes, TarStream};
 use super::tree::{self, Dir, Made, Tree};
 use super::xattrs;
+use crate::host::sys;
+
+/// Files of this size start on their way to disk when they are written: then the end has less to wait for.
+const WRITEBACK_FROM: u64 = 1 << 20;
 
 /// The directory of a layer in the making.
 #[derive(Debug)]
@@ -165,6 +169,7 @@ impl Applier {
         };
         let mut file = File::from(fd.map_err(|e| Fault::host("make a file", e))?);
         self.claim(&dir, name);
+        let mut written = 0_u64;
         loop {
             let piece = archive.data()?;
             if piece.is_empty() {
@@ -172,7 +177,11 @@ impl Applier {
             }
             file.write_all(piece)
                 .map_err(|e| Fault::host("write a file", e.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
-            self.file_bytes += piece.len() as u64;
+            written += piece.len() as u64;
+        }
+        self.file_bytes += written;
+        if written >= WRITEBACK_FROM {
+            sys::start_writeback(&file);
         }
         if dir.inherits || meta.owner.is_some_and(|owner| owner != (0, 0)) {
             own(&file, meta.owner.or(Some((0, 0))))?;
