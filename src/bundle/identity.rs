@@ -102,6 +102,24 @@ impl Identity {
         }
     }
 
+    /// Owner and group of something of the image, as the process that mounts it numbers them: the host's ids when it is
+    /// the host's root, the image's own when it is root of the user namespace.
+    ///
+    /// # Errors
+    /// When an id has no id on this host.
+    pub fn for_mounting(&self, uid: u32, gid: u32) -> Result<(u32, u32)> {
+        if self.container.is_single() {
+            return Ok((0, 0));
+        }
+        if !self.caller.is_privileged() {
+            return Ok((uid, gid));
+        }
+        self.container.uid_outside(uid).zip(self.container.gid_outside(gid)).ok_or_else(|| {
+            Error::new(Stage::Bundle, Kind::Hostile, format!("the image's root directory belongs to {uid}:{gid}"))
+                .because(format!("ids up to {} are mapped", RANGE - 1))
+        })
+    }
+
     /// The host ids of the container's root, who sets the container up.
     pub fn root(&self) -> HostIds {
         HostIds {

@@ -40,6 +40,10 @@ pub const STATE: &str = "/state";
 pub struct Plan {
     /// The layers' directories, base first.
     pub layers: Vec<PathBuf>,
+    /// Mode of the image's root directory.
+    pub root_mode: u32,
+    /// Owner and group of the image's root directory, as the process that mounts numbers them.
+    pub root_owner: (u32, u32),
     /// An empty directory of this run, on a real file system; `upper` and `work` are made in it.
     pub work: PathBuf,
     /// What is bound into the container.
@@ -112,7 +116,7 @@ pub fn assemble(plan: &Plan, layer_map: Option<BorrowedFd<'_>>, privileged: bool
     }
     attach(&work, &stage.join("w"))?;
     enter(stage)?;
-    mount_overlay(plan.layers.len())
+    mount_overlay(plan)
 }
 
 fn clone_layer(layer: &Path, map: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
@@ -181,21 +185,16 @@ fn enter(stage: &Path) -> Result<()> {
     nix::unistd::chdir("/").map_err(|e| fail("enter the stage", e))
 }
 
-fn mount_overlay(layers: usize) -> Result<()> {
-    let top = layers.checked_sub(1).map(|top| format!("/l/{top}"));
+fn mount_overlay(plan: &Plan) -> Result<()> {
+    let layers = plan.layers.len();
     let upper = Path::new("/w/upper");
     make_dir(upper)?;
     make_dir(Path::new("/w/work"))?;
     // The merged root directory shows the attributes of the upper-most one: the image's.
-    if let Some(top) = &top {
-        let meta = fs::metadata(top).map_err(|e| io("read the image's root directory", e))?;
-        fs::set_permissions(upper, meta.permissions()).map_err(|e| io("prepare the upper directory", e))?;
-        use std::os::unix::fs::MetadataExt as _;
-        std::os::unix::fs::chown(upper, Some(meta.uid()), Some(meta.gid()))
-            .map_err(|e| io("prepare the upper directory", e))?;
-    } else {
-        fs::set_permissions(upper, fs::Permissions::from_mode(0o755))
-            .map_err(|e| io("prepare the upper directory", e))?;
+    let prepared = fs::set_permissions(upper, fs::Permissions::from_mode(plan.root_mode & 0o1777))
+        .and_then(|()| std::os::unix::fs::lchown(upper, Some(plan.root_owner.0), Some(plan.root_owner.1)));
+    prepared.map_err(|e| io("prepare the upper directory", e))?;
+    if layers == 0 {
         make_dir(Path::new("/l/empty"))?;
     }
     let lower: Vec<String> = (0..layers).rev().map(|n| format!("/l/{n}")).collect();

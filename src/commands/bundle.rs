@@ -119,7 +119,10 @@ fn copy_rootfs(prepared: &Prepared, target: &Path, work: &Path) -> Result<()> {
         .mode(0o700)
         .create(work)
         .map_err(|e| Error::new(Stage::Bundle, Kind::Failed, format!("cannot make {}", work.display())).because(e))?;
+    let root = prepared.image.root();
     let plan = Plan {
+        root_mode: root.mode,
+        root_owner: identity.for_mounting(root.uid, root.gid)?,
         layers: prepared.image.layers().iter().map(|layer| layer.path().to_path_buf()).collect(),
         work: work.to_path_buf(),
         binds: vec![Bind {

@@ -210,6 +210,8 @@ fn try_mounts(caller: &Caller, dirs: &Dirs) -> Result<()> {
         .map_err(|e| Error::new(Stage::Store, Kind::Host, "cannot write to the store").because(e))
         .and_then(|()| {
             let plan = Plan {
+                root_mode: 0o755,
+                root_owner: identity.for_mounting(0, 0)?,
                 layers: vec![layer],
                 work: work.clone(),
                 binds: Vec::new(),

@@ -59,7 +59,10 @@ fn execute(
 ) -> Result<(Outcome, Usage)> {
     prepare::write_etc(&job.journal.work, prepared.hostname(job.id().as_str()))?;
     let limits = &prepared.grant.limits;
+    let root = prepared.image.root();
     let plan = Plan {
+        root_mode: root.mode,
+        root_owner: prepared.identity.for_mounting(root.uid, root.gid)?,
         layers: prepared.image.layers().iter().map(|layer| layer.path().to_path_buf()).collect(),
         work: job.journal.work.clone(),
         binds: binds(prepared, spec, paths),
