@@ -175,7 +175,11 @@ pub fn in_stage(
 /// A mount namespace whose mounts are this process's own.
 fn own_mounts(wire: &Wire, privileged: bool) -> Result<()> {
     if privileged {
-        unshare(CloneFlags::CLONE_NEWNS).map_err(|e| fail("make a mount namespace", e.into()))?;
+        unshare(CloneFlags::CLONE_NEWNS).map_err(|e| {
+            fail("make a mount namespace", e.into()).hint(
+                "root lacks the capability CAP_SYS_ADMIN here (inside another container?); run ces on the host itself",
+            )
+        })?;
     } else {
         enter_user_namespace(wire, CloneFlags::CLONE_NEWNS)?;
     }
