@@ -14,11 +14,10 @@ use crate::cli::{Global, RunArgs};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::cgroup::Usage;
 use crate::policy::units::show_size;
+use crate::run::handover;
 use crate::run::job::{Job, JobId, Journal};
 use crate::run::launch::{Launch, launch};
-use crate::run::outputs::{self, Outputs};
 use crate::run::record::{Record, State, now};
-use crate::run::spawn;
 use crate::run::supervise::{Ending, Outcome};
 use crate::text;
 
@@ -108,7 +107,10 @@ fn finish(
             return Err(error);
         }
     };
-    let collected = collect(prepared, &job);
+    let identity = &prepared.identity;
+    let (map, privileged) = (&identity.container, identity.caller.is_privileged());
+    let collected =
+        handover::hand_over(|| job.outputs_directory(), &job.outputs(), &identity.researcher(), map, privileged);
     let words = describe(&outcome, &usage, &record, prepared.grant.limits.memory_bytes);
     let status = if words.out_of_memory { 137 } else { outcome.ending.exit_status() };
     record.state = State::Finished;
@@ -132,39 +134,6 @@ fn finish(
         talk.always(&error.report());
     }
     Ok((status, record))
-}
-
-/// Gives the outputs to the researcher, with power over every id that the container could use.
-fn collect(prepared: &Prepared, job: &Job) -> Result<Outputs> {
-    let identity = &prepared.identity;
-    let privileged = identity.caller.is_privileged();
-    let dir = job.outputs_directory()?;
-    let path = job.outputs();
-    if privileged {
-        let ours = |uid: u32| {
-            uid == identity.caller.uid.as_raw()
-                || identity.container.uids.iter().any(|e| uid >= e.outside && uid - e.outside < e.count)
-        };
-        return outputs::collect(dir, &path, &identity.researcher(), ours);
-    }
-    // In the user namespace the researcher is root.
-    let root = HostIds { uid: 0, gid: 0, groups: Vec::new() };
-    let unmapped = nobody();
-    let answer = spawn::with_ids(&identity.container, false, || {
-        let outputs = outputs::collect(dir, &path, &root, |uid| uid != unmapped)?;
-        serde_json::to_vec(&outputs)
-            .map_err(|e| Error::new(Stage::Outputs, Kind::Failed, "cannot list the outputs").because(e))
-    })?;
-    serde_json::from_slice(&answer)
-        .map_err(|e| Error::new(Stage::Outputs, Kind::Failed, "cannot list the outputs").because(e))
-}
-
-/// The id that stands for every id without a mapping (user_namespaces(7)).
-fn nobody() -> u32 {
-    std::fs::read_to_string("/proc/sys/kernel/overflowuid")
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(65_534)
 }
 
 fn journal(prepared: &Prepared, id: &JobId) -> Journal {

@@ -158,15 +158,25 @@ impl Job {
             self.outputs = Some(open_directory(&self.outputs(), true)?);
             Ok(())
         })?;
+        self.give_to_payload(identity)
+    }
+
+    /// Scratch and outputs are the payload's while it runs: where that is another id than the researcher's (real root
+    /// names no researcher; a user's image may have a user of its own) they change hands, and back after the run.
+    fn give_to_payload(&self, identity: &Identity) -> Result<()> {
+        let privileged = identity.caller.is_privileged();
         let payload = identity.payload();
-        if privileged && payload.uid != identity.caller.uid.as_raw() {
-            // Real root names no researcher: the container's user belongs to the foreign range.
-            for dir in [self.scratch(), self.outputs()] {
-                std::os::unix::fs::lchown(&dir, Some(payload.uid), Some(payload.gid))
-                    .map_err(|e| fail_path("give away", &dir, &e))?;
-            }
+        if payload.uid == identity.caller.uid.as_raw() && payload.gid == identity.caller.gid.as_raw() {
+            return Ok(());
         }
-        Ok(())
+        let (uid, gid) = if privileged { (payload.uid, payload.gid) } else { (identity.uid, identity.gid) };
+        super::spawn::with_ids(&identity.container, privileged, || {
+            for dir in [self.scratch(), self.outputs()] {
+                std::os::unix::fs::lchown(&dir, Some(uid), Some(gid)).map_err(|e| fail_path("give away", &dir, &e))?;
+            }
+            Ok(Vec::new())
+        })
+        .map(drop)
     }
 
     /// The job's id.
@@ -228,16 +238,16 @@ pub fn discard(journal: &Journal, map: &IdMap, privileged: bool) -> Result<()> {
     super::spawn::with_ids(map, privileged, remove).map(drop)
 }
 
-/// The outputs directory of a dead job, opened with the researcher's rights; none when it is gone.
+/// The outputs directory of a dead job, opened with the researcher's rights when privileged (else with those that this
+/// process has: its own, or root's in a user namespace).
 ///
 /// # Errors
 /// When it cannot be opened.
-pub fn reopen_outputs(journal: &Journal) -> Result<Option<OwnedFd>> {
+pub fn reopen_outputs(journal: &Journal, privileged: bool) -> Result<OwnedFd> {
     let path = journal.home.join(&journal.outputs);
     let researcher = HostIds { uid: journal.uid, gid: journal.gid, groups: Vec::new() };
-    acting_as(&researcher, nix::unistd::geteuid().is_root(), || {
-        if path.symlink_metadata().is_err() { Ok(None) } else { open_directory(&path, true).map(Some) }
-    })
+    // Real root's own outputs may belong to an id of the foreign range for now: root opens them as root.
+    acting_as(&researcher, privileged, || open_directory(&path, true))
 }
 
 /// Removes a throw-away directory of the store. For a process with power over every id in it.

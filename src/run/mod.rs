@@ -18,6 +18,8 @@ pub mod sweep;
 pub mod enforced;
 /// What a run leaves, given to the researcher.
 pub mod outputs;
+/// The outputs, given away with power over the run's ids.
+pub mod handover;
 /// What happened, on disk.
 pub mod record;
 /// While the container runs: signals, deadline, exit status.

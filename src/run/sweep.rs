@@ -2,6 +2,7 @@
 //!
 //! Takes the journals of jobs; gives nothing; trusts the lock (held: alive); refuses to touch a job that is alive.
 
+use super::handover;
 use super::job::{self, Journal};
 use super::outputs;
 use super::record::{Record, State, now};
@@ -36,7 +37,7 @@ fn clean(dirs: &Dirs, caller: &Caller, journal: &Journal) -> Result<()> {
         cgroup::remove_stale(journal.id.as_str())?;
     }
     let map = IdMap::on_disk(caller)?;
-    let outputs = if privileged { hand_over(journal, &map) } else { Ok(None) };
+    let outputs = hand_over(journal, &map, privileged);
     job::discard(journal, &map, privileged)?;
     if let Ok(mut record) = Record::load(&dirs.log, &journal.id)
         && record.state == State::Begun
@@ -54,10 +55,11 @@ fn clean(dirs: &Dirs, caller: &Caller, journal: &Journal) -> Result<()> {
 }
 
 /// Gives what an interrupted run left in its outputs to the researcher.
-fn hand_over(journal: &Journal, map: &IdMap) -> Result<Option<outputs::Outputs>> {
+fn hand_over(journal: &Journal, map: &IdMap, privileged: bool) -> Result<Option<outputs::Outputs>> {
     let owner = HostIds { uid: journal.uid, gid: journal.gid, groups: Vec::new() };
     let path = journal.home.join(&journal.outputs);
-    let Some(dir) = job::reopen_outputs(journal)? else { return Ok(None) };
-    let ours = |uid: u32| uid == journal.uid || map.uids.iter().any(|e| uid >= e.outside && uid - e.outside < e.count);
-    outputs::collect(dir, &path, &owner, ours).map(Some)
+    if path.symlink_metadata().is_err() {
+        return Ok(None);
+    }
+    handover::hand_over(|| job::reopen_outputs(journal, privileged), &path, &owner, map, privileged).map(Some)
 }
