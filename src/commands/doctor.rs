@@ -19,6 +19,7 @@ use crate::host::caller::{Caller, Mode};
 use crate::host::cgroup;
 use crate::host::dirs::Dirs;
 use crate::host::idmap::IdMap;
+use crate::host::sys;
 use crate::policy::Policy;
 use crate::run::job::{self, JobId};
 use crate::run::spawn;
@@ -151,11 +152,12 @@ fn seccomp() -> Finding {
 }
 
 fn landlock() -> Finding {
-    let modules = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
-    let has = modules.split(',').any(|name| name.trim() == "landlock");
-    let problem = (!has)
+    let version = sys::landlock_version();
+    let problem = version
+        .is_none()
         .then(|| (Grade::Warning, "a second fence around unpacking is missing; boot with lsm=landlock,…".to_owned()));
-    finding("landlock", "for unpacking", if has { "present".to_owned() } else { "not seen".to_owned() }, problem)
+    let found = version.map_or_else(|| "none".to_owned(), |version| format!("version {version}"));
+    finding("landlock", "for unpacking", found, problem)
 }
 
 fn control_groups(caller: &Caller, required: bool) -> Finding {

@@ -17,6 +17,7 @@ use crate::policy::units::show_size;
 use crate::run::handover;
 use crate::run::job::{Job, JobId, Journal};
 use crate::run::launch::{Launch, launch};
+use crate::run::quota::Bound;
 use crate::run::record::{Record, State, now};
 use crate::run::supervise::{Ending, Outcome};
 use crate::text;
@@ -76,6 +77,15 @@ fn execute(
         plan,
         limits_required: limits.required,
         time: limits.time,
+        bounds: vec![
+            Bound { what: "scratch", dir: job.scratch_directory()?, bytes: limits.scratch_bytes, files: None },
+            Bound {
+                what: "outputs",
+                dir: job.outputs_directory()?,
+                bytes: limits.outputs_bytes,
+                files: limits.outputs_files,
+            },
+        ],
     };
     launch(start, |checked| {
         checked.warnings.iter().for_each(|warning| talk.say(&format!("warning: {warning}")));
@@ -112,7 +122,7 @@ fn finish(
     let collected =
         handover::hand_over(|| job.outputs_directory(), &job.outputs(), &identity.researcher(), map, privileged);
     let words = describe(&outcome, &usage, &record, prepared.grant.limits.memory_bytes);
-    let status = if words.out_of_memory { 137 } else { outcome.ending.exit_status() };
+    let status = if words.over_limit { 137 } else { outcome.ending.exit_status() };
     record.state = State::Finished;
     record.exit = Some(status);
     record.ended = Some(words.text.clone());
@@ -233,17 +243,20 @@ fn begin_record(prepared: &Prepared, job: &Job, spec: &Spec) -> Record {
 /// How it ended, in words.
 struct Words {
     text: String,
-    out_of_memory: bool,
+    over_limit: bool,
 }
 
 fn describe(outcome: &Outcome, usage: &Usage, record: &Record, granted: u64) -> Words {
+    if let Some(exceeded) = &outcome.exceeded {
+        return Words { text: exceeded.clone(), over_limit: true };
+    }
     let killed = matches!(outcome.ending, Ending::Killed | Ending::Signalled(libc::SIGKILL));
     // A shell reports its killed child as 128 + 9.
     let told = matches!(outcome.ending, Ending::Exited(137));
     if usage.oom_kills > 0 && (killed || told) {
         let limit = record.enforced.as_ref().and_then(|e| e.pointer("/limits/memory")?.as_u64()).unwrap_or(granted);
         let peak = usage.peak_memory.map_or_else(|| "unknown".to_owned(), show_size);
-        return Words { text: format!("out of memory: limit {}, peak {peak}", show_size(limit)), out_of_memory: true };
+        return Words { text: format!("out of memory: limit {}, peak {peak}", show_size(limit)), over_limit: true };
     }
     let program = record.command.first().map_or("", String::as_str);
     let mut text = match outcome.ending {
@@ -261,7 +274,7 @@ fn describe(outcome: &Outcome, usage: &Usage, record: &Record, granted: u64) -> 
     if usage.oom_kills > 0 {
         text.push_str(&format!(" ({} of its processes killed for want of memory)", usage.oom_kills));
     }
-    Words { text, out_of_memory: false }
+    Words { text, over_limit: false }
 }
 
 /// What is said on standard error.
@@ -285,8 +298,10 @@ impl Talk {
         let seconds = record.seconds.unwrap_or_default();
         let peak = usage.peak_memory.map_or_else(String::new, |bytes| format!(", peak memory {}", show_size(bytes)));
         let line = format!("ces: run {}: {}, {seconds:.1} s{peak}", record.id, words.text);
-        if words.out_of_memory {
-            self.always(&format!("{line}\nhint: ask for more with --memory, or use less\n"));
+        if words.over_limit {
+            self.always(&format!(
+                "{line}\nhint: use less, or ask for more (--memory; scratch and outputs are the policy's)\n"
+            ));
         } else {
             self.say(&line);
         }

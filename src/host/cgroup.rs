@@ -83,6 +83,7 @@ impl Cgroup {
         if let Files::V2(dir) = &self.files {
             // One process of the job out of memory: all of it is (cgroup-v2, memory.oom.group).
             fs::write(dir.join("memory.oom.group"), "1").map_err(|e| fail("cannot set memory.oom.group").because(e))?;
+            set_swap(dir, resources)?;
         }
         Ok(())
     }
@@ -106,6 +107,16 @@ impl Cgroup {
     /// When a process does not die or the kernel keeps the directory.
     pub fn remove(&self) -> Result<()> {
         self.manager.remove().map_err(|e| fail("cannot remove the job's control group").caused_by(&e))
+    }
+}
+
+/// The swap limit of version 2, which counts swap alone. libcgroups 0.7 leaves it out when it is zero, which here means
+/// "none", not "nothing said". Kernels without swap have no such file, and nothing to limit.
+fn set_swap(dir: &Path, resources: &LinuxResources) -> Result<()> {
+    let Some((limit, both)) = resources.memory().as_ref().and_then(|m| m.limit().zip(m.swap())) else { return Ok(()) };
+    match fs::write(dir.join("memory.swap.max"), both.saturating_sub(limit).max(0).to_string()) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(fail("cannot set memory.swap.max").because(e)),
+        _ => Ok(()),
     }
 }
 
@@ -168,7 +179,10 @@ impl Files {
             }
             Self::V2(dir) => {
                 let memory = or_max(&dir.join("memory.max"))?;
-                let swap = or_max(&dir.join("memory.swap.max"))?;
+                let swap = match or_max(&dir.join("memory.swap.max")) {
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => Some(0),
+                    other => other?,
+                };
                 let text = fs::read_to_string(dir.join("cpu.max"))?;
                 let mut fields = text.split_whitespace().map(str::parse::<u32>);
                 let cpus = match (fields.next(), fields.next()) {

@@ -264,6 +264,21 @@ pub fn set_terminal_size(fd: BorrowedFd<'_>, size: &libc::winsize) -> io::Result
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSWINSZ, std::ptr::from_ref(size)) }.into()).map(drop)
 }
 
+/// The version of Landlock that the kernel offers; none where it has it not, or switched off (landlock(7)).
+pub fn landlock_version() -> Option<u32> {
+    const LANDLOCK_CREATE_RULESET_VERSION: u32 = 1;
+    // SAFETY: with this flag, a null pointer and size zero ask for the version; nothing is created.
+    let version = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<u8>(),
+            0_usize,
+            LANDLOCK_CREATE_RULESET_VERSION,
+        )
+    };
+    u32::try_from(version).ok()
+}
+
 // --- mounts (open_tree(2), mount_setattr(2), move_mount(2)) ---
 
 /// What [`change_mount`] sets on a mount.

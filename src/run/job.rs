@@ -105,6 +105,7 @@ pub struct Job {
     pub journal: Journal,
     dir: PathBuf,
     outputs: Option<OwnedFd>,
+    scratch: Option<OwnedFd>,
     _lock: Flock<File>,
 }
 
@@ -133,7 +134,7 @@ impl Job {
             fs::remove_dir_all(&new).ok();
             fail_path("make", &dir, &e)
         })?;
-        let mut job = Self { journal, dir, outputs: None, _lock: lock };
+        let mut job = Self { journal, dir, outputs: None, scratch: None, _lock: lock };
         if let Err(error) = job.make_directories(identity) {
             job.end(identity)?;
             return Err(error);
@@ -156,6 +157,7 @@ impl Job {
             // From here on the directory is known by this descriptor: whatever its name leads to later, only what is
             // in this directory is ever given away.
             self.outputs = Some(open_directory(&self.outputs(), true)?);
+            self.scratch = Some(open_directory(&self.scratch(), true)?);
             Ok(())
         })?;
         self.give_to_payload(identity)
@@ -204,6 +206,18 @@ impl Job {
             .as_ref()
             .ok_or_else(|| Error::new(Stage::Run, Kind::Failed, "the outputs directory was not made"))?;
         made.try_clone().map_err(|e| fail("open the outputs", &e))
+    }
+
+    /// The scratch directory itself, as it was made.
+    ///
+    /// # Errors
+    /// When the kernel gives no second descriptor.
+    pub fn scratch_directory(&self) -> Result<OwnedFd> {
+        let made = self
+            .scratch
+            .as_ref()
+            .ok_or_else(|| Error::new(Stage::Run, Kind::Failed, "the scratch directory was not made"))?;
+        made.try_clone().map_err(|e| fail("open scratch", &e))
     }
 
     /// Removes all that is not to be kept: scratch, the throw-away directory, the journal (last).

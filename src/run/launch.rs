@@ -12,6 +12,7 @@ use oci_spec::runtime::{LinuxResources, Spec};
 
 use super::enforced::{self, Enforced, Expected};
 use super::job::JobId;
+use super::quota::{Bound, Watch};
 use super::spawn::{self, StageProcess};
 use super::stage::StageRequest;
 use super::supervise::{self, Outcome, Signals, Supervised, TerminalPipe};
@@ -39,6 +40,8 @@ pub struct Launch<'a> {
     pub limits_required: bool,
     /// How long it may run.
     pub time: Option<Duration>,
+    /// Bounds on scratch and outputs.
+    pub bounds: Vec<Bound>,
 }
 
 /// What the stage process is told when the cgroup is what failed.
@@ -58,8 +61,9 @@ pub struct Checked {
 ///
 /// # Errors
 /// When nothing of the payload ran, or the engine failed under it.
-pub fn launch(launch: Launch<'_>, before_start: impl FnOnce(&Checked) -> Result<()>) -> Result<(Outcome, Usage)> {
+pub fn launch(mut launch: Launch<'_>, before_start: impl FnOnce(&Checked) -> Result<()>) -> Result<(Outcome, Usage)> {
     let mut signals = Signals::hold()?;
+    let watch = Watch::new(std::mem::take(&mut launch.bounds));
     let identity = launch.identity;
     let request = StageRequest {
         job: launch.id.to_string(),
@@ -80,7 +84,7 @@ pub fn launch(launch: Launch<'_>, before_start: impl FnOnce(&Checked) -> Result<
     let stage = spawn::spawn(&request, identity.layer_map().as_ref(), [stdout.as_ref(), stderr.as_ref()])?;
     drop((stdout, stderr));
     let pid = stage.pid;
-    let done = converse(&launch, stage, before_start, &mut signals, pipes);
+    let done = converse(&launch, stage, before_start, &mut signals, (pipes, watch));
     spawn::end(pid);
     let (ended, cgroup) = done;
     let usage = cgroup.as_ref().map(Cgroup::usage).unwrap_or_default();
@@ -106,7 +110,7 @@ fn converse(
     stage: StageProcess,
     before_start: impl FnOnce(&Checked) -> Result<()>,
     signals: &mut Signals,
-    pipes: Vec<TerminalPipe>,
+    (pipes, watch): (Vec<TerminalPipe>, Watch),
 ) -> (Result<Outcome>, Option<Cgroup>) {
     let pid = stage.pid;
     // Joining a cgroup waits for the kernel (an RCU grace period, milliseconds): meanwhile the stage mounts. The thread
@@ -155,6 +159,7 @@ fn converse(
             init: handle,
             limit: launch.time,
             pipes,
+            watch,
         };
         supervise::start_and_wait(run, signals)
     });

@@ -22,6 +22,8 @@ pub mod outputs;
 pub mod handover;
 /// What happened, on disk.
 pub mod record;
+/// Bounds on scratch and outputs.
+pub mod quota;
 /// While the container runs: signals, deadline, exit status.
 pub mod supervise;
 /// What the engine says when it fails.

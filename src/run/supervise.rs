@@ -16,6 +16,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::pipe2;
 
 use super::init;
+use super::quota::Watch;
 use super::wire::{FromStage, ToStage, Wire};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::sys;
@@ -52,12 +53,14 @@ pub enum Ending {
 }
 
 /// What came of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     /// How the payload ended.
     pub ending: Ending,
     /// Wall time from start to end.
     pub elapsed: Duration,
+    /// The bound on scratch or outputs for which ces ended it, in words.
+    pub exceeded: Option<String>,
 }
 
 /// Signals, held back from the moment of [`Signals::hold`] on, so that none is lost and none ends ces halfway.
@@ -146,6 +149,8 @@ pub struct Supervised<'a> {
     pub limit: Option<Duration>,
     /// Output on its way to a terminal.
     pub pipes: Vec<TerminalPipe>,
+    /// Bounds on scratch and outputs.
+    pub watch: Watch,
 }
 
 /// Starts the payload and stays until the container is gone.
@@ -155,12 +160,13 @@ pub struct Supervised<'a> {
 pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<Outcome> {
     run.wire.send(&ToStage::Start)?;
     let began = Instant::now();
-    let mut watch = Deadline { at: run.limit.map(|limit| began + limit), passed: false };
+    let mut exceeded = None;
+    let mut deadline = Deadline { at: run.limit.map(|limit| began + limit), passed: false };
     loop {
         let mut fds =
             vec![PollFd::new(signals.0.as_fd(), PollFlags::POLLIN), PollFd::new(run.wire.as_fd(), PollFlags::POLLIN)];
         fds.extend(run.pipes.iter().map(|pipe| PollFd::new(pipe.from.as_fd(), PollFlags::POLLIN)));
-        match poll(&mut fds, watch.timeout()) {
+        match poll(&mut fds, deadline.timeout(run.watch.next())) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(fail("wait for the container", e)),
         }
@@ -175,7 +181,14 @@ pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<
             // ESRCH: the container has just ended.
             sys::pidfd_kill(run.init.as_fd(), signal as i32).ok();
         }
-        watch.act(&run.init);
+        deadline.act(&run.init);
+        if exceeded.is_none()
+            && let Some(bound) = run.watch.exceeded()
+        {
+            // At once: a time of grace would be time to write more.
+            sys::pidfd_kill(run.init.as_fd(), Signal::SIGKILL as i32).ok();
+            exceeded = Some(bound);
+        }
         if ready.get(1).copied().unwrap_or(false) {
             match run.wire.receive::<FromStage>()? {
                 Some(FromStage::Finished) => break,
@@ -192,8 +205,8 @@ pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<
     for pipe in &mut run.pipes {
         while pipe.pump() {}
     }
-    let ending = if watch.passed { Ending::TimedOut } else { read_ending(run.payload_status) };
-    Ok(Outcome { ending, elapsed: began.elapsed() })
+    let ending = if deadline.passed { Ending::TimedOut } else { read_ending(run.payload_status) };
+    Ok(Outcome { ending, elapsed: began.elapsed(), exceeded })
 }
 
 /// The deadline: SIGTERM when it passes, SIGKILL a grace period later.
@@ -203,8 +216,9 @@ struct Deadline {
 }
 
 impl Deadline {
-    fn timeout(&self) -> PollTimeout {
-        match self.at {
+    /// How long to wait at most: until the deadline, or until the next look at the bounds.
+    fn timeout(&self, look: Option<Instant>) -> PollTimeout {
+        match self.at.into_iter().chain(look).min() {
             None => PollTimeout::NONE,
             Some(at) => {
                 let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
