@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::unistd::Pid;
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::{Capability, LinuxResources, Spec};
 
 use super::enforced::{self, Enforced, Expected};
 use super::job::JobId;
@@ -233,12 +233,20 @@ fn expected(launch: &Launch<'_>, has_cgroup: bool, moved: &[(PathBuf, PathBuf)])
         payload: launch.identity.payload(),
         any_groups: !launch.identity.caller.is_privileged(),
         map: launch.identity.container.clone(),
-        capabilities: capabilities.into_iter().flatten().map(|c| 1_u64 << (c as u64)).fold(0, |a, b| a | b),
+        capabilities: capabilities.into_iter().flatten().map(bit).fold(0, |a, b| a | b),
         mounts,
         masked: paths(linux.and_then(|l| l.masked_paths().as_ref())),
         limits,
         cgroup: has_cgroup.then(|| format!("{PREFIX}{}", launch.id)),
     }
+}
+
+/// A capability's bit in `/proc/PID/status` (capabilities(7)); one without a number in the kernel is never expected.
+fn bit(capability: Capability) -> u64 {
+    // The spec's types are in alphabetical order, the kernel's numbers are not.
+    format!("CAP_{}", capability.to_string().trim_start_matches("CAP_"))
+        .parse::<caps::Capability>()
+        .map_or(0, |known| known.bitmask())
 }
 
 fn limits(resources: &LinuxResources) -> Observed {
@@ -253,5 +261,19 @@ fn limits(resources: &LinuxResources) -> Observed {
         memory_and_swap: memory.and_then(|m| bytes(m.swap())),
         cpus: cpu.and_then(|c| ratio(c.quota()?, c.period()?)),
         pids: resources.pids().as_ref().and_then(|p| bytes(Some(p.limit()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_capability_has_the_kernels_number() {
+        assert_eq!(bit(Capability::Chown), 1);
+        assert_eq!(bit(Capability::Kill), 1 << 5);
+        assert_eq!(bit(Capability::Setuid), 1 << 7);
+        assert_eq!(bit(Capability::SysAdmin), 1 << 21);
+        assert_eq!(bit(Capability::CheckpointRestore), 1 << 40);
     }
 }

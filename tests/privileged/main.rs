@@ -13,6 +13,12 @@ mod run_limits;
 mod run_cleanup;
 /// Each bad input: one clear error, nothing ran.
 mod run_bad_input;
+/// What the probe sees from inside: identity, namespaces, network, processes.
+mod isolation;
+/// System calls made for real.
+mod isolation_calls;
+/// Files, mounts and devices, one by one.
+mod isolation_files;
 /// Bundles under other runtimes, and a real image.
 mod images_real;
 /// Layers: ordinary, hostile, and those that speak of layers below them.

@@ -4,6 +4,8 @@
 pub mod layout;
 /// What is left on a host after runs: mounts, control groups, processes, directories.
 pub mod left;
+/// The probe: a payload that reports what it sees.
+pub mod probe;
 
 use std::ffi::OsStr;
 use std::fs;
