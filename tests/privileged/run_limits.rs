@@ -52,6 +52,24 @@ fn a_payload_that_ignores_the_deadline_is_killed() {
 }
 
 #[test]
+fn outputs_and_scratch_beyond_the_policys_bound_end_the_run_with_137() {
+    let Some(host) = Host::with_demo() else { return };
+    host.policy("[limits]\nscratch = { max = \"1M\" }\noutputs = { max = \"1M\", files = 10 }\n");
+    let fill = |dir: &str| format!("dd if=/dev/zero of={dir}/big bs=1M count=4 2>/dev/null; sync; sleep 100");
+    for (script, said) in [
+        (fill("/scratch"), "scratch limit"),
+        (fill("/safe_outputs"), "outputs limit"),
+        ("cd /safe_outputs; for i in $(seq 20); do : > $i; done; sleep 100".to_owned(), "files are more than 10"),
+    ] {
+        let ran = host.sh(&[], &script);
+        ran.exits(137);
+        assert!(ran.stderr.contains(said), "{ran:?}");
+    }
+    assert_eq!(host.sh(&[], "echo small > /safe_outputs/x; sleep 1.5; echo well").exits(0), "well\n");
+    host.nothing_is_left();
+}
+
+#[test]
 fn a_policys_deadline_holds_without_being_asked_for_and_cannot_be_raised() {
     let Some(host) = Host::with_demo() else { return };
     host.policy("contact = \"Governance, ext. 1234\"\n[limits]\ntime = { max = \"1s\" }\n");
