@@ -17,7 +17,6 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fchmod, fstat, futimens, mkdirat, mknodat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, mkfifoat, symlinkat, unlinkat};
-use sha2::{Digest as _, Sha256};
 
 use super::listing::Contents;
 use super::plan::{Action, Decision, Meta, Parts};
@@ -188,7 +187,7 @@ impl Applier {
         self.claim(&dir, name);
         let mut written = 0_u64;
         // While the bytes are at hand: reading them again would cost as much once more.
-        let mut content = Sha256::new();
+        let mut content = blake3::Hasher::new();
         loop {
             let piece = archive.data()?;
             if piece.is_empty() {
@@ -201,7 +200,7 @@ impl Applier {
         }
         self.file_bytes += written;
         let inode = fstat(&file).map_err(|e| Fault::host("look at a file", e))?.st_ino;
-        self.contents.insert(inode, content.finalize().into());
+        self.contents.insert(inode, content.finalize());
         if written >= WRITEBACK_FROM {
             sys::start_writeback(&file);
         }

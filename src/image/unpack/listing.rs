@@ -11,6 +11,9 @@
 //! h 0 - - 0 0 0.0 d/hello - d/other        the same file as one that was listed before
 //! ```
 //!
+//! Contents are told by BLAKE3: it takes a third of the time of SHA-256, which already has to be computed over the whole
+//! archive, and pulling must not take longer for being checked.
+//!
 //! Directories come before what is in them, names in the order of their bytes, so that two listings can be compared
 //! while they are read. Ids are those on disk. What depends on the file system is left out: sizes and link counts of
 //! directories. Every field is free of blanks; what is not plain in it is written `\xNN`.
@@ -22,6 +25,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+use blake3::Hash;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
@@ -30,15 +34,15 @@ use rustix::fs::{fgetxattr, flistxattr};
 use super::protocol::Fault;
 use super::{remove, tree};
 use crate::host::idmap::IdMap;
-use crate::image::reference::{Digest, Hasher};
+use crate::image::reference::Digest;
 
 /// Deeper than any layer is; each level keeps a directory open.
 const DEPTH_MAX: usize = 500;
 /// Fast enough to cost nothing beside hashing; most of a listing is digests anyway.
 const COMPRESSION: i32 = 1;
 
-/// The digests of files that were just written, by inode.
-pub type Contents = HashMap<u64, [u8; 32]>;
+/// The digests (BLAKE3) of files that were just written, by inode.
+pub type Contents = HashMap<u64, Hash>;
 
 /// Where a listing goes, packed.
 pub type Sink = zstd::stream::write::Encoder<'static, io::BufWriter<File>>;
@@ -108,11 +112,11 @@ impl Lister<'_> {
                 let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
                 let mut file = File::from(openat(parent, name, flags, Mode::empty()).map_err(|e| self.unreadable(e))?);
                 let content = match self.contents.get(&stat.st_ino) {
-                    Some(known) => Digest::from_sha256(known),
+                    Some(known) => *known,
                     None => self.hash(&mut file)?,
                 };
                 let attributes = attributes(&file).map_err(|e| self.unreadable(e))?;
-                self.line("f", &stat, content.hex().as_bytes(), &attributes)
+                self.line("f", &stat, content.to_hex().as_bytes(), &attributes)
             }
             SFlag::S_IFLNK => {
                 let target = readlinkat(parent, name).map_err(|e| self.unreadable(e))?;
@@ -125,12 +129,14 @@ impl Lister<'_> {
         }
     }
 
-    fn hash(&mut self, file: &mut File) -> Result<Digest, Fault> {
-        let mut hasher = Hasher::Sha256(Box::default());
+    fn hash(&mut self, file: &mut File) -> Result<Hash, Fault> {
+        let mut hasher = blake3::Hasher::new();
         loop {
             match file.read(&mut self.buffer) {
-                Ok(0) => return Ok(hasher.finish()),
-                Ok(n) => hasher.update(self.buffer.get(..n).unwrap_or_default()),
+                Ok(0) => return Ok(hasher.finalize()),
+                Ok(n) => {
+                    hasher.update(self.buffer.get(..n).unwrap_or_default());
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(self.unreadable(e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))),
             }
