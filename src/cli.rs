@@ -95,6 +95,8 @@ pub enum Command {
     Rmi(RmiArgs),
     /// Free what no image and no run uses
     Prune(ListArgs),
+    /// Check every image and layer in the store against what was recorded
+    Fsck(FsckArgs),
     /// Write a complete, portable OCI bundle, for crun and runc
     #[command(override_usage = "ces bundle [OPTIONS] IMAGE DIR")]
     Bundle(BundleArgs),
@@ -169,6 +171,17 @@ impl std::fmt::Debug for Secret {
 /// Verbs without options of their own.
 #[derive(Debug, Clone, Args)]
 pub struct ListArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ces fsck`.
+#[derive(Debug, Clone, Args)]
+pub struct FsckArgs {
+    /// Remove what is damaged and not in use, so that the next pull fetches it again
+    #[arg(long)]
+    pub repair: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

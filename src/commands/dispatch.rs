@@ -2,7 +2,7 @@
 
 use crate::cli::{Command, Global, PullArgs};
 use crate::commands::{
-    Context, bundle, doctor, facts, images, inspect, manual, policy, prune, ps, pull, records, request, rmi, run,
+    Context, bundle, doctor, facts, fsck, images, inspect, manual, policy, prune, ps, pull, records, request, rmi, run,
 };
 use crate::error::{Error, Kind, Result, Stage};
 
@@ -28,6 +28,9 @@ pub fn dispatch(global: &Global, command: &Command) -> Result<u8> {
             rmi::rmi(&Context::new(global)?, &asked).map(|()| 0)
         }
         Command::Prune(args) => prune::prune(&Context::new(global)?, &prune::PruneArgs { json: args.json }).map(|()| 0),
+        Command::Fsck(args) => {
+            fsck::fsck(&Context::new(global)?, &fsck::FsckArgs { repair: args.repair, json: args.json })
+        }
         Command::Inspect(args) => {
             let asked = inspect::InspectArgs { image: args.image.clone() };
             inspect::inspect(&Context::new(global)?, &asked).map(|()| 0)

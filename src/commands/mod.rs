@@ -20,6 +20,8 @@ pub mod images;
 pub mod rmi;
 /// `ces prune`.
 pub mod prune;
+/// `ces fsck`.
+pub mod fsck;
 /// `ces inspect`.
 pub mod inspect;
 /// `ces run`.

@@ -270,7 +270,8 @@ impl Job<'_> {
             blob_size: blob.size,
             has_base: task.position > 0,
         };
-        let ended = self.unpacker.unpack(&workspace.fs(), work, |pipe| self.feed(task, pipe, &bar));
+        let ended =
+            self.unpacker.unpack(&workspace.fs(), &workspace.listing(), work, |pipe| self.feed(task, pipe, &bar));
         bar.finish_and_clear();
         let report = match ended? {
             Ok(report) => report,
@@ -345,7 +346,7 @@ impl Job<'_> {
             lower.push(path);
         }
         let open = Open { implied: report.open.implied.clone(), links: report.open.links.clone() };
-        if let Err(fault) = self.unpacker.settle(&workspace.fs(), Work::Settle { lower, open })? {
+        if let Err(fault) = self.unpacker.settle(&workspace.fs(), &workspace.listing(), Work::Settle { lower, open })? {
             return Err(self.refuse(position, fault));
         }
         let chain_ids = config.chain_ids();
@@ -370,6 +371,7 @@ impl Job<'_> {
             omitted: report.omitted.clone(),
             root: report.root,
             ids: self.unpacker.ids().clone(),
+            tree: None,
         }
     }
 

@@ -29,6 +29,8 @@ mod unpack_in_turn;
 /// The store under many hands, and under kill -9.
 mod store;
 mod store_crash;
+/// The store against what was recorded.
+mod fsck;
 /// Registries, honest and lying.
 mod registry;
 mod image_support;

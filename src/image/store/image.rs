@@ -167,16 +167,10 @@ impl Store {
         })
     }
 
-    /// Loads and checks an image; a lock is held.
-    fn load(&self, reference: String, manifest: &Digest) -> Result<StoredImage> {
+    /// The documents of an image, checked; a lock is held.
+    pub(crate) fn documents(&self, reference: &str, manifest: &Digest) -> Result<(Manifest, Config, ImageRecord)> {
         let path = self.image_path(manifest);
-        let damaged = |why: String| {
-            Error::new(Stage::Store, Kind::Failed, format!("image {reference} ({manifest}) is damaged"))
-                .because(why)
-                .hint(format!("pull it again: ces pull {reference}"))
-        };
-        let lock = File::open(&path).map_err(|e| damaged(format!("{}: {e}", path.display())))?;
-        lock.lock_shared().map_err(|e| damaged(format!("cannot be locked: {e}")))?;
+        let damaged = |why: String| damaged(reference, manifest, why);
         let bytes = read(&path, "manifest.json").map_err(&damaged)?;
         if !manifest.matches(&bytes) {
             return Err(damaged("its manifest does not have its digest".to_owned()));
@@ -196,6 +190,16 @@ impl Store {
         if !record.layers.iter().map(|(diff_id, _)| diff_id).eq(&config.diff_ids) {
             return Err(damaged("its record lists other layers than its configuration".to_owned()));
         }
+        Ok((manifest, config, record))
+    }
+
+    /// Loads and checks an image; a lock is held.
+    fn load(&self, reference: String, manifest: &Digest) -> Result<StoredImage> {
+        let path = self.image_path(manifest);
+        let damaged = |why: String| damaged(&reference, manifest, why);
+        let lock = File::open(&path).map_err(|e| damaged(format!("{}: {e}", path.display())))?;
+        lock.lock_shared().map_err(|e| damaged(format!("cannot be locked: {e}")))?;
+        let (manifest, config, record) = self.documents(&reference, manifest)?;
         let chain_ids = config.chain_ids();
         let mut layers = Vec::with_capacity(record.layers.len());
         for (position, (diff_id, key)) in record.layers.iter().enumerate() {
@@ -268,6 +272,12 @@ impl Store {
         all.sort_by(|a, b| b.record.pulled.cmp(&a.record.pulled).then(a.reference.cmp(&b.reference)));
         Ok(all)
     }
+}
+
+fn damaged(reference: &str, manifest: &Digest, why: String) -> Error {
+    Error::new(Stage::Store, Kind::Failed, format!("image {reference} ({manifest}) is damaged"))
+        .because(why)
+        .hint(format!("pull it again: ces pull {reference}"))
 }
 
 fn read(directory: &Path, name: &str) -> Result<Vec<u8>, String> {

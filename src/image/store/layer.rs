@@ -5,16 +5,20 @@
 //! Refuses a layer that is missing, is another than its name says, or was unpacked for other ids.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Store, read_json};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result, Stage};
 use crate::host::idmap::IdMap;
-use crate::image::reference::{DiffId, Digest};
+use crate::image::reference::{DiffId, Digest, Hasher};
 use crate::image::unpack::protocol::{Omitted, RootMeta};
+
+/// The tree as it was unpacked, in a layer's directory.
+pub(crate) const LISTING: &str = "tree.zst";
 
 /// What a layer is and how it was unpacked (`layer.json`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +44,9 @@ pub struct LayerRecord {
     pub root: Option<RootMeta>,
     /// Which ids on disk are which in the image.
     pub ids: IdMap,
+    /// The digest of its listing; layers of older stores have none.
+    #[serde(default)]
+    pub tree: Option<Digest>,
 }
 
 /// A layer's directory.
@@ -54,6 +61,22 @@ pub struct LayerDir {
 pub(crate) struct PinnedLayer {
     pub(crate) dir: LayerDir,
     _lock: File,
+}
+
+/// The digest of a file.
+pub(crate) fn digest_of(path: &Path) -> Result<Digest> {
+    let fail = |e: std::io::Error| {
+        Error::new(Stage::Store, Kind::Failed, format!("cannot read {}", path.display())).because(e)
+    };
+    let mut file = File::open(path).map_err(fail)?;
+    let mut hasher = Hasher::Sha256(Box::default());
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match file.read(&mut buffer).map_err(fail)? {
+            0 => return Ok(hasher.finish()),
+            n => hasher.update(buffer.get(..n).unwrap_or_default()),
+        }
+    }
 }
 
 impl LayerDir {
@@ -113,7 +136,7 @@ impl Store {
         Ok(Some(PinnedLayer { dir, _lock: lock }))
     }
 
-    fn damaged(&self, key: &Digest, why: &str) -> Error {
+    pub(crate) fn damaged(&self, key: &Digest, why: &str) -> Error {
         self.error(&format!("layer {key} is damaged")).because(why).hint("pull the image again")
     }
 }

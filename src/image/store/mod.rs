@@ -11,6 +11,7 @@
 //!   layers/sha256/<key>/            one directory a layer; flock shared on it: in use
 //!       fs/                         its tree, ready to be a layer of an overlay
 //!       layer.json                  what it is and how it was unpacked
+//!       tree.zst                    the tree, listed when it was unpacked; its digest is in layer.json
 //!   images/sha256/<manifest>/       one directory an image; flock shared on it: in use
 //!       manifest.json  config.json  the bytes as received
 //!       image.json                  its layers' keys; pulled when, by whom, from where
@@ -46,6 +47,8 @@ pub mod layer;
 pub mod image;
 /// Written aside, renamed in.
 pub mod workspace;
+/// Everything against what was recorded.
+pub mod check;
 /// Deleting what nothing uses.
 pub mod remove;
 

@@ -104,7 +104,7 @@ impl Store {
     }
 
     /// Moves a directory to `tmp/`, unless it is in use.
-    fn set_aside_unused(&self, held: &Lock, path: &Path) -> Result<bool> {
+    pub(crate) fn set_aside_unused(&self, held: &Lock, path: &Path) -> Result<bool> {
         let directory = match File::open(path) {
             Ok(directory) => directory,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(true),

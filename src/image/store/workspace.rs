@@ -8,7 +8,7 @@ use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 
-use super::layer::{LayerRecord, PinnedLayer};
+use super::layer::{LISTING, LayerRecord, PinnedLayer, digest_of};
 use super::{Store, sync_directory, write_json};
 use crate::error::Result;
 use crate::image::unpack::parent::Unpacker;
@@ -42,7 +42,8 @@ impl Store {
     }
 
     /// Puts a whole layer in its place; if another process was faster, that one's is taken.
-    pub(crate) fn publish(&self, mut workspace: Workspace, record: LayerRecord) -> Result<PinnedLayer> {
+    pub(crate) fn publish(&self, mut workspace: Workspace, mut record: LayerRecord) -> Result<PinnedLayer> {
+        record.tree = Some(digest_of(&workspace.listing())?);
         write_json(&workspace.path.join("layer.json"), &record)?;
         sync_directory(&workspace.path)?;
         let target = self.layer_path(&record.key);
@@ -75,6 +76,11 @@ impl Workspace {
     /// The layer's tree in the making.
     pub(crate) fn fs(&self) -> PathBuf {
         self.path.join("fs")
+    }
+
+    /// Where the tree is listed.
+    pub(crate) fn listing(&self) -> PathBuf {
+        self.path.join(LISTING)
     }
 }
 

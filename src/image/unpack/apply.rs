@@ -14,10 +14,11 @@ use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fchmod, futimens, mkdirat, mknodat, utimensat};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fchmod, fstat, futimens, mkdirat, mknodat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, mkfifoat, symlinkat, unlinkat};
 
+use super::listing::Contents;
 use super::plan::{Action, Decision, Meta, Parts};
 use super::protocol::{Fault, FaultKind, NOTES_MAX, Omitted, Open, RawPath, RootMeta};
 use super::tarstream::{Bytes, TarStream};
@@ -27,6 +28,19 @@ use crate::host::sys;
 
 /// Files of this size start on their way to disk when they are written: then the end has less to wait for.
 const WRITEBACK_FROM: u64 = 1 << 20;
+
+/// What came of applying a layer.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    /// What was left out, by rule.
+    pub omitted: Omitted,
+    /// What the layers below decide.
+    pub open: Open,
+    /// The root directory's metadata, if the layer lists it.
+    pub root: Option<RootMeta>,
+    /// Bytes of file contents written.
+    pub file_bytes: u64,
+}
 
 /// The directory of a layer in the making.
 #[derive(Debug)]
@@ -38,6 +52,7 @@ pub struct Applier {
     omitted: Omitted,
     file_bytes: u64,
     root: Option<RootMeta>,
+    contents: Contents,
 }
 
 impl Applier {
@@ -51,6 +66,7 @@ impl Applier {
             omitted: Omitted::default(),
             file_bytes: 0,
             root: None,
+            contents: Contents::new(),
         }
     }
 
@@ -95,19 +111,19 @@ impl Applier {
         Ok(())
     }
 
-    /// Gives directories their times back; tells what was omitted, what is open, the root's metadata, and the bytes of
-    /// files written.
+    /// Gives directories their times back; tells what came of it, and the digests of what was written.
     ///
     /// # Errors
     /// When a directory cannot have its time.
-    pub fn finish(mut self) -> Result<(Omitted, Open, Option<RootMeta>, u64), Fault> {
+    pub fn finish(mut self) -> Result<(Applied, Contents), Fault> {
         self.tree.close()?;
         let raw = |path: &Parts| RawPath(tree::join(path));
         let open = Open {
             implied: self.implied.iter().map(raw).collect(),
             links: self.links.iter().map(|(link, target)| (raw(link), raw(target))).collect(),
         };
-        Ok((self.omitted, open, self.root, self.file_bytes))
+        let applied = Applied { omitted: self.omitted, open, root: self.root, file_bytes: self.file_bytes };
+        Ok((applied, self.contents))
     }
 
     fn directory(&mut self, path: &[Vec<u8>], meta: &Meta) -> Result<(), Fault> {
@@ -170,6 +186,8 @@ impl Applier {
         let mut file = File::from(fd.map_err(|e| Fault::host("make a file", e))?);
         self.claim(&dir, name);
         let mut written = 0_u64;
+        // While the bytes are at hand: reading them again would cost as much once more.
+        let mut content = blake3::Hasher::new();
         loop {
             let piece = archive.data()?;
             if piece.is_empty() {
@@ -177,9 +195,12 @@ impl Applier {
             }
             file.write_all(piece)
                 .map_err(|e| Fault::host("write a file", e.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
+            content.update(piece);
             written += piece.len() as u64;
         }
         self.file_bytes += written;
+        let inode = fstat(&file).map_err(|e| Fault::host("look at a file", e))?.st_ino;
+        self.contents.insert(inode, content.finalize());
         if written >= WRITEBACK_FROM {
             sys::start_writeback(&file);
         }

@@ -24,14 +24,14 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chroot, fchdir, setgroups, setresgid, setresuid, syncfs};
 
-use super::apply::Applier;
-use super::limits::Limits;
+use super::apply::{Applied, Applier};
+use super::listing::{self, Contents};
 use super::protocol::{Fault, FaultKind, Job, Report, Said, Work, receive, send};
+use super::stream::{Hashing, Uncompressed};
 use super::tarstream::TarStream;
 use super::tree::Tree;
 use super::{plan, remove, settle, stream};
 use crate::host::idmap::IdMap;
-use crate::image::document::Compression;
 
 /// What `ces __unpack` does; to be called before any thread exists.
 pub fn child_main() -> ExitCode {
@@ -57,6 +57,7 @@ fn work(from_parent: &mut BufReader<&UnixStream>, control: &UnixStream, blob: Fi
     let lost = |e: io::Error| Fault::new(FaultKind::Host, format!("lost the parent process: {e}"));
     let job: Job = receive(from_parent).map_err(lost)?;
     let directory = open(&job.directory)?;
+    let listing = job.listing.as_deref().map(create).transpose()?;
     let lower = match &job.work {
         Work::Settle { lower, .. } => lower.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?,
         _ => Vec::new(),
@@ -66,12 +67,18 @@ fn work(from_parent: &mut BufReader<&UnixStream>, control: &UnixStream, blob: Fi
         receive::<String>(from_parent).map(drop).map_err(lost)
     })?;
     become_root(&job.ids)?;
-    shut_in(&directory, &lower)?;
-    match job.work {
+    shut_in(&directory, &lower, matches!(job.work, Work::List))?;
+    match &job.work {
         Work::Unpack { compression, blob_size, has_base } => {
-            unpack(directory, blob, compression, blob_size, has_base, &job.ids, job.limits).map(Some)
+            let bytes = stream::start(blob, *compression, *blob_size, job.limits.clone())?;
+            unpack(directory, bytes, *has_base, listing, &job).map(Some)
         }
-        Work::Settle { open, .. } => settle::settle(&directory, &lower, &open).map(|()| None),
+        Work::Settle { open, .. } => {
+            settle::settle(&directory, &lower, open)?;
+            list(&directory, listing, &Contents::default(), &job.ids)?;
+            on_disk(&directory).map(|()| None)
+        }
+        Work::List => list(&directory, listing, &Contents::default(), &job.ids).map(|()| None),
         Work::Remove => remove::remove_content(&directory).map(|()| None),
     }
 }
@@ -79,6 +86,22 @@ fn work(from_parent: &mut BufReader<&UnixStream>, control: &UnixStream, blob: Fi
 fn open(path: &Path) -> Result<OwnedFd, Fault> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(AT_FDCWD, path, flags, Mode::empty()).map_err(|e| Fault::host(&format!("open {}", path.display()), e))
+}
+
+/// A new file; opened before the process shuts itself in, and all that it can write to outside its directory.
+fn create(path: &Path) -> Result<File, Fault> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = openat(AT_FDCWD, path, flags, Mode::S_IRUSR | Mode::S_IWUSR);
+    file.map(File::from).map_err(|e| Fault::host(&format!("make {}", path.display()), e))
+}
+
+fn list(directory: &OwnedFd, listing: Option<File>, contents: &Contents, ids: &IdMap) -> Result<(), Fault> {
+    listing.map_or(Ok(()), |file| listing::write(directory, file, contents, ids))
+}
+
+/// On disk before anyone can find it: the parent renames the directory when this process has reported.
+fn on_disk(directory: &OwnedFd) -> Result<(), Fault> {
+    syncfs(directory).map_err(|e| Fault::host("write the layer to disk", e))
 }
 
 /// Leaves the parent's namespaces; `mapped` returns when the parent has written the id maps.
@@ -112,31 +135,25 @@ fn become_root(ids: &IdMap) -> Result<(), Fault> {
 }
 
 /// Makes `directory` the root directory, gives up all capabilities but those over files, and asks Landlock to allow
-/// nothing outside `directory` and reading alone in `lower`.
-fn shut_in(directory: &OwnedFd, lower: &[OwnedFd]) -> Result<(), Fault> {
+/// nothing outside `directory` and reading alone in `lower`, or in `directory` too where nothing is to change.
+fn shut_in(directory: &OwnedFd, lower: &[OwnedFd], read_only: bool) -> Result<(), Fault> {
     let fail = |e| Fault::host("shut the unpacking process in", e);
     fchdir(directory).map_err(fail)?;
     chroot(".").map_err(fail)?;
-    let keep = [
-        Capability::CAP_CHOWN,
-        Capability::CAP_DAC_OVERRIDE,
-        Capability::CAP_DAC_READ_SEARCH,
-        Capability::CAP_FOWNER,
-        Capability::CAP_FSETID,
-    ]
-    .into_iter()
-    .collect();
+    let change = [Capability::CAP_CHOWN, Capability::CAP_DAC_OVERRIDE, Capability::CAP_FOWNER, Capability::CAP_FSETID];
+    let change = change.into_iter().filter(|_| !read_only);
+    let keep = change.chain([Capability::CAP_DAC_READ_SEARCH]).collect();
     for set in [CapSet::Effective, CapSet::Permitted] {
         caps::set(None, set, &keep)
             .map_err(|e| Fault::new(FaultKind::Host, format!("cannot drop capabilities: {e}")))?;
     }
-    restrict(directory, lower)
+    restrict(directory, lower, read_only)
         .map_err(|e| Fault::new(FaultKind::Host, format!("cannot restrict the unpacking process (Landlock): {e}")))
 }
 
 /// Landlock is required wherever the kernel has it, from the version on that can allow hard links between directories
 /// (Linux 5.19); what later versions add is taken where it is there.
-fn restrict(directory: &OwnedFd, lower: &[OwnedFd]) -> Result<(), landlock::RulesetError> {
+fn restrict(directory: &OwnedFd, lower: &[OwnedFd], read_only: bool) -> Result<(), landlock::RulesetError> {
     let needed = AccessFs::from_all(ABI::V2);
     let Ok(ruleset) = Ruleset::default().set_compatibility(CompatLevel::HardRequirement).handle_access(needed) else {
         return Ok(());
@@ -147,7 +164,7 @@ fn restrict(directory: &OwnedFd, lower: &[OwnedFd]) -> Result<(), landlock::Rule
         .handle_access(all)?
         .handle_access(AccessNet::from_all(ABI::V4))?
         .create()?
-        .add_rule(PathBeneath::new(directory, all))?;
+        .add_rule(PathBeneath::new(directory, if read_only { AccessFs::from_read(ABI::V5) } else { all }))?;
     for layer in lower {
         ruleset = ruleset.add_rule(PathBeneath::new(layer, AccessFs::from_read(ABI::V5)))?;
     }
@@ -156,33 +173,34 @@ fn restrict(directory: &OwnedFd, lower: &[OwnedFd]) -> Result<(), landlock::Rule
 
 fn unpack(
     directory: OwnedFd,
-    blob: File,
-    compression: Compression,
-    blob_size: u64,
+    (mut bytes, hashing): (Uncompressed, Hashing),
     has_base: bool,
-    ids: &IdMap,
-    limits: Limits,
+    listing: Option<File>,
+    job: &Job,
 ) -> Result<Report, Fault> {
+    let (ids, limits) = (&job.ids, &job.limits);
     let root = directory.try_clone().map_err(|_| Fault::host("open the layer's directory", Errno::EMFILE))?;
     let mut applier = Applier::new(Tree::new(root, limits.depth)?, has_base);
-    let (mut bytes, hashing) = stream::start(blob, compression, blob_size, limits.clone())?;
     let mut archive = TarStream::new(&mut bytes);
     let mut entries = 0_u64;
-    while let Some(entry) = archive.entry(&limits)? {
+    while let Some(entry) = archive.entry(limits)? {
         entries += 1;
         if entries > limits.entries {
             return Err(Fault::refused(format!("the layer has more than {} entries", limits.entries)));
         }
         let name = entry.path.clone();
-        let decision = plan::decide(entry, ids, &limits)?;
+        let decision = plan::decide(entry, ids, limits)?;
         applier.apply(decision, &mut archive).map_err(|fault| fault.at(&name))?;
     }
     archive.drain()?;
-    let (omitted, open, root, file_bytes) = applier.finish()?;
+    let (Applied { omitted, open, root, file_bytes }, contents) = applier.finish()?;
     let total = bytes.total();
     drop(bytes);
     let diff_id = hashing.finish()?;
-    // On disk before anyone can find it: the parent renames the directory when this process has reported.
-    syncfs(&directory).map_err(|e| Fault::host("write the layer to disk", e))?;
+    // What the layers below have a say in is listed when they had it.
+    if open.is_empty() {
+        list(&directory, listing, &contents, ids)?;
+    }
+    on_disk(&directory)?;
     Ok(Report { diff_id, bytes: total, file_bytes, entries, omitted, open, root })
 }

@@ -29,6 +29,8 @@ pub mod stream;
 pub mod tree;
 /// Actions on the new layer's directory.
 pub mod apply;
+/// A tree as text, for those who check it later.
+pub mod listing;
 /// Removing trees.
 pub mod remove;
 /// Layers as one tree, as overlayfs shows them.

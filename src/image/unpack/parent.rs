@@ -79,20 +79,21 @@ impl Unpacker {
         &self.limits
     }
 
-    /// Unpacks what `feed` writes into `directory`.
+    /// Unpacks what `feed` writes into `directory`; lists the tree in the new file `listing`, if it is whole then.
     ///
     /// # Errors
     /// When no child can be started, or `feed` fails for another reason than the child's end.
     pub fn unpack(
         &self,
         directory: &Path,
+        listing: &Path,
         work: Work,
         feed: impl FnOnce(&mut BlobPipe) -> Result<()>,
     ) -> Result<Ended<Report>> {
         let (blob, to_child) = pipe2(OFlag::O_CLOEXEC).map_err(|e| host("cannot make a pipe", e))?;
         // A larger pipe is only faster; a user may have used up the allowance.
         fcntl(&to_child, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE)).ok();
-        let running = self.start(directory, work, Stdio::from(blob))?;
+        let running = self.start(self.job(directory, work, Some(listing)), Stdio::from(blob))?;
         let mut pipe = BlobPipe(to_child.into());
         let fed = feed(&mut pipe);
         drop(pipe);
@@ -106,12 +107,26 @@ impl Unpacker {
         }
     }
 
-    /// Adapts the layer in `directory` to those below it.
+    /// Adapts the layer in `directory` to those below it, and lists it in the file `listing`.
+    ///
+    /// # Errors
+    /// When no child can be started, or the file there is cannot be replaced.
+    pub fn settle(&self, directory: &Path, listing: &Path, work: Work) -> Result<Ended<()>> {
+        // Made when the layer was unpacked, and still empty.
+        std::fs::remove_file(listing).map_err(|e| host("cannot replace the layer's listing", e))?;
+        Ok(self.start(self.job(directory, work, Some(listing)), Stdio::null())?.finish()?.map(drop))
+    }
+
+    /// Lists the tree in `directory`, whoever its files belong to, in the new file `listing`.
     ///
     /// # Errors
     /// When no child can be started.
-    pub fn settle(&self, directory: &Path, work: Work) -> Result<Ended<()>> {
-        Ok(self.start(directory, work, Stdio::null())?.finish()?.map(drop))
+    pub fn list(&self, directory: &Path, listing: &Path) -> Result<Ended<()>> {
+        let mut job = self.job(directory, Work::List, Some(listing));
+        if self.privileged {
+            job.ids = IdMap::everyone();
+        }
+        Ok(self.start(job, Stdio::null())?.finish()?.map(drop))
     }
 
     /// Removes everything in `directory`.
@@ -119,14 +134,24 @@ impl Unpacker {
     /// # Errors
     /// When something cannot be removed.
     pub fn remove(&self, directory: &Path) -> Result<()> {
-        match self.start(directory, Work::Remove, Stdio::null())?.finish()? {
+        match self.start(self.job(directory, Work::Remove, None), Stdio::null())?.finish()? {
             Ok(_) => Ok(()),
             Err(fault) => Err(Error::new(Stage::Store, Kind::Host, format!("cannot remove {}", directory.display()))
                 .because(fault.text)),
         }
     }
 
-    fn start(&self, directory: &Path, work: Work, blob: Stdio) -> Result<Running> {
+    fn job(&self, directory: &Path, work: Work, listing: Option<&Path>) -> Job {
+        Job {
+            directory: directory.to_owned(),
+            work,
+            listing: listing.map(Path::to_owned),
+            ids: self.ids.clone(),
+            limits: self.limits.clone(),
+        }
+    }
+
+    fn start(&self, job: Job, blob: Stdio) -> Result<Running> {
         let fail = |e: io::Error| host("cannot start the unpacking process", e);
         let (control, theirs) = UnixStream::pair().map_err(fail)?;
         let child = Command::new(&self.exe)
@@ -140,7 +165,6 @@ impl Unpacker {
             .map_err(fail)?;
         let from_child = BufReader::new(control.try_clone().map_err(fail)?);
         let mut running = Running { child, control, from_child };
-        let job = Job { directory: directory.to_owned(), work, ids: self.ids.clone(), limits: self.limits.clone() };
         match running.introduce(&job, self.privileged) {
             Ok(()) => Ok(running),
             Err(error) => {

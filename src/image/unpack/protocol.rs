@@ -35,6 +35,8 @@ pub struct Job {
     pub directory: PathBuf,
     /// The sort of work.
     pub work: Work,
+    /// A new file for the listing of the tree, as it is in the end.
+    pub listing: Option<PathBuf>,
     /// The id map of the child's user namespace.
     pub ids: IdMap,
     /// What is too much.
@@ -60,6 +62,8 @@ pub enum Work {
         /// What unpacking left open.
         open: Open,
     },
+    /// List the tree as it is; nothing is changed.
+    List,
     /// Delete everything in the directory: its files may belong to ids that only the namespace maps.
     Remove,
 }

@@ -36,17 +36,23 @@ pub fn remove_tree(parent: impl AsFd, name: &OsStr) -> Result<(), Fault> {
 /// # Errors
 /// When the file system refuses.
 pub fn remove_content(directory: impl AsFd) -> Result<(), Fault> {
-    let fail = |e| Fault::host("remove a directory", e);
+    names(&directory)?.iter().try_for_each(|name| remove_tree(&directory, OsStr::from_bytes(name)))
+}
+
+/// The names in `directory`.
+///
+/// # Errors
+/// When it cannot be listed.
+pub fn names(directory: impl AsFd) -> Result<Vec<Vec<u8>>, Fault> {
+    let fail = |e| Fault::host("list a directory", e);
     let again = tree::open_dir(&directory, OsStr::new(".")).map_err(fail)?;
-    let mut listing = Dir::from_fd(again).map_err(fail)?;
     let mut names = Vec::new();
-    for entry in listing.iter() {
+    for entry in Dir::from_fd(again).map_err(fail)?.iter() {
         let entry = entry.map_err(fail)?;
         let name = entry.file_name().to_bytes();
         if name != b"." && name != b".." {
             names.push(name.to_vec());
         }
     }
-    drop(listing);
-    names.iter().try_for_each(|name| remove_tree(&directory, OsStr::from_bytes(name)))
+    Ok(names)
 }
