@@ -18,6 +18,9 @@ use crate::host::idmap::{Extent, IdMap};
 /// The namespaces that a container never shares with the host.
 const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
 
+/// What is bound into `/dev`, one device a mount: the seven less `ptmx`, which devpts has; the console is the container's own.
+const DEVICES: [&str; 7] = ["console", "full", "null", "random", "tty", "urandom", "zero"];
+
 /// What must be true of the container's first process.
 #[derive(Debug, Clone)]
 pub struct Expected {
@@ -164,6 +167,10 @@ pub fn compare(expected: &Expected, facts: &Enforced) -> Vec<String> {
     if facts.seccomp_mode != 2 {
         differs("the seccomp mode", &facts.seccomp_mode, &2);
     }
+    // Two filters make the profile; a kernel before 5.9 does not count them.
+    if facts.seccomp_filters == 1 {
+        differs("the number of seccomp filters", &facts.seccomp_filters, &2);
+    }
     if facts.uid_map != expected.map.uids {
         differs("the uid map", &facts.uid_map, &expected.map.uids);
     }
@@ -214,25 +221,21 @@ fn compare_mounts(
         for flag in flags.iter().filter(|flag| !options.iter().any(|o| o == *flag)) {
             differs(&format!("the mount {}", point.display()), options, flag);
         }
-        if flags.contains(&"ro") {
-            // What is mounted below a read-only tree has to be read-only too.
-            for (below, options) in facts.mounts.iter().filter(|(below, _)| *below != point && below.starts_with(point))
-            {
-                let covered = expected
-                    .mounts
-                    .keys()
-                    .any(|other| other != point && below.starts_with(other) && other.starts_with(point));
-                if !covered && !options.iter().any(|o| o == "ro") {
-                    differs(&format!("the mount {}", below.display()), options, &"ro");
+    }
+    for (at, options) in &facts.mounts {
+        if expected.mounts.contains_key(at) || expected.masked.contains(at) {
+            continue;
+        }
+        // It may only be part of a tree that was asked for, and then it carries that tree's flags.
+        let trees = expected.mounts.iter().filter(|(tree, _)| *tree != Path::new("/") && at.starts_with(tree));
+        match trees.max_by_key(|(tree, _)| tree.components().count()) {
+            Some((tree, _)) if tree == Path::new("/dev") && DEVICES.iter().any(|name| *at == tree.join(name)) => {}
+            Some((tree, flags)) if tree != Path::new("/dev") => {
+                for flag in flags.iter().filter(|f| **f != "noexec" && !options.iter().any(|o| o == *f)) {
+                    differs(&format!("the mount {}", at.display()), options, flag);
                 }
             }
-        }
-    }
-    for point in facts.mounts.keys() {
-        let known =
-            expected.mounts.keys().any(|known| point == known || (known != Path::new("/") && point.starts_with(known)));
-        if !known && !expected.masked.contains(point) {
-            differs("an unexpected mount", point, &"absent");
+            _ => differs("an unexpected mount", at, &"absent"),
         }
     }
     for masked in &expected.masked {
@@ -312,3 +315,6 @@ fn core_limit(limits: &str) -> Result<Option<u64>> {
 fn unseen(what: &str, why: &str) -> Error {
     Error::new(Stage::Run, Kind::Host, format!("cannot see whether the protections are in force ({what})")).because(why)
 }
+
+#[cfg(test)]
+mod tests;

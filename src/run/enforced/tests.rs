@@ -1,0 +1,195 @@
+//! For each protection: a container that lacks it is refused, and the difference is named.
+
+use super::*;
+
+const PAYLOAD: u32 = 1000;
+
+/// What `batch` promises, on a small scale.
+fn promised() -> Expected {
+    let map = |inside, outside| vec![Extent { inside, outside, count: 1 }];
+    let mounts: [(&str, &[&'static str]); 9] = [
+        ("/", &["nosuid", "nodev"]),
+        ("/proc", &["nosuid", "nodev", "noexec"]),
+        ("/proc/sys", &["ro"]),
+        ("/dev", &["nosuid", "noexec"]),
+        ("/dev/shm", &["nosuid", "nodev", "noexec"]),
+        ("/sys", &["ro", "nosuid", "nodev", "noexec"]),
+        ("/safe_data", &["ro", "nosuid", "nodev"]),
+        ("/safe_data/own", &["nosuid", "nodev"]),
+        ("/etc/hosts", &["ro", "nosuid", "nodev", "noexec"]),
+    ];
+    Expected {
+        payload: HostIds { uid: PAYLOAD, gid: PAYLOAD, groups: vec![2000] },
+        any_groups: false,
+        map: IdMap { uids: map(0, PAYLOAD), gids: map(0, PAYLOAD) },
+        capabilities: 0,
+        mounts: mounts.into_iter().map(|(at, flags)| (PathBuf::from(at), flags.to_vec())).collect(),
+        // This path is there on every Linux.
+        masked: vec![PathBuf::from("/proc/keys"), PathBuf::from("/no/such/path")],
+        limits: Some(limits()),
+        cgroup: Some("ces-20261122T143015-7f3a9c".to_owned()),
+    }
+}
+
+fn limits() -> Observed {
+    Observed { memory: Some(1 << 30), memory_and_swap: Some(1 << 30), cpus: Some(2.0), pids: Some(1024) }
+}
+
+/// What the kernel says of a container that has it all.
+fn found() -> Enforced {
+    let expected = promised();
+    let options = |flags: &[&str]| flags.iter().map(|flag| (*flag).to_owned()).collect::<Vec<_>>();
+    let mut mounts: BTreeMap<PathBuf, Vec<String>> =
+        expected.mounts.iter().map(|(at, flags)| (at.clone(), options(flags))).collect();
+    mounts.insert(PathBuf::from("/proc/keys"), options(&["rw", "nosuid"]));
+    mounts.insert(PathBuf::from("/dev/null"), options(&["rw", "nosuid"]));
+    mounts.insert(PathBuf::from("/safe_data/below"), options(&["ro", "nosuid", "nodev"]));
+    Enforced {
+        uids: vec![PAYLOAD; 4],
+        gids: vec![PAYLOAD; 4],
+        groups: vec![2000],
+        capabilities: ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map(|set| (set.to_owned(), 0)).into(),
+        no_new_privs: true,
+        seccomp_mode: 2,
+        seccomp_filters: 2,
+        uid_map: expected.map.uids,
+        gid_map: expected.map.gids,
+        own_namespaces: NAMESPACES.iter().map(|name| (*name).to_owned()).collect(),
+        mounts,
+        descriptors: vec!["socket:[1]".to_owned(), "pipe:[2]".to_owned()],
+        core_limit: Some(0),
+        cgroups: vec!["0::/".to_owned(), "4:memory:/ces-20261122T143015-7f3a9c".to_owned()],
+        limits: Some(limits()),
+    }
+}
+
+/// A protection less, and the words that name it.
+type Loss = (&'static str, fn(&mut Enforced));
+
+const LOSSES: [Loss; 44] = [
+    ("the user", |f| f.uids = vec![0; 4]),
+    ("the user", |f| f.uids[2] = 0),
+    ("the user", |f| f.uids.clear()),
+    ("the group", |f| f.gids[3] = 0),
+    ("supplementary groups", |f| f.groups.push(0)),
+    ("supplementary groups", |f| f.groups = vec![2000, 27]),
+    ("CapInh", |f| hold(f, "CapInh", 1)),
+    ("CapPrm", |f| hold(f, "CapPrm", 1 << 21)),
+    ("CapEff", |f| hold(f, "CapEff", 1 << 40)),
+    ("CapBnd", |f| hold(f, "CapBnd", 1 << 7)),
+    ("CapAmb", |f| hold(f, "CapAmb", 1)),
+    ("the number of capability sets", |f| f.capabilities.retain(|set, _| set != "CapBnd")),
+    ("no_new_privs", |f| f.no_new_privs = false),
+    ("the seccomp mode", |f| f.seccomp_mode = 0),
+    ("the seccomp mode", |f| f.seccomp_mode = 1),
+    ("the number of seccomp filters", |f| f.seccomp_filters = 1),
+    ("the uid map", |f| f.uid_map[0].outside = 0),
+    ("the uid map", |f| f.uid_map.clear()),
+    ("the gid map", |f| f.gid_map[0].count = 65_536),
+    ("the cgroup namespace", |f| share(f, "cgroup")),
+    ("the ipc namespace", |f| share(f, "ipc")),
+    ("the mnt namespace", |f| share(f, "mnt")),
+    ("the net namespace", |f| share(f, "net")),
+    ("the pid namespace", |f| share(f, "pid")),
+    ("the user namespace", |f| share(f, "user")),
+    ("the uts namespace", |f| share(f, "uts")),
+    ("the mount /dev/shm", |f| unmount(f, "/dev/shm")),
+    ("the mount /", |f| lose(f, "/", "nosuid")),
+    ("the mount /sys", |f| lose(f, "/sys", "ro")),
+    ("the mount /proc/sys", |f| lose(f, "/proc/sys", "ro")),
+    ("the mount /safe_data", |f| lose(f, "/safe_data", "nodev")),
+    ("the mount /etc/hosts", |f| lose(f, "/etc/hosts", "noexec")),
+    // Mounted below the data: it has to carry the data's flags.
+    ("the mount /safe_data/below", |f| lose(f, "/safe_data/below", "ro")),
+    ("the mount /safe_data/below", |f| lose(f, "/safe_data/below", "nosuid")),
+    ("an unexpected mount is \"/host\"", |f| add(f, "/host")),
+    ("an unexpected mount is \"/dev/sda\"", |f| add(f, "/dev/sda")),
+    ("a masked path is \"/proc/keys\"", |f| unmount(f, "/proc/keys")),
+    ("an open descriptor", |f| f.descriptors.push("/etc/shadow".to_owned())),
+    ("an open descriptor", |f| f.descriptors.push("anon_inode:[eventpoll]".to_owned())),
+    ("the core dump limit", |f| f.core_limit = None),
+    ("the core dump limit", |f| f.core_limit = Some(1)),
+    ("the control group", |f| f.cgroups = vec!["0::/".to_owned(), "4:memory:/".to_owned()]),
+    ("a limit", |f| f.limits = None),
+    ("the processor limit", |f| f.limits = Some(Observed { cpus: None, ..limits() })),
+];
+
+fn share(facts: &mut Enforced, namespace: &str) {
+    facts.own_namespaces.retain(|name| name != namespace);
+}
+
+fn hold(facts: &mut Enforced, set: &str, mask: u64) {
+    facts.capabilities.insert(set.to_owned(), mask);
+}
+
+fn unmount(facts: &mut Enforced, at: &str) {
+    facts.mounts.retain(|point, _| point != Path::new(at));
+}
+
+fn lose(facts: &mut Enforced, at: &str, flag: &str) {
+    facts.mounts.get_mut(Path::new(at)).expect("a mount").retain(|option| option != flag);
+}
+
+fn add(facts: &mut Enforced, at: &str) {
+    facts.mounts.insert(PathBuf::from(at), vec!["rw".to_owned()]);
+}
+
+#[test]
+fn a_container_with_every_protection_is_let_through() {
+    assert_eq!(compare(&promised(), &found()), Vec::<String>::new());
+    let fewer = |change: fn(&mut Expected)| {
+        let mut expected = promised();
+        change(&mut expected);
+        compare(&expected, &found())
+    };
+    // Where the host gives no limits and the policy does without, none are asked for.
+    assert_eq!(fewer(|e| (e.limits, e.cgroup) = (None, None)), Vec::<String>::new());
+    assert_eq!(fewer(|e| e.any_groups = true), Vec::<String>::new());
+    assert_eq!(fewer(|e| e.capabilities = 0xfb), Vec::<String>::new());
+}
+
+#[test]
+fn each_missing_protection_is_named() {
+    for (number, (words, lose)) in LOSSES.iter().enumerate() {
+        let mut facts = found();
+        lose(&mut facts);
+        assert_ne!(facts, found(), "loss {number} changes nothing");
+        let differences = compare(&promised(), &facts);
+        assert!(differences.iter().any(|d| d.contains(words)), "loss {number}, {words}: {differences:?}");
+        assert!(differences.iter().all(|d| d.contains(", must be ")), "{differences:?}");
+    }
+}
+
+#[test]
+fn each_limit_is_compared_and_may_be_stricter_but_not_looser() {
+    let looser: [fn(&mut Observed); 8] = [
+        |l| l.memory = None,
+        |l| l.memory = Some((1 << 30) + 1),
+        |l| l.memory_and_swap = None,
+        |l| l.memory_and_swap = Some(2 << 30),
+        |l| l.pids = None,
+        |l| l.pids = Some(1025),
+        |l| l.cpus = Some(2.5),
+        |l| l.cpus = None,
+    ];
+    for (number, change) in looser.iter().enumerate() {
+        let mut facts = found();
+        change(facts.limits.as_mut().expect("limits"));
+        let differences = compare(&promised(), &facts);
+        assert_eq!(differences.len(), 1, "{number}: {differences:?}");
+        assert!(differences[0].contains("limit"), "{number}: {differences:?}");
+    }
+    let mut facts = found();
+    facts.limits = Some(Observed { memory: Some(1), memory_and_swap: Some(1), cpus: Some(0.5), pids: Some(1) });
+    assert_eq!(compare(&promised(), &facts), Vec::<String>::new());
+}
+
+#[test]
+fn no_protection_of_this_very_process_is_taken_for_in_force() {
+    // A process of the host, asked by itself: nothing of what is promised holds.
+    let facts = observe(Pid::this()).expect("facts about this process");
+    assert!(facts.own_namespaces.is_empty(), "{:?}", facts.own_namespaces);
+    let differences = compare(&promised(), &facts);
+    assert!(differences.len() > 15, "{differences:?}");
+    assert!(check(Pid::this(), &promised(), None).is_err());
+}
