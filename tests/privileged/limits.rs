@@ -16,7 +16,11 @@ fn pull(limits: &str) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ces"));
     command.env_remove("SUDO_UID").env_remove("SUDO_USER");
     command.arg("--root").arg(site.directory.path()).arg("--policy").arg(policy);
-    let output = command.arg("pull").arg(format!("oci:{}", layout.path().display())).output().unwrap();
+    let output = command
+        .args(["pull", "--name", "localhost/test"])
+        .arg(format!("oci:{}", layout.path().display()))
+        .output()
+        .unwrap();
     site.assert_no_leftovers();
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
