@@ -9,7 +9,8 @@ use crate::host::caller::Caller;
 use crate::host::dirs::Dirs;
 use crate::image::source::{RegistryRule, RegistryRules};
 use crate::image::unpack::Limits;
-use crate::policy::Policy;
+use crate::policy::reader::Rule;
+use crate::policy::{ImageLimits, Policy};
 use crate::run::sweep;
 
 /// Who calls, where things are, and what the policy says about images.
@@ -48,9 +49,22 @@ impl Context {
                 hosts: hosts.into_iter().collect(),
                 contact: rules.contact.clone(),
             },
-            limits: Limits::default(),
+            limits: limits(&policy.images().limits),
             caller,
         })
+    }
+}
+
+/// What the policy says about sizes, over what is built in.
+fn limits(stated: &ImageLimits) -> Limits {
+    let built_in = Limits::default();
+    let value = |rule: &Option<Rule<u64>>, otherwise| rule.as_ref().map_or(otherwise, |rule| rule.value);
+    Limits {
+        layer_bytes: value(&stated.layer, built_in.layer_bytes),
+        image_bytes: value(&stated.image, built_in.image_bytes),
+        entries: value(&stated.entries, built_in.entries),
+        layers: value(&stated.layers, built_in.layers),
+        ..built_in
     }
 }
 

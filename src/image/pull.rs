@@ -116,6 +116,12 @@ pub fn pull(store: &Store, unpacker: &Unpacker, origin: &dyn Origin, request: &R
         store.name(&pulled.reference, &manifest.digest)?;
         return Ok(pulled);
     }
+    let most = unpacker.limits().layers;
+    if manifest.layers.len() as u64 > most {
+        return Err(Error::new(Stage::Pull, Kind::Hostile, format!("refused {}", pulled.reference))
+            .because(format!("it has {} layers; at most {most} are allowed", manifest.layers.len()))
+            .hint("build the image with fewer layers"));
+    }
     let _turn = store.turn(&manifest.digest)?;
     store.sweep(unpacker)?;
     let config = Config::parse(origin.document(&manifest.config)?, manifest.layers.len())?;

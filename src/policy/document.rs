@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::reader::{Rule, Table, wrong};
 use super::{
-    Access, Data, HostFacts, Images, Limit, Limits, Mirror, MountRule, Policy, Profiles, Project, Registries, profile,
-    units,
+    Access, Data, HostFacts, ImageLimits, Images, Limit, Limits, Mirror, MountRule, Policy, Profiles, Project,
+    Registries, profile, units,
 };
 use crate::error::Result;
 
@@ -29,7 +29,11 @@ impl Policy {
             file: "built-in".to_owned(),
             contact: None,
             registries: Registries::default(),
-            images: Images { approved: None, require_digest: Rule::builtin("images.require_digest", false) },
+            images: Images {
+                approved: None,
+                require_digest: Rule::builtin("images.require_digest", false),
+                limits: ImageLimits::default(),
+            },
             data: Data {
                 root: Rule::builtin("data.root", PathBuf::from("/safe_data")),
                 access: Rule::builtin("data.access", Access::Rw),
@@ -194,7 +198,24 @@ fn is_loopback(rest: &str) -> bool {
 fn read_images(mut table: Table<'_>, images: &mut Images) -> Result<()> {
     images.approved = absolute(&mut table, "approved")?;
     set(&mut images.require_digest, table.boolean("require_digest")?);
+    if let Some(mut table) = table.table("limits")? {
+        images.limits = ImageLimits {
+            layer: size(&mut table, "layer")?,
+            image: size(&mut table, "image")?,
+            entries: count(&mut table, "entries")?,
+            layers: count(&mut table, "layers")?,
+        };
+        table.finish()?;
+    }
     table.finish()
+}
+
+fn size(table: &mut Table<'_>, key: &'static str) -> Result<Option<Rule<u64>>> {
+    table.text(key, units::SIZE_FORMS, |text| units::size(text).filter(|n| *n > 0))
+}
+
+fn count(table: &mut Table<'_>, key: &'static str) -> Result<Option<Rule<u64>>> {
+    table.number(key, "a whole number above zero", |text| text.parse::<u64>().ok().filter(|n| *n > 0))
 }
 
 fn profile_names(table: &mut Table<'_>, key: &'static str) -> Result<Option<Rule<Vec<String>>>> {
@@ -236,7 +257,6 @@ fn read_project(mut table: Table<'_>, ceiling: &Rule<Vec<String>>) -> Result<Pro
 }
 
 fn read_limits(mut table: Table<'_>, limits: &mut Limits) -> Result<()> {
-    let size = |t: &mut Table<'_>, key| t.text(key, units::SIZE_FORMS, |text| units::size(text).filter(|n| *n > 0));
     if let Some(t) = table.table("memory")? {
         limit(t, &mut limits.memory, size)?;
     }
@@ -244,9 +264,7 @@ fn read_limits(mut table: Table<'_>, limits: &mut Limits) -> Result<()> {
         limit(t, &mut limits.cpus, |t, key| t.number(key, "a number above zero, such as 2.5", units::cpus))?;
     }
     if let Some(t) = table.table("pids")? {
-        limit(t, &mut limits.pids, |t, key| {
-            t.number(key, "a whole number above zero", |text| text.parse::<u64>().ok().filter(|n| *n > 0))
-        })?;
+        limit(t, &mut limits.pids, count)?;
     }
     if let Some(t) = table.table("time")? {
         limit(t, &mut limits.time, |t, key| {

@@ -124,6 +124,21 @@ pub struct Images {
     pub approved: Option<Rule<PathBuf>>,
     /// Whether an image must be named by digest.
     pub require_digest: Rule<bool>,
+    /// How much an image may ask of the store.
+    pub limits: ImageLimits,
+}
+
+/// How much an image may ask of the store; `None`: as built in (`image::unpack::limits`).
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ImageLimits {
+    /// Bytes a layer may expand to.
+    pub layer: Option<Rule<u64>>,
+    /// Bytes all layers may expand to.
+    pub image: Option<Rule<u64>>,
+    /// Entries a layer may have.
+    pub entries: Option<Rule<u64>>,
+    /// Layers an image may have.
+    pub layers: Option<Rule<u64>>,
 }
 
 /// Where safe data is, and how far it may be reached.

@@ -28,6 +28,18 @@ impl Policy {
         say("approved images", list, approved.map(|r| &r.origin));
         let digest = &self.images.require_digest;
         say("digest required", digest.value.to_string(), Some(&digest.origin));
+        let most = &self.images.limits;
+        for (what, rule, bytes) in [
+            ("bytes of a layer", &most.layer, true),
+            ("bytes of an image", &most.image, true),
+            ("entries of a layer", &most.entries, false),
+            ("layers of an image", &most.layers, false),
+        ] {
+            if let Some(rule) = rule {
+                let value = if bytes { units::show_size(rule.value) } else { rule.value.to_string() };
+                say(&format!("{what}, at most"), value, Some(&rule.origin));
+            }
+        }
         say("safe data", self.data.root.value.display().to_string(), Some(&self.data.root.origin));
         say("access to safe data", self.data.access.value.name().to_owned(), Some(&self.data.access.origin));
         for (name, project) in &self.projects {

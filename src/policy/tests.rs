@@ -57,6 +57,10 @@ fn every_key_of_the_documentation_is_read() {
     let mirror = registries.mirrors.get("ghcr.io").unwrap();
     assert_eq!(mirror.url.as_deref(), Some("https://pull-proxy.safehaven:5000"));
     assert_eq!(mirror.ca.as_deref(), Some(std::path::Path::new("/etc/ces/pull-proxy.pem")));
+    let most = &policy.images().limits;
+    let value = |rule: &Option<super::reader::Rule<u64>>| rule.as_ref().unwrap().value;
+    assert_eq!((value(&most.layer), value(&most.image)), (20 << 30, 60 << 30));
+    assert_eq!((value(&most.entries), value(&most.layers)), (2_000_000, 500));
     let limits = policy.limits();
     assert_eq!(limits.memory.max.as_ref().unwrap().value, 64 << 30);
     assert_eq!(limits.time.default.as_ref().unwrap().value, Duration::from_secs(21_600));
@@ -65,7 +69,7 @@ fn every_key_of_the_documentation_is_read() {
         limits.memory.max.as_ref().unwrap().origin.to_string(),
         format!("policy.toml line {}: limits.memory.max", memory_line())
     );
-    assert_eq!(policy.rules().iter().filter(|rule| rule.because.contains("policy.toml")).count(), 27);
+    assert_eq!(policy.rules().iter().filter(|rule| rule.because.contains("policy.toml")).count(), 31);
 }
 
 #[test]
@@ -97,6 +101,11 @@ fn whatever_is_not_exactly_right_is_refused_with_file_line_and_key() {
         ("[limits]\ntime = { max = \"soon\" }", 2, "limits.time.max"),
         ("[limits]\nrequired = \"yes\"", 2, "limits.required"),
         ("[limits]\noutputs = { files = \"many\" }", 2, "limits.outputs.files"),
+        ("[images.limits]\nlayer = 20", 2, "images.limits.layer"),
+        ("[images.limits]\nimage = \"0\"", 2, "images.limits.image"),
+        ("[images.limits]\nentries = 0", 2, "images.limits.entries"),
+        ("[images.limits]\nlayers = \"500\"", 2, "images.limits.layers"),
+        ("[images.limits]\nblobs = 1", 2, "images.limits.blobs"),
         ("[data]\naccess = \"RO\"", 2, "data.access"),
         ("[data]\nroot = \"safe_data\"", 2, "data.root"),
         ("[data]\nroot = \"/a/../b\"", 2, "data.root"),

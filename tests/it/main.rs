@@ -5,6 +5,8 @@ mod document;
 mod plan;
 mod reference;
 
+/// Bytes from outside, changed at random.
+mod fuzz;
 /// The fences of the house.
 mod architecture;
 /// The command line, by the binary itself.

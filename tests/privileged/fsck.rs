@@ -40,6 +40,19 @@ fn check(site: &Site, repair: bool) -> Findings {
     site.store().check(&site.unpacker(), repair).unwrap()
 }
 
+/// Between fork and exec, a child of another test holds this process's locks: then something seems to be in use.
+fn repair(site: &Site) -> Findings {
+    let mut findings = check(site, true);
+    for _ in 0..20 {
+        if findings.is_clean() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        findings = check(site, true);
+    }
+    findings
+}
+
 fn tree(site: &Site) -> PathBuf {
     site.store().find("localhost/test").unwrap().layers()[0].path().to_owned()
 }
@@ -54,7 +67,7 @@ fn said(change: impl FnOnce(&Path)) -> String {
     let [damage] = findings.damaged.as_slice() else { panic!("{findings:?}") };
     assert_eq!((damage.what, damage.images.as_slice()), (What::Layer, &["localhost/test:latest".to_owned()][..]));
     let said: Vec<_> = damage.differences.iter().map(|d| format!("{}: {}", d.path, d.what)).collect();
-    assert!(check(&site, true).is_clean());
+    assert!(repair(&site).is_clean());
     assert!(site.store().find("localhost/test").is_err());
     assert!(check(&site, false).damaged.is_empty());
     assert_eq!(site.pull_from(&Layout::directory(layout.path(), None), "localhost/test").unwrap().fetched, 1);
@@ -179,14 +192,14 @@ fn documents_listings_and_names_are_checked_too() {
         let findings = check(&site, false);
         let [damage] = findings.damaged.as_slice() else { panic!("{place}: {findings:?}") };
         assert!(damage.what == what && damage.because.contains(why), "{place}: {damage:?}");
-        assert!(check(&site, true).is_clean(), "{place}");
+        assert!(repair(&site).is_clean(), "{place}");
         assert!(check(&site, false).damaged.is_empty(), "{place}");
         drop(site.pull(&layout).unwrap());
         assert!(check(&site, false).damaged.is_empty(), "{place}");
     }
     let (site, _layout) = site();
     fs::remove_dir_all(resolve(&site.directory.path().join("store"), "layers/sha256/*")).unwrap();
-    let findings = check(&site, true);
+    let findings = repair(&site);
     assert!(findings.damaged[0].because.contains("is missing") && findings.is_clean(), "{findings:?}");
 }
 
@@ -206,8 +219,8 @@ fn what_a_container_uses_is_not_removed() {
     let findings = check(&site, true);
     assert!(!findings.is_clean() && image.layers()[0].path().exists(), "{findings:?}");
     drop(image);
-    assert!(check(&site, true).is_clean());
-    assert!(check(&site, true).damaged.is_empty());
+    assert!(repair(&site).is_clean());
+    assert!(check(&site, false).damaged.is_empty());
 }
 
 #[test]
@@ -277,6 +290,6 @@ fn what_a_user_sees() {
     assert!(findings.is_clean() && findings.entries == 10, "{findings:?}");
     fs::write(tree(&site).join("empty"), "no longer").unwrap();
     assert_eq!(check(&site, false).damaged[0].differences[0].path, "empty");
-    assert!(check(&site, true).is_clean());
+    assert!(repair(&site).is_clean());
     site.assert_no_leftovers();
 }

@@ -16,6 +16,8 @@ pub struct Limits {
     pub image_bytes: u64,
     /// Entries a layer may have; each is an inode or a name in the store's file system.
     pub entries: u64,
+    /// Layers an image may have; as many as overlayfs can stack are possible (`OVL_MAX_STACK`).
+    pub layers: u64,
     /// Bytes of an entry's path, as the kernel allows in one call (`PATH_MAX` less the final NUL).
     pub path_bytes: usize,
     /// How deep directories may nest, measured in the tree as it is, not in the name.
@@ -39,6 +41,7 @@ impl Default for Limits {
             layer_bytes: 64 * GIB,
             image_bytes: 128 * GIB,
             entries: 4_000_000,
+            layers: 500,
             path_bytes: 4095,
             depth: 256,
             header_bytes: 1 << 20,
