@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat2};
 use serde::{Deserialize, Serialize};
 
+use super::remove;
 use crate::bundle::identity::{HostIds, Identity, acting_as};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::dirs::Dirs;
@@ -264,14 +265,8 @@ fn open_directory(path: &Path, to_read: bool) -> Result<OwnedFd> {
     openat2(AT_FDCWD, path, how).map_err(|e| fail_path("open", path, &e.into()))
 }
 
-/// Removes `name` and all below it; no symbolic link is followed (the standard library walks by descriptor since
-/// CVE-2022-21658; the parent is one already).
 fn remove_tree(parent: &OwnedFd, name: &Path) -> Result<()> {
-    use std::os::fd::AsRawFd as _;
-    match fs::remove_dir_all(Path::new("/proc/self/fd").join(parent.as_raw_fd().to_string()).join(name)) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(fail_path("remove", name, &e)),
-        _ => Ok(()),
-    }
+    remove::tree(parent, name).map_err(|e| fail_path("remove", name, &e.into()))
 }
 
 /// The journals of jobs, each with its lock if its ces is dead.
