@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use ces::error::{Error, Kind, Result, Stage};
 use ces::host::sys;
 use ces::{cli, commands};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// `ces run` failed or refused, and nothing ran.
 const NOTHING_RAN: u8 = 125;
@@ -59,8 +60,27 @@ fn harden() -> Result<()> {
             .because(e)
             .hint("ces needs a kernel of 5.9 or later")
     })?;
+    enough_descriptors()?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     Ok(())
+}
+
+/// Said once and at the start, rather than by whichever step happens to need one descriptor too many.
+fn enough_descriptors() -> Result<()> {
+    const ENOUGH: u64 = 64;
+    let fail = |because: String| {
+        Error::new(Stage::Host, Kind::Host, format!("ces needs {ENOUGH} open files"))
+            .because(because)
+            .hint(format!("raise the limit: ulimit -n 1024, or at least {ENOUGH}"))
+    };
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| fail(e.to_string()))?;
+    if soft >= ENOUGH {
+        return Ok(());
+    }
+    if hard < ENOUGH {
+        return Err(fail(format!("the limit is {hard}")));
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, ENOUGH, hard).map_err(|e| fail(format!("the limit is {soft}, and {e}")))
 }
 
 fn say(text: &str) {

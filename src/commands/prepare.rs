@@ -165,7 +165,9 @@ pub fn write_etc(dir: &Path, hostname: &str) -> Result<[PathBuf; 3]> {
     for (name, text) in files {
         let path = dir.join(name);
         std::fs::write(&path, text).map_err(|e| {
-            Error::new(Stage::Bundle, Kind::Failed, format!("cannot write {}", path.display())).because(e)
+            Error::new(Stage::Bundle, Kind::Failed, format!("cannot write {}", path.display()))
+                .because(e)
+                .hint("is the file system of the store full, or mounted read-only?")
         })?;
         paths.push(path);
     }

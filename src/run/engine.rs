@@ -93,6 +93,22 @@ impl Payload {
     }
 }
 
+/// The engine opens the container's own null device in the place of the host's, but for reading alone: writing to it would
+/// be an error (EBADF).
+fn writable_null() -> std::io::Result<()> {
+    let null = nix::sys::stat::makedev(1, 3);
+    let is_null = |stat: nix::Result<nix::sys::stat::FileStat>| {
+        stat.is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFCHR && s.st_rdev == null)
+    };
+    let (out, err) =
+        (is_null(nix::sys::stat::fstat(std::io::stdout())), is_null(nix::sys::stat::fstat(std::io::stderr())));
+    if out || err {
+        let device = OwnedFd::from(fs::OpenOptions::new().write(true).open("/dev/null")?);
+        sys::replace_streams([out.then_some(&device), err.then_some(&device)])?;
+    }
+    Ok(())
+}
+
 impl Executor for Payload {
     /// Runs in the container's first process before it waits for the start, so that what it does is visible to the
     /// enforced check.
@@ -101,6 +117,7 @@ impl Executor for Payload {
             |what: &str, why: String| ExecutorValidationError::ArgValidationError(format!("cannot {what}: {why}"));
         // After the last change of ids, which would clear it.
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| refuse("follow ces into death", e.to_string()))?;
+        writable_null().map_err(|e| refuse("open the null device for the output", e.to_string()))?;
         sys::close_paths().map_err(|e| refuse("close the engine's directories", e.to_string()))?;
         for filter in self.filters.iter() {
             seccompiler::apply_filter(filter).map_err(|e| refuse("install the seccomp filter", e.to_string()))?;

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat2};
 use serde::{Deserialize, Serialize};
 
+use super::remove;
 use crate::bundle::identity::{HostIds, Identity, acting_as};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::dirs::Dirs;
@@ -68,6 +69,9 @@ impl fmt::Display for JobId {
         f.write_str(&self.0)
     }
 }
+
+/// How the name of a journal begins while it is being made; it ends with the number of the process that makes it.
+const HALF_MADE: &str = ".new-";
 
 /// What a sweep needs to know of a job whose ces is gone.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -118,7 +122,7 @@ impl Job {
         let private = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
         private(&dirs.running).map_err(|e| fail_path("make", &dirs.running, &e))?;
         let dir = dirs.running.join(journal.id.as_str());
-        let new = dirs.running.join(format!(".new-{}", journal.id));
+        let new = dirs.running.join(format!("{HALF_MADE}{}.{}", journal.id, journal.pid));
         let lock = || -> std::io::Result<Flock<File>> {
             private(&new)?;
             let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(new.join("lock"))?;
@@ -144,7 +148,9 @@ impl Job {
 
     fn make_directories(&mut self, identity: &Identity) -> Result<()> {
         let work = &self.journal.work;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(work).map_err(|e| fail_path("make", work, &e))?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(work).map_err(|e| {
+            fail_path("make", work, &e).hint("is the file system of the store full, or mounted read-only?")
+        })?;
         let privileged = identity.caller.is_privileged();
         acting_as(&identity.researcher(), privileged, || {
             for dir in [self.scratch(), self.outputs()] {
@@ -283,14 +289,8 @@ fn open_directory(path: &Path, to_read: bool) -> Result<OwnedFd> {
     openat2(AT_FDCWD, path, how).map_err(|e| fail_path("open", path, &e.into()))
 }
 
-/// Removes `name` and all below it; no symbolic link is followed (the standard library walks by descriptor since
-/// CVE-2022-21658; the parent is one already).
 fn remove_tree(parent: &OwnedFd, name: &Path) -> Result<()> {
-    use std::os::fd::AsRawFd as _;
-    match fs::remove_dir_all(Path::new("/proc/self/fd").join(parent.as_raw_fd().to_string()).join(name)) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(fail_path("remove", name, &e)),
-        _ => Ok(()),
-    }
+    remove::tree(parent, name).map_err(|e| fail_path("remove", name, &e.into()))
 }
 
 /// The journals of jobs, each with its lock if its ces is dead.
@@ -320,6 +320,30 @@ pub fn list(dirs: &Dirs) -> Result<Vec<(Journal, Option<Flock<File>>)>> {
     }
     jobs.sort_by(|a: &(Journal, _), b| a.0.id.cmp(&b.0.id));
     Ok(jobs)
+}
+
+/// Removes journals that were being made when their ces was killed: nothing else of those jobs exists.
+///
+/// # Errors
+/// When one cannot be removed.
+pub fn forget_half_made(dirs: &Dirs) -> Result<()> {
+    for entry in fs::read_dir(&dirs.running).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let maker = name.to_str().and_then(|name| name.strip_prefix(HALF_MADE)?.rsplit_once('.')?.1.parse().ok());
+        // Signal 0 asks whether there is such a process (kill(2)).
+        if let Some(pid) = maker
+            && nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) == Err(nix::Error::ESRCH)
+        {
+            match fs::remove_dir_all(entry.path()) {
+                // Another sweep was quicker.
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(fail_path("remove", &entry.path(), &e));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Removes the journal of a dead job, as the last step of a sweep.

@@ -81,11 +81,15 @@ pub fn launch(mut launch: Launch<'_>, before_start: impl FnOnce(&Checked) -> Res
         }
     }
     let [stdout, stderr] = ends;
+    // What a killed stage process leaves becomes this process's own, to end.
+    nix::sys::prctl::set_child_subreaper(true)
+        .map_err(|e| Error::new(Stage::Run, Kind::Host, "cannot take over orphans").because(e.desc()))?;
     let stage = spawn::spawn(&request, identity.layer_map().as_ref(), [stdout.as_ref(), stderr.as_ref()])?;
     drop((stdout, stderr));
     let pid = stage.pid;
     let done = converse(&launch, stage, before_start, &mut signals, (pipes, watch));
     spawn::end(pid);
+    spawn::end_orphans();
     let (ended, cgroup) = done;
     let usage = cgroup.as_ref().map(Cgroup::usage).unwrap_or_default();
     let removed = cgroup.as_ref().map_or(Ok(()), Cgroup::remove);
@@ -175,7 +179,7 @@ fn until_created(
 ) -> Result<(Pid, Vec<(PathBuf, PathBuf)>)> {
     let identity = launch.identity;
     loop {
-        match stage.wire.receive()? {
+        match stage.receive()? {
             Some(FromStage::NeedsMaps) => {
                 identity.container.write(stage.pid, identity.caller.is_privileged())?;
                 stage.wire.send(&ToStage::MapsWritten)?;

@@ -2,6 +2,8 @@
 
 /// One job: its id, its directory, and what a crash left of others.
 pub mod job;
+/// Removes what a run leaves, however deep it is.
+mod remove;
 /// Messages between `ces` and its stage process.
 pub mod wire;
 /// From a bundle to an outcome.

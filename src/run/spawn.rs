@@ -11,6 +11,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
@@ -33,6 +34,42 @@ pub struct StageProcess {
     pub wire: Wire,
     /// The payload's wait status comes here from PID 1 (four bytes), then end of file.
     pub payload_status: OwnedFd,
+    ended: OwnedFd,
+}
+
+impl StageProcess {
+    /// Waits for one message; none when the process has ended, even if something that it started still holds its end of
+    /// the conversation.
+    ///
+    /// # Errors
+    /// As [`Wire::receive`].
+    pub fn receive(&self) -> Result<Option<FromStage>> {
+        let wire = PollFd::new(self.wire.as_fd(), PollFlags::POLLIN);
+        let ended = PollFd::new(self.ended.as_fd(), PollFlags::POLLIN);
+        poll_all(&mut [wire.clone(), ended], PollTimeout::NONE)?;
+        // What it said last was sent before its end: it is there by now.
+        if poll_all(&mut [wire], PollTimeout::ZERO)? { self.wire.receive() } else { Ok(None) }
+    }
+}
+
+fn poll_all(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> Result<bool> {
+    loop {
+        match poll(fds, timeout) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(nix::Error::EINTR) => {}
+            Err(e) => return Err(fail("wait for the stage process", e.into())),
+        }
+    }
+}
+
+/// Forks a process that lives no longer than this one, from its first moment on.
+fn fork(child: impl FnOnce() -> i32) -> std::io::Result<Pid> {
+    let parent = Pid::this();
+    sys::fork(move || {
+        let follows = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).is_ok();
+        // The parent may have ended before it was followed.
+        if follows && nix::unistd::getppid() == parent { child() } else { 125 }
+    })
 }
 
 /// Forks the stage process; `layer_map` is the map of the idmapped layers, if ids differ; `streams` take the place of
@@ -50,7 +87,7 @@ pub fn spawn(
     let (ours, theirs) = Wire::pair()?;
     let (status_read, status_write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| fail("make a pipe", e.into()))?;
     let privileged = request.privileged;
-    let pid = sys::fork(|| {
+    let pid = fork(|| {
         let layer_ns = layer_ns.as_ref().map(AsFd::as_fd);
         if let Err(e) = sys::replace_streams(streams) {
             return theirs
@@ -64,13 +101,17 @@ pub fn spawn(
         }
     })
     .map_err(|e| fail("start the stage process", e))?;
-    Ok(StageProcess { pid, wire: ours, payload_status: status_read })
+    let ended = sys::pidfd_open(pid).map_err(|e| {
+        end(pid);
+        fail("follow the stage process", e)
+    })?;
+    Ok(StageProcess { pid, wire: ours, payload_status: status_read, ended })
 }
 
 /// A user namespace with `map`, kept alive by the descriptor alone.
 fn user_namespace(map: &IdMap, privileged: bool) -> Result<OwnedFd> {
     let (ours, theirs) = Wire::pair()?;
-    let holder = sys::fork(|| {
+    let holder = fork(|| {
         let made = unshare(CloneFlags::CLONE_NEWUSER).is_ok() && theirs.send(&FromStage::NeedsMaps).is_ok();
         // Lives until the parent has opened the namespace and ends it.
         if made && theirs.receive::<ToStage>().is_ok() { 0 } else { 1 }
@@ -102,7 +143,7 @@ pub fn with_ids(map: &IdMap, privileged: bool, work: impl FnOnce() -> Result<Vec
     let (ours, theirs) = Wire::pair()?;
     let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| fail("make a pipe", e.into()))?;
     let mut write = Some(write);
-    let child = sys::fork(|| {
+    let child = fork(|| {
         let done = enter_user_namespace(&theirs, CloneFlags::empty()).and_then(|()| work()).and_then(|answer| {
             write.take().map_or(Ok(()), |write| File::from(write).write_all(&answer)).map_err(|e| fail("answer", e))
         });
@@ -143,7 +184,7 @@ pub fn in_stage(
 ) -> Result<()> {
     let layer_ns = layer_map.map(|map| user_namespace(map, privileged)).transpose()?;
     let (ours, theirs) = Wire::pair()?;
-    let child = sys::fork(|| {
+    let child = fork(|| {
         let done = own_mounts(&theirs, privileged)
             .and_then(|()| rootfs::assemble(plan, layer_ns.as_ref().map(AsFd::as_fd), privileged))
             .and_then(|()| work())
@@ -275,6 +316,21 @@ pub fn end(pid: Pid) {
     // ESRCH: it has ended by itself; ECHILD: it has been waited for.
     if kill(pid, Signal::SIGKILL).is_ok() {
         while matches!(sys::wait_child(Some(pid), true), Err(e) if e.kind() == std::io::ErrorKind::Interrupted) {}
+    }
+}
+
+/// Ends what a stage process left that was killed while the engine made the container: it became this process's own
+/// (`PR_SET_CHILD_SUBREAPER`). Where there is a cgroup, its removal would do the same.
+pub fn end_orphans() {
+    let list = format!("/proc/self/task/{}/children", Pid::this());
+    // Each round ends those it sees; what they leave is there in the next.
+    while let Ok(children) = fs::read_to_string(&list) {
+        let children: Vec<Pid> =
+            children.split_whitespace().filter_map(|n| n.parse().ok()).map(Pid::from_raw).collect();
+        if children.is_empty() {
+            return;
+        }
+        children.into_iter().for_each(end);
     }
 }
 

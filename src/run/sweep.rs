@@ -18,6 +18,7 @@ use crate::host::idmap::IdMap;
 /// # Errors
 /// When the journals cannot be read.
 pub fn sweep(dirs: &Dirs, caller: &Caller) -> Result<Vec<String>> {
+    job::forget_half_made(dirs)?;
     let mut left = Vec::new();
     for (journal, lock) in job::list(dirs)? {
         // The lock is kept until the journal is gone, so that two sweeps do not meet.

@@ -13,5 +13,7 @@ mod architecture;
 mod command_line;
 /// `ces policy`, by the binary itself.
 mod policy;
+/// Documents and the tests they name.
+mod promises;
 /// The seccomp filters, by the kernel itself.
 mod system_calls;

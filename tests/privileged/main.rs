@@ -19,6 +19,10 @@ mod isolation;
 mod isolation_calls;
 /// Files, mounts and devices, one by one.
 mod isolation_files;
+/// Payloads that take all they can get.
+mod attacks;
+/// Killed at any moment, out of descriptors, out of space.
+mod faults;
 /// Bundles under other runtimes, and a real image.
 mod images_real;
 /// Layers: ordinary, hostile, and those that speak of layers below them.

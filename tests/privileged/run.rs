@@ -139,6 +139,16 @@ fn standard_input_output_and_error_pass_through() {
 }
 
 #[test]
+fn output_that_nobody_wants_can_be_written_all_the_same() {
+    let Some(host) = Host::with_demo() else { return };
+    let script = "echo out && echo err >&2 && : > /safe_outputs/written";
+    let mut command = host.run_command(&["localhost/demo", "/bin/sh", "-c", script]);
+    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status().expect("ces");
+    assert_eq!(status.code(), Some(0));
+    assert!(host.outputs().join("written").exists());
+}
+
+#[test]
 fn outputs_are_kept_and_scratch_is_gone() {
     let Some(host) = Host::with_demo() else { return };
     let ran = host.sh(&[], "echo kept > /safe_outputs/kept; echo gone > /scratch/gone; mktemp; ls /scratch | wc -l");

@@ -11,6 +11,7 @@
  *   probe ids                     real, effective and saved ids (a setuid copy is executed like this)
  *   probe drop ID PROGRAM...      becomes ID, then executes
  *   probe zombies N, orphans N, forks    takes what it can get, then says how much that was
+ *   probe deep DIR N              directories in directories
  *
  * Static, so that it needs nothing of the image it runs in.
  */
@@ -430,6 +431,14 @@ static void orphans(int wanted) {
     printf("%d\n", made);
 }
 
+/* Directories in directories, deeper than any path is long. */
+static int deep(const char *dir, int wanted) {
+    if (chdir(dir) < 0) return 1;
+    for (int i = 0; i < wanted; i++)
+        if (mkdir("d", 0700) < 0 || chdir("d") < 0) { perror("d"); return 1; }
+    return close(open("leaf", O_CREAT | O_WRONLY, 0600)) < 0;
+}
+
 static void forks(void) {
     int made = 0;
     for (;;) {
@@ -450,6 +459,7 @@ int main(int argc, char **argv, char **env) {
     else if (!strcmp(what, "zombies") && argc > 2) zombies(atoi(argv[2]));
     else if (!strcmp(what, "orphans") && argc > 2) orphans(atoi(argv[2]));
     else if (!strcmp(what, "forks")) forks();
+    else if (!strcmp(what, "deep") && argc > 3) return deep(argv[2], atoi(argv[3]));
     else if (!strcmp(what, "enter") && argc > 3) return enter(atol(argv[2]), argv[3]);
     else if (!strcmp(what, "drop") && argc > 3) {
         unsigned id = (unsigned)atoi(argv[2]);

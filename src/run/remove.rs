@@ -1,0 +1,124 @@
+//! Removes what a run leaves, however deep it is.
+//!
+//! Takes a directory's descriptor and a name in it; gives nothing; trusts that nobody writes there any more; refuses to
+//! follow a link. Three descriptors and no recursion serve for any depth: a directory that is not empty is moved up to
+//! the top, so that what is deep becomes wide.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat, renameat};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+/// How many names are held at once: a directory may have millions.
+const AT_ONCE: usize = 4096;
+
+/// Removes `name` in `parent` and all below it; it may be gone already.
+///
+/// # Errors
+/// The kernel's.
+pub fn tree(parent: &OwnedFd, name: &Path) -> nix::Result<()> {
+    let name = CString::new(name.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    if !is_full(parent, &name)? {
+        return Ok(());
+    }
+    let top = open(parent, &name)?;
+    let mut moved = 0_u64;
+    while let Some(names) = some_names(&top)? {
+        for name in &names {
+            if is_full(&top, name)? {
+                let dir = open(&top, name)?;
+                while let Some(names) = some_names(&dir)? {
+                    for name in &names {
+                        if is_full(&dir, name)? {
+                            move_up(&dir, name, &top, &mut moved)?;
+                        }
+                    }
+                }
+                unlinkat(&top, name.as_c_str(), UnlinkatFlags::RemoveDir)?;
+            }
+        }
+    }
+    unlinkat(parent, name.as_c_str(), UnlinkatFlags::RemoveDir)
+}
+
+/// Removes an entry, unless it is a directory that holds something.
+fn is_full(dir: &OwnedFd, name: &CStr) -> nix::Result<bool> {
+    match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => return Ok(false),
+        Err(Errno::EISDIR) => {}
+        Err(e) => return Err(e),
+    }
+    match unlinkat(dir, name, UnlinkatFlags::RemoveDir) {
+        Ok(()) => Ok(false),
+        Err(Errno::ENOTEMPTY | Errno::EEXIST) => Ok(true),
+        Err(e) => Err(e),
+    }
+}
+
+fn move_up(dir: &OwnedFd, name: &CStr, top: &OwnedFd, moved: &mut u64) -> nix::Result<()> {
+    loop {
+        *moved += 1;
+        match renameat(dir, name, top, format!("moved-up-{moved}").as_str()) {
+            // The payload had that name too.
+            Err(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR) => {}
+            other => return other,
+        }
+    }
+}
+
+fn open(dir: impl AsFd, name: &CStr) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(dir, name, flags, Mode::empty())
+}
+
+/// The first names of a directory; none when it is empty.
+fn some_names(dir: &OwnedFd) -> nix::Result<Option<Vec<CString>>> {
+    let mut names = Vec::new();
+    for entry in Dir::from_fd(open(dir, c".")?)?.iter() {
+        let name = entry?.file_name().to_owned();
+        if !matches!(name.to_bytes(), b"." | b"..") {
+            names.push(name);
+        }
+        if names.len() == AT_ONCE {
+            break;
+        }
+    }
+    Ok((!names.is_empty()).then_some(names))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn what_is_deep_wide_or_oddly_named_goes_and_what_is_beside_it_stays() {
+        let base = tempfile::tempdir().unwrap();
+        let at = |name: &str| base.path().join(name);
+        fs::create_dir(at("kept")).unwrap();
+        fs::write(at("kept/file"), "kept").unwrap();
+        fs::create_dir_all(at("gone/moved-up-1/moved-up-2/x")).unwrap();
+        fs::create_dir_all(at("gone/a").join("d/".repeat(1500))).unwrap();
+        fs::write(at("gone/moved-up-3"), "a file of that name").unwrap();
+        for n in 0..AT_ONCE + 10 {
+            fs::write(at(&format!("gone/moved-up-1/{n}")), "").unwrap();
+        }
+        std::os::unix::fs::symlink("../kept", at("gone/link")).unwrap();
+        let parent = OwnedFd::from(fs::File::open(base.path()).unwrap());
+        tree(&parent, Path::new("gone")).unwrap();
+        tree(&parent, Path::new("gone")).unwrap();
+        assert!(!at("gone").exists());
+        assert_eq!(fs::read_to_string(at("kept/file")).unwrap(), "kept");
+        // A link in the place of the tree is removed, not what it names.
+        std::os::unix::fs::symlink("kept", at("link")).unwrap();
+        tree(&parent, Path::new("link")).unwrap();
+        assert_eq!(fs::read_to_string(at("kept/file")).unwrap(), "kept");
+        assert!(fs::symlink_metadata(at("link")).is_err());
+    }
+}
