@@ -1,6 +1,6 @@
 //! What can go wrong, as one small type.
 //!
-//! Every stage has its own error enum; at the top they become an [`Error`], which knows the stage, the kind (hence the
+//! Every stage has its own error enum; at the top they become an `Error`, which knows the stage, the kind (hence the
 //! exit status), the causes and a hint. It is printed once, as `error:` / `because:` / `hint:`.
 
 use std::error::Error as StdError;

@@ -1,6 +1,6 @@
 //! Who is who: the caller, the container's user, and the id maps between them.
 //!
-//! Takes a [`Caller`] and the image's user; gives an [`Identity`]; trusts the passwd and group databases; refuses a
+//! Takes a `Caller` and the image's user; gives an `Identity`; trusts the passwd and group databases; refuses a
 //! user whose id no map covers.
 //!
 //! The image's `USER` is the researcher on the host, whatever number it has, so that data access stays a matter of

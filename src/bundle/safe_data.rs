@@ -1,6 +1,6 @@
 //! The project's data on the host: which directory becomes `/safe_data`.
 //!
-//! Takes the caller, the policy's data root and `--project`; gives a [`SafeData`]; trusts the group database; refuses
+//! Takes the caller, the policy's data root and `--project`; gives a `SafeData`; trusts the group database; refuses
 //! to guess between two projects, and a directory that the researcher cannot read (or write, where writing is allowed).
 
 use std::fs;

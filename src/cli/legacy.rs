@@ -44,7 +44,7 @@ const RUNTIMES: [&str; 3] = ["podman", "apptainer", "k8s"];
 pub const TOKEN_WARNING: &str = "a token on the command line can be seen by every user of this host; \
     use `ces pull --username USER --password-stdin IMAGE`, or --creds FILE";
 
-/// Fetch an image: ces-pull [RUNTIME] USER TOKEN IMAGE
+/// Fetch an image, as EPCC's tool of this name does
 #[derive(Debug, Parser)]
 #[command(name = "ces-pull", override_usage = "ces-pull [podman|apptainer|k8s] USER TOKEN IMAGE")]
 #[command(after_help = "The same as `ces pull`, in the order of EPCC's tools; the runtime's name means nothing.")]

@@ -1,6 +1,6 @@
 //! Who calls: real root, a researcher through sudo, or an ordinary user.
 //!
-//! Takes the process's own ids and sudo's variables; gives a [`Caller`]; trusts the passwd database; refuses a
+//! Takes the process's own ids and sudo's variables; gives a `Caller`; trusts the passwd database; refuses a
 //! `SUDO_UID` that names nobody.
 
 use std::env;

@@ -1,6 +1,6 @@
 //! Control groups: one a job, made before anything runs, its limits read back from the kernel.
 //!
-//! Takes a job id, a process and the limits; gives a [`Cgroup`]; trusts the kernel's files alone; refuses to call a
+//! Takes a job id, a process and the limits; gives a `Cgroup`; trusts the kernel's files alone; refuses to call a
 //! limit set that it cannot read back. cgroup v1, hybrid and v2 (kernel docs: admin-guide/cgroup-v1, cgroup-v2).
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! Manifests, indexes and configurations.
 //!
-//! Takes bytes whose digest was checked; gives a [`Manifest`] with its layers, or the entry of an index for a platform.
+//! Takes bytes whose digest was checked; gives a `Manifest` with its layers, or the entry of an index for a platform.
 //! Trusts nothing in them: sizes, counts, types and digests are checked before anything is fetched.
 //! Refuses ambiguous documents, nested indexes, layers to be fetched from elsewhere (`urls`), unknown layer types.
 

@@ -1,6 +1,6 @@
 //! What an image is called.
 //!
-//! Takes what the user typed; gives a [`Reference`], a [`Source`] or a [`Digest`].
+//! Takes what the user typed; gives a `Reference`, a `Source` or a `Digest`.
 //! Trusts nothing: every part is matched against the grammar of the distribution specification.
 //! Refuses a reference without a registry host, any digest that is not exactly an algorithm and its hex digits, and
 //! everything else that could turn into another path or URL than it looks like.

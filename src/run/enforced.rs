@@ -1,6 +1,6 @@
 //! The enforced check: between create and start, ask the kernel whether every protection is in force.
 //!
-//! Takes the created container's first process and what the policy promises; gives an [`Enforced`], the kernel's own
+//! Takes the created container's first process and what the policy promises; gives an `Enforced`, the kernel's own
 //! words for the record; trusts `/proc` and the cgroup files alone; refuses the start on the first difference.
 
 use std::collections::{BTreeMap, BTreeSet};

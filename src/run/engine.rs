@@ -2,7 +2,7 @@
 //!
 //! Takes a spec without user, network and cgroup namespace, resources and seccomp (ces has done those); gives a created
 //! container; trusts libcontainer to apply the rest, which the enforced check then verifies; refuses to start without
-//! that check (the type [`Created`] is consumed by `start`).
+//! that check (the type `Created` is consumed by `start`).
 
 use std::collections::HashMap;
 use std::fs;

@@ -1,6 +1,6 @@
 //! One job: its id, its directories, and what a crash left of others.
 //!
-//! Takes the installation's directories and the identity; gives a [`Job`]; trusts a file lock to tell a live job from a
+//! Takes the installation's directories and the identity; gives a `Job`; trusts a file lock to tell a live job from a
 //! dead one; refuses to reuse any directory.
 //!
 //! ```text

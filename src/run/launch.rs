@@ -1,6 +1,6 @@
 //! From a bundle to an outcome: the stage process is started, checked, supervised.
 //!
-//! Takes a [`Launch`]; gives what came of it; trusts the kernel's answers alone; refuses the start when a protection or
+//! Takes a `Launch`; gives what came of it; trusts the kernel's answers alone; refuses the start when a protection or
 //! a required limit is missing. On every way out nothing of the container is left running.
 
 use std::collections::BTreeMap;

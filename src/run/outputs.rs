@@ -1,6 +1,6 @@
 //! Outputs: after the container is dead, what is in `/safe_outputs` becomes the researcher's.
 //!
-//! Takes the outputs directory and the researcher's ids; gives an [`Outputs`] (names, sizes, SHA-256) for the record;
+//! Takes the outputs directory and the researcher's ids; gives an `Outputs` (names, sizes, SHA-256) for the record;
 //! trusts nothing in the tree: every step is by descriptor and follows no link; refuses devices, sockets and fifos
 //! (removed and reported) and strips setuid, setgid and sticky bits.
 

@@ -2,7 +2,7 @@
 //!
 //! Takes open directories and their ceilings; gives the first one that is exceeded; trusts the kernel's block counts;
 //! refuses nothing itself: the supervisor ends the run. Between two looks a payload can write more than its bound, for
-//! at most [`PAUSE`] or twenty times as long as a look takes; the bound is therefore one on runs, not on moments.
+//! at most `PAUSE` or twenty times as long as a look takes; the bound is therefore one on runs, not on moments.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};

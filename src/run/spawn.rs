@@ -1,6 +1,6 @@
 //! Starts the stage process and writes its id maps.
 //!
-//! Takes a [`StageRequest`]; gives a running [`StageProcess`]; trusts nothing that comes back before the maps are
+//! Takes a `StageRequest`; gives a running `StageProcess`; trusts nothing that comes back before the maps are
 //! written; refuses to fork with a second thread.
 
 use std::ffi::CString;

@@ -1,6 +1,6 @@
 //! The stage process: namespaces and mounts, then the engine.
 //!
-//! Takes a [`StageRequest`] on an inherited descriptor; gives a created, then a running container; trusts `ces` (its
+//! Takes a `StageRequest` on an inherited descriptor; gives a created, then a running container; trusts `ces` (its
 //! parent) and the kernel; refuses to create anything outside a user namespace that ces made.
 //!
 //! The order, in the order of the code: mounts (as the host's root where there is one) → user namespace → control

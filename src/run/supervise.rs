@@ -1,6 +1,6 @@
 //! While the container runs: signals, the deadline, the terminal, the exit status.
 //!
-//! Takes a [`Created`] container whose protections were checked; gives an [`Outcome`]; trusts PID 1's report and the
+//! Takes a `Created` container whose protections were checked; gives an `Outcome`; trusts PID 1's report and the
 //! kernel's; refuses to outlive a deadline by more than the grace period.
 
 use std::fs::File;

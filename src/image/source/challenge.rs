@@ -1,6 +1,6 @@
 //! What a registry asks of those it does not know.
 //!
-//! Takes the `WWW-Authenticate` header; gives a [`Challenge`].
+//! Takes the `WWW-Authenticate` header; gives a `Challenge`.
 //! Trusts nothing in it: where a password may be sent is decided here.
 //! Refuses to send anything over plain http off this machine, or a password to a host of another domain.
 

@@ -1,6 +1,6 @@
 //! Images on disk.
 //!
-//! Takes a name or the beginning of a digest; gives a [`StoredImage`], every document checked by its digest.
+//! Takes a name or the beginning of a digest; gives a `StoredImage`, every document checked by its digest.
 //! Trusts the documents' digests, and the store's own records where they agree with them.
 //! Refuses an image with anything damaged or missing, by name.
 

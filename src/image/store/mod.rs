@@ -1,6 +1,6 @@
 //! Images and layers on disk.
 //!
-//! Takes checked documents and unpacked layers; gives [`StoredImage`]s to run.
+//! Takes checked documents and unpacked layers; gives `StoredImage`s to run.
 //! Trusts its own directory (0700, owned by who runs `ces`), but checks every document by its digest at each use.
 //! Refuses what was damaged, naming it, with the advice to pull again.
 //!

@@ -1,6 +1,6 @@
 //! Actions on the new layer's directory.
 //!
-//! Takes [`Action`]s and the archive's data; gives a directory that is what the layer says, and the report about it.
+//! Takes `Action`s and the archive's data; gives a directory that is what the layer says, and the report about it.
 //! Trusts the plan (names are clean) and that nobody else writes below the root.
 //! Refuses hard links to nothing or to directories, and more open questions than a report can hold.
 

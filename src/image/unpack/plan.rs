@@ -1,6 +1,6 @@
 //! From a tar header to an action or a refusal.
 //!
-//! Takes an [`Entry`]; gives an [`Action`] on names that are clean: no `..`, no empty part, no leading slash.
+//! Takes an `Entry`; gives an `Action` on names that are clean: no `..`, no empty part, no leading slash.
 //! Trusts nothing in the entry; touches nothing outside it (so tables can test it).
 //! Refuses names that leave the root, whiteouts of nothing, links to nothing, ids that do not exist, a root that is no
 //! directory.

@@ -2,7 +2,7 @@
 //!
 //! Takes and gives messages; the parent speaks first.
 //! Trusts: the child trusts its parent's job; the parent treats what the child says as text from outside.
-//! Refuses messages longer than [`MESSAGE_MAX`].
+//! Refuses messages longer than `MESSAGE_MAX`.
 //!
 //! ```text
 //! parent                        child

@@ -1,6 +1,6 @@
 //! The tar format (POSIX ustar and pax, GNU, old v7), read in bounded memory.
 //!
-//! Takes the uncompressed stream; gives one [`Entry`] after another, and the data of each in pieces.
+//! Takes the uncompressed stream; gives one `Entry` after another, and the data of each in pieces.
 //! Trusts nothing: the only memory whose size the archive chooses are its extended headers, up to a limit.
 //! Refuses wrong checksums, malformed or oversized extended headers, numbers that are negative or too large, sparse
 //! files, unknown types, and an archive that ends in the middle of anything.
