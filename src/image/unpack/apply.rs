@@ -302,9 +302,9 @@ impl Applier {
         make_whiteout(&dir.fd, name)
     }
 
-    /// Whether the layer has the directory `path` only for the names that it hides in it.
+    /// Whether the layer has the directory `path` only for what it hides in it.
     fn only_hides(&self, path: &Parts) -> bool {
-        if self.whiteouts.is_empty() || !self.implied.contains(path) {
+        if !self.implied.contains(path) {
             return false;
         }
         let Ok(fd) = tree::open_plain(self.tree.root(), &tree::join(path)) else { return false };
