@@ -33,6 +33,8 @@ mod unpack_in_turn;
 /// The store under many hands, and under kill -9.
 mod store;
 mod store_crash;
+/// Trees compared with what another unpacker makes of them.
+mod differential;
 /// How much an image may ask for.
 mod limits;
 /// The store against what was recorded.

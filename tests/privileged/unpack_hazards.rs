@@ -106,6 +106,17 @@ fn a_link_leads_within_the_root_whatever_it_says() {
     assert_eq!(fs::read(tree.join("victim/file")).unwrap(), b"x");
 }
 
+// A6: the tree's directory is called `fs`.
+#[test]
+fn a_directory_whose_name_begins_as_the_roots_is_outside() {
+    for name in ["../fs-evil/x", "../fsx", "a/../../fs-evil/x"] {
+        refused(empty().file(name, b"x"), "leaves the image root");
+    }
+    let tree = alone(empty().symlink("l", "../fs-evil").file("l/x", b"x"));
+    assert_eq!(fs::read(tree.join("fs-evil/x")).unwrap(), b"x");
+    assert!(!tree.parent().unwrap().join("fs-evil").exists());
+}
+
 #[test]
 fn links_in_a_circle_are_refused() {
     refused(empty().symlink("a", "b").symlink("b", "a").file("a/x", b"x"), "circle");

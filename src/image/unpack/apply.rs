@@ -23,7 +23,7 @@ use super::plan::{Action, Decision, Meta, Parts};
 use super::protocol::{Fault, FaultKind, NOTES_MAX, Omitted, Open, RawPath, RootMeta};
 use super::tarstream::{Bytes, TarStream};
 use super::tree::{self, Dir, Made, Tree};
-use super::xattrs;
+use super::{remove, xattrs};
 use crate::host::sys;
 
 /// Files of this size start on their way to disk when they are written: then the end has less to wait for.
@@ -53,6 +53,8 @@ pub struct Applier {
     file_bytes: u64,
     root: Option<RootMeta>,
     contents: Contents,
+    /// Names hidden by this layer, the first [`NOTES_MAX`] of them: what is tidied up is not worth more memory.
+    whiteouts: BTreeSet<Parts>,
 }
 
 impl Applier {
@@ -67,6 +69,7 @@ impl Applier {
             file_bytes: 0,
             root: None,
             contents: Contents::new(),
+            whiteouts: BTreeSet::new(),
         }
     }
 
@@ -117,6 +120,7 @@ impl Applier {
     /// When a directory cannot have its time.
     pub fn finish(mut self) -> Result<(Applied, Contents), Fault> {
         self.tree.close()?;
+        self.drop_needless_whiteouts()?;
         let raw = |path: &Parts| RawPath(tree::join(path));
         let open = Open {
             implied: self.implied.iter().map(raw).collect(),
@@ -275,14 +279,67 @@ impl Applier {
                 {
                     return Ok(());
                 }
-                make_whiteout(&dir.fd, name)
+                self.hide(&dir, name)
+            }
+            Some(stat) if tree::kind(&stat) == SFlag::S_IFDIR && self.only_hides(&below(&dir, name)) => {
+                self.clear(&dir, name)?;
+                self.hide(&dir, name)
             }
             Some(stat) if tree::kind(&stat) == SFlag::S_IFDIR => {
                 let fd = tree::open_dir(&dir.fd, name).map_err(|e| Fault::host("open a directory", e))?;
+                // The one below is gone, and so is what it was.
+                self.claim(&dir, name);
                 set_opaque(&fd, b"y")
             }
             Some(_) => Ok(()),
         }
+    }
+
+    fn hide(&mut self, dir: &Dir, name: &OsStr) -> Result<(), Fault> {
+        if self.whiteouts.len() < NOTES_MAX {
+            self.whiteouts.insert(below(dir, name));
+        }
+        make_whiteout(&dir.fd, name)
+    }
+
+    /// Whether the layer has the directory `path` only for what it hides in it.
+    fn only_hides(&self, path: &Parts) -> bool {
+        if !self.implied.contains(path) {
+            return false;
+        }
+        let Ok(fd) = tree::open_plain(self.tree.root(), &tree::join(path)) else { return false };
+        remove::names(&fd).is_ok_and(|names| {
+            names.into_iter().all(|name| {
+                let mut entry = path.clone();
+                entry.push(name);
+                self.whiteouts.contains(&entry) || self.only_hides(&entry)
+            })
+        })
+    }
+
+    /// Removes whiteouts in what hides everything below anyway: overlayfs lists such directories as they are, with the
+    /// whiteouts in them.
+    fn drop_needless_whiteouts(&self) -> Result<(), Fault> {
+        let fail = |e| Fault::host("remove a whiteout", e);
+        for path in &self.whiteouts {
+            let Some((name, parent)) = split(path) else { continue };
+            let opaque = |length| {
+                let prefix = parent.get(..length).unwrap_or_default();
+                tree::open_plain(self.tree.root(), &tree::join(prefix))
+                    .is_ok_and(|fd| xattrs::is_opaque(&fd).unwrap_or(false))
+            };
+            if !(0..=parent.len()).any(opaque) {
+                continue;
+            }
+            let Ok(fd) = tree::open_plain(self.tree.root(), &tree::join(parent)) else { continue };
+            if tree::look(&fd, name.as_bytes())?.is_some_and(|stat| tree::is_whiteout(&stat)) {
+                let before = fstat(&fd).map_err(fail)?;
+                unlinkat(&fd, name, UnlinkatFlags::NoRemoveDir).map_err(fail)?;
+                let mtime = TimeSpec::new(before.st_mtime, before.st_mtime_nsec);
+                futimens(&fd, &mtime, &mtime).map_err(fail)?;
+            }
+        }
+        Ok(())
     }
 
     /// The directory that a path's last part goes into.
@@ -294,7 +351,7 @@ impl Applier {
     /// Makes something, in place of what has the name now.
     fn make(
         &mut self,
-        dir: &Dir,
+        dir: &Rc<Dir>,
         name: &OsStr,
         action: &str,
         make: impl Fn() -> Result<(), Errno>,
@@ -323,7 +380,7 @@ impl Applier {
     }
 
     /// Removes what has this name in the layer: a directory with all that is in it, a link and not its target.
-    fn clear(&mut self, dir: &Dir, name: &OsStr) -> Result<(), Fault> {
+    fn clear(&mut self, dir: &Rc<Dir>, name: &OsStr) -> Result<(), Fault> {
         let Some(stat) = tree::look(&dir.fd, name.as_bytes())? else { return Ok(()) };
         let kind = tree::kind(&stat);
         if kind == SFlag::S_IFDIR {
@@ -331,15 +388,22 @@ impl Applier {
             below.push(name.as_bytes().to_vec());
             self.implied.retain(|path| !path.starts_with(&below));
             self.links.retain(|(link, _)| !link.starts_with(&below));
-            super::remove::remove_tree(&dir.fd, name)?;
+            remove::remove_tree(&dir.fd, name)?;
         } else {
             unlinkat(&dir.fd, name, UnlinkatFlags::NoRemoveDir).map_err(|e| Fault::host("replace a file", e))?;
         }
         if matches!(kind, SFlag::S_IFDIR | SFlag::S_IFLNK) {
-            self.tree.close()?;
+            // A name that led through it leads elsewhere now.
+            self.tree.close_others(dir)?;
         }
         Ok(())
     }
+}
+
+fn below(dir: &Dir, name: &OsStr) -> Parts {
+    let mut path = dir.real.clone();
+    path.push(name.as_bytes().to_vec());
+    path
 }
 
 /// Makes the name vanish from the layers below: a character device 0:0, which user namespaces may make since Linux 5.8;

@@ -76,7 +76,8 @@ fn implied_directory(
     times: &mut Vec<(Parts, TimeSpec)>,
 ) -> Result<Option<Parts>, Fault> {
     let Ok(own) = open_plain(layer, &tree::join(path)) else { return Ok(None) };
-    if hidden_by_layer(layer, path)? {
+    // An opaque directory hides what is in it below, not what it is itself.
+    if hidden_by_layer(layer, path.split_last().map_or(&[], |(_, parent)| parent))? {
         return Ok(None);
     }
     match merged.look(path)? {
@@ -86,6 +87,7 @@ fn implied_directory(
             times.push((path.to_vec(), mtime(&stat)));
             Ok(None)
         }
+        Found::Link(_) if hidden_by_layer(layer, path)? => Ok(None),
         Found::Link(_) => {
             drop(own);
             let Some(real) = merged.resolve(path)? else {

@@ -106,6 +106,18 @@ impl Tree {
         self.root.give_back_time()
     }
 
+    /// Closes all directories but one, which is about to be worked in.
+    ///
+    /// # Errors
+    /// As [`Tree::close`].
+    pub fn close_others(&mut self, dir: &Rc<Dir>) -> Result<(), Fault> {
+        self.close()?;
+        if !dir.real.is_empty() {
+            self.cache.insert(dir.real.clone(), Rc::clone(dir));
+        }
+        Ok(())
+    }
+
     /// Tells that the directory at `real` now has this time.
     pub fn has_time(&self, real: &[Vec<u8>], mtime: TimeSpec) {
         for dir in self.cache.values().chain([&self.root]).filter(|dir| dir.real == real) {
@@ -129,7 +141,10 @@ impl Tree {
         let dir = match self.cache.get(path) {
             Some(dir) => Rc::clone(dir),
             None => {
-                let dir = Rc::new(self.open_or_make(path)?);
+                let dir = self.open_or_make(path)?;
+                // By another name, perhaps: then that one knows the time it had.
+                let known = self.cache.values().chain([&self.root]).find(|known| known.real == dir.real);
+                let dir = known.map(Rc::clone).unwrap_or_else(|| Rc::new(dir));
                 if self.cache.len() >= CACHE_MAX {
                     self.close()?;
                 }
@@ -203,8 +218,11 @@ impl Tree {
                     Err(_) if !make => return Ok(None),
                     Err(_) => {
                         // What is no directory gives way to one, as when the layers are applied in turn.
-                        unlinkat(here, name, UnlinkatFlags::NoRemoveDir)
-                            .map_err(|e| Fault::host("replace a file", e))?;
+                        let fail = |e| Fault::host("replace a file", e);
+                        let before = fstat(here).map_err(fail)?;
+                        unlinkat(here, name, UnlinkatFlags::NoRemoveDir).map_err(fail)?;
+                        let mtime = TimeSpec::new(before.st_mtime, before.st_mtime_nsec);
+                        futimens(here, &mtime, &mtime).map_err(fail)?;
                         let fd = make_dir(here, name)?;
                         let mut real: Parts = at.iter().map(|(name, _)| name.clone()).collect();
                         real.push(part.clone());
