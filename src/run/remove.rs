@@ -11,8 +11,8 @@ use std::path::Path;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, renameat};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 /// How many names are held at once: a directory may have millions.
@@ -24,7 +24,9 @@ const AT_ONCE: usize = 4096;
 /// The kernel's.
 pub fn tree(parent: &OwnedFd, name: &Path) -> nix::Result<()> {
     let name = CString::new(name.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
-    if !is_full(parent, &name)? {
+    // Asked first: on a file system that is read-only, removing what is not there fails as if it were.
+    if fstatat(parent, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) == Err(Errno::ENOENT) || !is_full(parent, &name)?
+    {
         return Ok(());
     }
     let top = open(parent, &name)?;
