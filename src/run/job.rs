@@ -140,7 +140,8 @@ impl Job {
         })?;
         let mut job = Self { journal, dir, outputs: None, scratch: None, _lock: lock };
         if let Err(error) = job.make_directories(identity) {
-            job.end(identity)?;
+            // The first error is the one to show; what cannot be removed now, the next sweep removes.
+            job.end(identity).ok();
             return Err(error);
         }
         Ok(job)
