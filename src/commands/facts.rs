@@ -100,12 +100,12 @@ mod tests {
 
     #[test]
     fn a_source_is_found_from_the_callers_directory_or_home() {
-        let at = |source| locate(source, Path::new("/work"), Path::new("/home/ann"));
-        assert_eq!(at("./pgdata"), Path::new("/work/./pgdata"));
+        let at = |source| locate(source, Path::new("/home/ann/lab"), Path::new("/home/ann"));
+        assert_eq!(at("./pgdata"), Path::new("/home/ann/lab/./pgdata"));
         assert_eq!(at("/data"), Path::new("/data"));
         assert_eq!(at("~"), Path::new("/home/ann"));
         assert_eq!(at("~/x"), Path::new("/home/ann/x"));
-        assert_eq!(at("~bob/x"), Path::new("/work/~bob/x"));
+        assert_eq!(at("~bob/x"), Path::new("/home/ann/lab/~bob/x"));
     }
 
     #[test]

@@ -75,7 +75,8 @@ pub fn verify(global: &Global, args: &RecordArgs) -> Result<u8> {
     if args.json {
         print::json(&json!({"id": record.id, "unchanged": changes.is_empty(), "changes": changes}))?;
     } else if changes.is_empty() {
-        print::line(&format!("{}: {} files, unchanged", record.id, told.files.len()))?;
+        let files = told.files.len();
+        print::line(&format!("{}: {files} {}, unchanged", record.id, if files == 1 { "file" } else { "files" }))?;
     } else {
         changes.iter().try_for_each(|change| print::line(change))?;
     }
