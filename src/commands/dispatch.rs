@@ -2,7 +2,7 @@
 
 use crate::cli::{Command, Global, PullArgs};
 use crate::commands::{
-    Context, bundle, doctor, facts, fsck, images, inspect, manual, policy, prune, ps, pull, records, request, rmi, run,
+    Context, bundle, doctor, fsck, images, inspect, manual, policy, prune, ps, pull, records, rmi, run,
 };
 use crate::error::{Error, Kind, Result, Stage};
 
@@ -12,10 +12,7 @@ use crate::error::{Error, Kind, Result, Stage};
 /// The verb's.
 pub fn dispatch(global: &Global, command: &Command) -> Result<u8> {
     match command {
-        Command::Policy(command) => {
-            // seam: read files as the researcher; the facts of `run`, which know the stored image
-            policy::run(global, command, &request::read_file, &facts::without_image)
-        }
+        Command::Policy(command) => policy::run(global, command),
         Command::Completions(args) => manual::completions(args),
         Command::Man(args) => manual::man(args),
         Command::Pull(args) => pull::pull(&Context::new(global)?, &pull_args(global, args)).map(|()| 0),

@@ -11,6 +11,8 @@ use nix::fcntl::{OFlag, open, readlink};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::Mode;
 
+use super::prepare;
+use crate::bundle::identity::acting_as;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::idmap::IdMap;
@@ -80,6 +82,7 @@ pub fn without_image(policy: &Policy, caller: &Caller, request: &RunRequest) -> 
     let cwd = std::env::current_dir().map_err(|e| {
         Error::new(Stage::Cli, Kind::Host, "the current directory cannot be found").because(e).hint("change to another")
     })?;
+    let ids = prepare::researcher(caller)?;
     Ok(GrantFacts {
         project: request.project.clone(),
         home: resolve(&caller.home).unwrap_or_else(|| caller.home.clone()),
@@ -88,7 +91,7 @@ pub fn without_image(policy: &Policy, caller: &Caller, request: &RunRequest) -> 
         named_by_digest: digest.is_some(),
         approved: policy.approved()?,
         today: jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date(),
-        sources: sources(&request.binds, &cwd, &caller.home),
+        sources: acting_as(&ids, caller.is_privileged(), || Ok(sources(&request.binds, &cwd, &caller.home)))?,
         single_id: IdMap::on_disk(caller)?.is_single(),
         hard_limits: hard_limits(),
     })

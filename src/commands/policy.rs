@@ -1,26 +1,23 @@
 //! `ces policy show`, `check`, `explain`.
 
+use crate::bundle::identity::acting_as;
 use crate::cli::{ExplainArgs, Global, PolicyCommand};
 use crate::commands::print;
-use crate::commands::request::{self, ReadFile};
+use crate::commands::{facts, prepare, request};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
-use crate::policy::grant::{Decision, GrantFacts};
-use crate::policy::request::RunRequest;
+use crate::policy::grant::Decision;
 use crate::policy::{HostFacts, Policy};
-
-/// Finds out what a grant depends on, without running anything.
-pub type FindFacts<'a> = &'a dyn Fn(&Policy, &Caller, &RunRequest) -> Result<GrantFacts>;
 
 /// Runs the verb.
 ///
 /// # Errors
 /// When the policy in force or the file to check is malformed, or the run to explain would be refused.
-pub fn run(global: &Global, command: &PolicyCommand, open: ReadFile<'_>, find: FindFacts<'_>) -> Result<u8> {
+pub fn run(global: &Global, command: &PolicyCommand) -> Result<u8> {
     match command {
         PolicyCommand::Show(args) => show(global, args.json),
         PolicyCommand::Check { file, json } => check(file, *json),
-        PolicyCommand::Explain(args) => explain(global, args, open, find),
+        PolicyCommand::Explain(args) => explain(global, args),
     }
 }
 
@@ -46,10 +43,11 @@ fn show(global: &Global, json: bool) -> Result<u8> {
 
 fn check(file: &std::path::Path, json: bool) -> Result<u8> {
     let name = file.display().to_string();
-    let bytes = request::read_file(file)?;
+    let caller = Caller::find()?;
+    let ids = prepare::researcher(&caller)?;
+    let bytes = acting_as(&ids, caller.is_privileged(), || request::read_file(file))?;
     let text = String::from_utf8(bytes)
         .map_err(|e| Error::new(Stage::Policy, Kind::Policy, format!("{name} is not text")).because(e.utf8_error()))?;
-    let caller = Caller::find()?;
     let policy = Policy::parse(&text, &name, &HostFacts::gather(caller.is_privileged())?)?;
     if json {
         print::json(&Shown { file: policy.file(), mode: caller.mode, rules: policy.rules() })?;
@@ -59,11 +57,11 @@ fn check(file: &std::path::Path, json: bool) -> Result<u8> {
     Ok(0)
 }
 
-fn explain(global: &Global, args: &ExplainArgs, open: ReadFile<'_>, find: FindFacts<'_>) -> Result<u8> {
+fn explain(global: &Global, args: &ExplainArgs) -> Result<u8> {
     let caller = Caller::find()?;
     let policy = Policy::load(&caller, global.policy.as_deref())?;
-    let asked = request::read(&args.run, open, &request::caller_env())?;
-    let facts = find(&policy, &caller, &asked)?;
+    let asked = prepare::read_request(&caller, &args.run)?;
+    let facts = facts::without_image(&policy, &caller, &asked)?;
     let grant = policy.grant(&asked, &facts)?;
     if args.json {
         print::json(&grant)?;

@@ -45,7 +45,7 @@ pub struct Prepared {
 }
 
 /// Who calls, with the rights to open what they name.
-fn researcher(caller: &Caller) -> Result<HostIds> {
+pub(super) fn researcher(caller: &Caller) -> Result<HostIds> {
     let groups =
         if caller.is_privileged() { caller.groups()?.iter().map(|g| g.as_raw()).collect() } else { Vec::new() };
     Ok(HostIds { uid: caller.uid.as_raw(), gid: caller.gid.as_raw(), groups })

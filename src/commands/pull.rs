@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::{Context, print};
-use crate::bundle::identity::{HostIds, acting_as};
+use super::{Context, prepare, print};
+use crate::bundle::identity::acting_as;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::image::document::Platform;
 use crate::image::progress::Progress;
@@ -52,7 +52,7 @@ pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
         None => Platform::host(),
     };
     let credentials = match &source {
-        Source::Registry(reference) => credentials(args, reference.host())?,
+        Source::Registry(reference) => credentials(ctx, args, reference.host())?,
         _ => None,
     };
     let origin = source::open(&source, &ctx.registries, credentials)?;
@@ -95,8 +95,7 @@ fn readable_by_caller(ctx: &Context, source: &Source) -> Result<()> {
         return Ok(());
     };
     let caller = &ctx.caller;
-    let groups = caller.groups()?.iter().map(|group| group.as_raw()).collect();
-    let ids = HostIds { uid: caller.uid.as_raw(), gid: caller.gid.as_raw(), groups };
+    let ids = prepare::researcher(caller)?;
     acting_as(&ids, caller.is_privileged(), || match std::fs::File::open(path) {
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
             Err(Error::new(Stage::Pull, Kind::Failed, format!("you cannot read {}", path.display()))
@@ -109,10 +108,12 @@ fn readable_by_caller(ctx: &Context, source: &Source) -> Result<()> {
 }
 
 /// The user's name and password for `host`, if any were given.
-fn credentials(args: &PullArgs, host: &str) -> Result<Option<Credentials>> {
+fn credentials(ctx: &Context, args: &PullArgs, host: &str) -> Result<Option<Credentials>> {
     let usage = |what: &str| Error::new(Stage::Cli, Kind::Usage, what.to_owned());
     if let Some(file) = &args.creds {
-        return Credentials::from_file(file, host).map(Some);
+        // With the caller's rights: root's credentials are not theirs to use.
+        let ids = prepare::researcher(&ctx.caller)?;
+        return acting_as(&ids, ctx.caller.is_privileged(), || Credentials::from_file(file, host).map(Some));
     }
     match (&args.username, &args.password, args.password_stdin) {
         (None, None, false) => Ok(None),

@@ -77,6 +77,7 @@ fn execute(
         plan,
         limits_required: limits.required,
         time: limits.time,
+        interactive: prepared.grant.interactive,
         bounds: vec![
             Bound { what: "scratch", dir: job.scratch_directory()?, bytes: limits.scratch_bytes, files: None },
             Bound {

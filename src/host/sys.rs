@@ -139,12 +139,12 @@ pub fn close_paths() -> io::Result<()> {
     Ok(())
 }
 
-/// Puts `streams` in the place of standard output and standard error, where given. For a child about to execute.
+/// Puts `streams` in the place of standard input, output and error, where given. For a child about to execute.
 ///
 /// # Errors
 /// The kernel's.
-pub fn replace_streams(streams: [Option<&OwnedFd>; 2]) -> io::Result<()> {
-    for (stream, number) in streams.into_iter().zip([libc::STDOUT_FILENO, libc::STDERR_FILENO]) {
+pub fn replace_streams(streams: [Option<&OwnedFd>; 3]) -> io::Result<()> {
+    for (stream, number) in streams.into_iter().zip([libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO]) {
         if let Some(stream) = stream {
             // SAFETY: the standard streams are never owned as descriptors; replacing them closes nothing of ours.
             check(unsafe { libc::dup2(stream.as_raw_fd(), number) }.into())?;

@@ -104,7 +104,7 @@ fn writable_null() -> std::io::Result<()> {
         (is_null(nix::sys::stat::fstat(std::io::stdout())), is_null(nix::sys::stat::fstat(std::io::stderr())));
     if out || err {
         let device = OwnedFd::from(fs::OpenOptions::new().write(true).open("/dev/null")?);
-        sys::replace_streams([out.then_some(&device), err.then_some(&device)])?;
+        sys::replace_streams([None, out.then_some(&device), err.then_some(&device)])?;
     }
     Ok(())
 }

@@ -40,6 +40,8 @@ pub struct Launch<'a> {
     pub limits_required: bool,
     /// How long it may run.
     pub time: Option<Duration>,
+    /// Standard input reaches the payload even when it is a terminal (`-i`).
+    pub interactive: bool,
     /// Bounds on scratch and outputs.
     pub bounds: Vec<Bound>,
 }
@@ -81,11 +83,13 @@ pub fn launch(mut launch: Launch<'_>, before_start: impl FnOnce(&Checked) -> Res
         }
     }
     let [stdout, stderr] = ends;
+    let stdin = supervise::input_beside_terminal(launch.interactive)?;
     // What a killed stage process leaves becomes this process's own, to end.
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|e| Error::new(Stage::Run, Kind::Host, "cannot take over orphans").because(e.desc()))?;
-    let stage = spawn::spawn(&request, identity.layer_map().as_ref(), [stdout.as_ref(), stderr.as_ref()])?;
-    drop((stdout, stderr));
+    let stage =
+        spawn::spawn(&request, identity.layer_map().as_ref(), [stdin.as_ref(), stdout.as_ref(), stderr.as_ref()])?;
+    drop((stdin, stdout, stderr));
     let pid = stage.pid;
     let done = converse(&launch, stage, before_start, &mut signals, (pipes, watch));
     spawn::end(pid);

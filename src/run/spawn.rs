@@ -80,7 +80,7 @@ fn fork(child: impl FnOnce() -> i32) -> std::io::Result<Pid> {
 pub fn spawn(
     request: &StageRequest,
     layer_map: Option<&IdMap>,
-    streams: [Option<&OwnedFd>; 2],
+    streams: [Option<&OwnedFd>; 3],
 ) -> Result<StageProcess> {
     let layer_ns = layer_map.map(|map| user_namespace(map, request.privileged)).transpose()?;
     let document = sealed_request(request)?;

@@ -136,6 +136,21 @@ impl TerminalPipe {
     }
 }
 
+/// What takes the place of standard input when that is a terminal: a descriptor of a terminal is one to write to as well,
+/// past every filter. With `-i` it is opened again for reading alone; without, there is nothing to read (as with podman).
+///
+/// # Errors
+/// When the terminal cannot be opened again.
+pub fn input_beside_terminal(interactive: bool) -> Result<Option<OwnedFd>> {
+    if !nix::unistd::isatty(std::io::stdin()).unwrap_or(false) {
+        return Ok(None);
+    }
+    let path = if interactive { "/proc/self/fd/0" } else { "/dev/null" };
+    let flags = OFlag::O_RDONLY | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let opened = nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty());
+    opened.map(Some).map_err(|e| fail("open the terminal for reading alone", e))
+}
+
 /// A created container under supervision.
 #[derive(Debug)]
 pub struct Supervised<'a> {

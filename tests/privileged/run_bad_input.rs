@@ -272,3 +272,43 @@ fn largest_below(dir: &Path) -> u64 {
     };
     crate::support::children(dir).iter().map(size).max().unwrap_or(0)
 }
+
+#[test]
+fn no_verb_reads_a_file_for_the_researcher_that_only_root_may_read() {
+    let Some(host) = Host::with_demo() else { return };
+    let secret = host.root().join("only-roots");
+    fs::write(&secret, "user:hunter2\n").expect("a file of root's");
+    fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("its mode");
+    let file = secret.display().to_string();
+    for words in [
+        vec!["policy", "explain", "--json", "--env-file", &file, "localhost/demo"],
+        vec!["policy", "check", &file],
+        vec!["pull", "--creds", &file, "localhost:1/x/y:1"],
+        vec!["run", "--env-file", &file, "localhost/demo", "env"],
+        vec!["run", "--arg-file", &file, "localhost/demo", "echo"],
+    ] {
+        let ran = Ran::from(host.ces().args(&words).output());
+        assert!(ran.code.is_some_and(|code| code != 0), "{words:?}: {ran:?}");
+        assert!(ran.stderr.contains("ermission denied"), "{words:?}: {ran:?}");
+        assert!(!format!("{ran:?}").contains("hunter2"), "{words:?}: {ran:?}");
+    }
+}
+
+#[test]
+fn a_terminal_at_standard_input_is_not_handed_to_the_payload() {
+    let Some(host) = Host::with_demo() else { return };
+    let ces = env!("CARGO_BIN_EXE_ces");
+    let look = |option: &str| {
+        let line =
+            format!("{ces} -q run {option} localhost/demo sh -c 'readlink /proc/self/fd/0; echo x >&0 || echo closed'");
+        let mut command = host.command("script");
+        for (name, value) in host.ces().get_envs() {
+            if let Some(value) = value {
+                command.env(name, value);
+            }
+        }
+        Ran::from(command.args(["-qec", &line, "/dev/null"]).stdin(std::process::Stdio::null()).output()).stdout
+    };
+    assert!(look("").starts_with("/dev/null"), "{}", look(""));
+    assert!(look("-i").contains("closed"), "the terminal may be read, not written: {}", look("-i"));
+}
