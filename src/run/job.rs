@@ -4,9 +4,9 @@
 //! dead one; refuses to reuse any directory.
 //!
 //! ```text
-//! <running>/<id>/lock       held by the supervising ces as long as it lives
-//! <running>/<id>/job.json   what a sweep needs: work, scratch, record
-//! <store>/work/<id>/        throw-away upper directory, files bound into the container
+//! RUNNING/<id>/lock       held by the supervising ces as long as it lives
+//! RUNNING/<id>/job.json   what a sweep needs: work, scratch, record
+//! STORE/work/<id>/         throw-away upper directory, files bound into the container
 //! ~/scratch_<id>/           the container's /scratch, removed
 //! ~/outputs_<id>/           the container's /safe_outputs, kept
 //! ```

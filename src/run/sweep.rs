@@ -2,6 +2,14 @@
 //!
 //! Takes the journals of jobs; gives nothing; trusts the lock (held: alive); refuses to touch a job that is alive.
 
+use std::fs::File;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::Flock;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+
 use super::handover;
 use super::job::{self, Journal};
 use super::outputs;
@@ -20,7 +28,7 @@ use crate::host::idmap::IdMap;
 pub fn sweep(dirs: &Dirs, caller: &Caller) -> Result<Vec<String>> {
     job::forget_half_made(dirs)?;
     let mut left = Vec::new();
-    for (journal, lock) in job::list(dirs)? {
+    for (journal, lock) in settled(dirs)? {
         // The lock is kept until the journal is gone, so that two sweeps do not meet.
         if lock.is_some()
             && let Err(error) = clean(dirs, caller, &journal)
@@ -29,6 +37,30 @@ pub fn sweep(dirs: &Dirs, caller: &Caller) -> Result<Vec<String>> {
         }
     }
     Ok(left)
+}
+
+/// The journals, once no lock is held for a ces that is dead: what it forked a moment before it was killed holds a copy of
+/// its lock until it dies too. Another sweep at work holds locks as well; it is waited for just so.
+fn settled(dirs: &Dirs) -> Result<Vec<(Journal, Option<Flock<File>>)>> {
+    for _ in 0..SETTLE_LOOKS {
+        let jobs = job::list(dirs)?;
+        let dying = |(journal, lock): &(Journal, Option<Flock<File>>)| lock.is_none() && is_gone(journal.pid);
+        if !jobs.iter().any(dying) {
+            return Ok(jobs);
+        }
+        // The locks just taken are given back first: they would be in this process's own way.
+        drop(jobs);
+        std::thread::sleep(SETTLE_PAUSE);
+    }
+    job::list(dirs)
+}
+
+/// How often, and how long in between, to look for the end of what a killed ces forked: two seconds in all.
+const SETTLE_LOOKS: u32 = 200;
+const SETTLE_PAUSE: Duration = Duration::from_millis(10);
+
+fn is_gone(pid: u32) -> bool {
+    i32::try_from(pid).is_ok_and(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH))
 }
 
 fn clean(dirs: &Dirs, caller: &Caller, journal: &Journal) -> Result<()> {
