@@ -15,5 +15,7 @@ mod command_line;
 mod policy;
 /// Documents and the tests they name.
 mod promises;
+/// The golden specs and the runtime specification's schema.
+mod schema;
 /// The seccomp filters, by the kernel itself.
 mod system_calls;

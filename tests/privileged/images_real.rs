@@ -5,36 +5,25 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 
+use crate::support::runtimes::{RUNTIMES, both_are_here};
 use crate::support::{Host, Ran, fixtures, have, python_layout};
 
 #[test]
 fn a_bundle_runs_under_crun_and_runc_with_the_same_output() {
     let Some(host) = Host::with_demo() else { return };
-    let (Some(()), Some(())) = (have("crun"), have("runc")) else { return };
+    let Some(()) = both_are_here() else { return };
     let script = "id -u; id -g; ip -o link | wc -l; grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status; cat /safe_data/ward.csv
         echo $HOME $TMPDIR; hostname; ls -d /scratch /safe_outputs; ulimit -c; ! echo x 2>/dev/null > /proc/sysrq-trigger
         chroot / true 2>/dev/null || echo refused; unshare -r true 2>/dev/null || echo refused; exit 7";
-    // `ces bundle` takes the command as the entrypoint: what follows the image is the directory.
-    let entrypoint = serde_json::json!(["/bin/sh", "-c", script]).to_string();
-    let options = ["--hostname", "analysis", "--entrypoint", &entrypoint, "localhost/demo"];
-    let ours = host.run(&options);
+    let options = ["--hostname", "analysis"];
+    let ours = host.sh(&options, script);
     ours.exits(7);
-
-    let bundle = host.researcher().dir.join("bundle");
-    Ran::from(host.ces().arg("bundle").args(options).arg(&bundle).output()).exits(0);
+    let bundle = host.bundle("bundle", &options, "localhost/demo", &["/bin/sh", "-c", script]);
     let found = host.home().join("bundle");
     assert!(found.join("config.json").is_file() && found.join("rootfs/bin/sh").exists());
 
-    for runtime in ["crun", "runc"] {
-        let state = host.tmp().join(runtime);
-        // These two refuse or misread a host with both versions of control groups: show them the first alone.
-        let inner = "umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$@\"";
-        let mut command = host.command("unshare");
-        command.args(["--mount", "sh", "-c", inner, "sh", runtime, "--root"]).arg(&state);
-        command.args(["run", "-b"]).arg(&bundle).arg(format!("{}.{runtime}", host.token()));
-        // One of them gives its streams to the container's user: a pipe, not the host's null device.
-        let theirs = Ran::from(command.stdin(std::process::Stdio::piped()).output());
-        assert_eq!(theirs.exits(7), ours.stdout, "{runtime}");
+    for runtime in RUNTIMES {
+        assert_eq!(host.run_bundle(runtime, &bundle).exits(7), ours.stdout, "{runtime}");
     }
     host.nothing_is_left();
 }

@@ -19,6 +19,8 @@ mod isolation;
 mod isolation_calls;
 /// Files, mounts and devices, one by one.
 mod isolation_files;
+/// The same bundles under crun and runc: calls, facts, documents.
+mod portable;
 /// Payloads that take all they can get.
 mod attacks;
 /// Killed at any moment, out of descriptors, out of space.

@@ -6,6 +6,10 @@ pub mod layout;
 pub mod left;
 /// The probe: a payload that reports what it sees.
 pub mod probe;
+/// The same bundle under crun and runc.
+pub mod runtimes;
+/// The runtime specification's own JSON schema.
+pub mod schema;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -37,12 +41,22 @@ pub struct Host {
     dir: TempDir,
     holder: Child,
     researcher: User,
+    ordinary: bool,
     mounts_before: Vec<String>,
 }
 
 impl Host {
     /// A new host, or none if this machine cannot give one: then it says so, and under `CES_MUST_RUN` it fails.
     pub fn new() -> Option<Self> {
+        Self::called(false)
+    }
+
+    /// A host on which the researcher calls `ces` as themselves, without sudo: advisory mode, a store of their own.
+    pub fn of_an_ordinary_user() -> Option<Self> {
+        Self::called(true)
+    }
+
+    fn called(ordinary: bool) -> Option<Self> {
         if !geteuid().is_root() {
             return skip("not root, so neither sudo nor another mount namespace can be played");
         }
@@ -59,6 +73,9 @@ impl Host {
         fs::set_permissions(base, fs::Permissions::from_mode(0o755)).expect("permissions");
         for name in ["home", "home/safe_data", "home/safe_data/ward.csv"] {
             chown(base.join(name), Some(researcher.uid.as_raw()), Some(researcher.gid.as_raw())).expect("an owner");
+        }
+        if ordinary {
+            chown(base.join("ces"), Some(researcher.uid.as_raw()), Some(researcher.gid.as_raw())).expect("an owner");
         }
         let script = "set -e
             overlay() { mount -t overlay -o \"lowerdir=$2,upperdir=$1.upper,workdir=$1.work\" overlay \"$2\"; }
@@ -79,7 +96,7 @@ impl Host {
         let said = holder.stdout.take().expect("its standard output");
         BufReader::new(said).read_line(&mut line).expect("a line from the holder");
         assert_eq!(line, "ready\n", "the mounts of a test's host could not be made");
-        let mut host = Self { dir, holder, researcher, mounts_before: Vec::new() };
+        let mut host = Self { dir, holder, researcher, ordinary, mounts_before: Vec::new() };
         host.mounts_before = host.mounts();
         Some(host)
     }
@@ -144,8 +161,16 @@ impl Host {
         command
     }
 
-    /// `ces` as the researcher calls it by sudo.
+    /// `ces` as the researcher calls it: by sudo, or on an ordinary user's host as themselves.
     pub fn ces(&self) -> Command {
+        if self.ordinary {
+            let mut command = self.command("setpriv");
+            command.arg(format!("--reuid={}", self.researcher.uid)).arg(format!("--regid={}", self.researcher.gid));
+            command.args(["--init-groups", "--inh-caps=-all", "--", env!("CARGO_BIN_EXE_ces")]);
+            command.env("HOME", &self.researcher.dir).env("USER", &self.researcher.name);
+            command.env("CES_ROOT", self.dir.path().join("ces"));
+            return command;
+        }
         let mut command = self.ces_as_root();
         command.env("SUDO_UID", self.researcher.uid.to_string()).env("SUDO_GID", self.researcher.gid.to_string());
         command.env("SUDO_USER", &self.researcher.name).env("SUDO_COMMAND", "ces");

@@ -29,10 +29,20 @@ impl Host {
     /// compiler.
     pub fn with_probe() -> Option<Self> {
         have("cc")?;
-        let host = Self::with_demo()?;
-        host.pull_demo("root");
-        fs::copy(built(), host.home().join("safe_data/probe")).expect("the probe in the safe data");
-        Some(host)
+        Self::new().map(Self::and_probe)
+    }
+
+    /// The same on an ordinary user's host.
+    pub fn of_an_ordinary_user_with_probe() -> Option<Self> {
+        have("cc")?;
+        Self::of_an_ordinary_user().map(Self::and_probe)
+    }
+
+    fn and_probe(self) -> Self {
+        self.pull_demo("demo");
+        self.pull_demo("root");
+        fs::copy(built(), self.home().join("safe_data/probe")).expect("the probe in the safe data");
+        self
     }
 
     /// `ces run` of the probe, to its end.

@@ -50,9 +50,10 @@ pub(super) fn build(input: &SpecInput<'_>) -> Result<Vec<Mount>> {
     Ok(mounts)
 }
 
-/// `rro`: file systems mounted below the data are read-only too, which `ro` alone does not do.
-const READ_ONLY: &[&str] = &["rbind", "rprivate", "ro", "rro", "nosuid", "nodev"];
-const READ_WRITE: &[&str] = &["rbind", "rprivate", "rw", "nosuid", "nodev"];
+/// `rro` and the like: file systems mounted below carry the flag too, which `ro` alone does not do (runtime spec 1.1,
+/// "Linux mount options"); crun 1.8 leaves `nosuid` and `nodev` of an `rbind` out altogether, but not these.
+const READ_ONLY: &[&str] = &["rbind", "rprivate", "ro", "rro", "nosuid", "rnosuid", "nodev", "rnodev"];
+const READ_WRITE: &[&str] = &["rbind", "rprivate", "rw", "nosuid", "rnosuid", "nodev", "rnodev"];
 
 /// What the kernel itself offers.
 fn kernel(input: &SpecInput<'_>) -> Result<Vec<Mount>> {
