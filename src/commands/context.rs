@@ -64,6 +64,7 @@ fn limits(stated: &ImageLimits) -> Limits {
         image_bytes: value(&stated.image, built_in.image_bytes),
         entries: value(&stated.entries, built_in.entries),
         layers: value(&stated.layers, built_in.layers),
+        memory: value(&stated.memory, built_in.memory),
         ..built_in
     }
 }

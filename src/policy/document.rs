@@ -204,6 +204,7 @@ fn read_images(mut table: Table<'_>, images: &mut Images) -> Result<()> {
             image: size(&mut table, "image")?,
             entries: count(&mut table, "entries")?,
             layers: count(&mut table, "layers")?,
+            memory: size(&mut table, "memory")?,
         };
         table.finish()?;
     }

@@ -139,6 +139,8 @@ pub struct ImageLimits {
     pub entries: Option<Rule<u64>>,
     /// Layers an image may have.
     pub layers: Option<Rule<u64>>,
+    /// Bytes of memory the process that unpacks a layer may hold.
+    pub memory: Option<Rule<u64>>,
 }
 
 /// Where safe data is, and how far it may be reached.

@@ -34,6 +34,7 @@ impl Policy {
             ("bytes of an image", &most.image, true),
             ("entries of a layer", &most.entries, false),
             ("layers of an image", &most.layers, false),
+            ("memory while unpacking", &most.memory, true),
         ] {
             if let Some(rule) = rule {
                 let value = if bytes { units::show_size(rule.value) } else { rule.value.to_string() };

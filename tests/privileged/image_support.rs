@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use ces::error::{Error, Result};
 use ces::host::caller::Caller;
 use ces::host::dirs::Dirs;
+use ces::host::idmap::IdMap;
 use ces::image::document::Platform;
 use ces::image::progress::Progress;
 use ces::image::pull::{Pulled, Request, pull};
@@ -41,10 +42,17 @@ impl Again {
         Self { directory }
     }
 
+    /// To run one ignored test.
     pub fn command(&self, test: &str) -> std::process::Command {
+        let mut command = self.binary();
+        command.args(["--exact", "--ignored", "--nocapture", test]);
+        command
+    }
+
+    /// To run what its arguments say.
+    pub fn binary(&self) -> std::process::Command {
         let mut command = std::process::Command::new(self.directory.path().join("tests"));
         command
-            .args(["--exact", "--ignored", "--nocapture", test])
             .current_dir("/")
             .env("CES_TEST_EXE", self.directory.path().join("ces"))
             .env("TMPDIR", self.directory.path().join("tmp"))
@@ -355,4 +363,50 @@ impl Site {
 
 pub fn report(error: &Error) -> String {
     error.report()
+}
+
+/// Unpacks one layer that is fine; gives its tree.
+#[track_caller]
+pub fn kept(site: &Site, archive: Tar) -> PathBuf {
+    let trees = site.unpack(&[archive]).unwrap_or_else(|e| panic!("{}", e.report()));
+    site.assert_canary_unharmed();
+    site.assert_no_leftovers();
+    trees[0].clone()
+}
+
+/// A tree in a store that lives as long as it.
+pub struct Alone(PathBuf, #[allow(dead_code, reason = "kept for its directory")] Site);
+
+impl std::ops::Deref for Alone {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+/// As [`kept`], in a store of its own.
+#[track_caller]
+pub fn alone(archive: Tar) -> Alone {
+    let site = Site::new();
+    Alone(kept(&site, archive), site)
+}
+
+/// A layer that must be refused, with `why` in the report.
+#[track_caller]
+pub fn refused(archive: Tar, why: &str) {
+    let report = Site::new().refuse(&[archive]);
+    assert!(report.contains(why), "not \"{why}\":\n{report}");
+    assert!(report.contains("layer 1 of 1 of localhost/test:latest"), "{report}");
+}
+
+/// The owner and group on this disk of what belongs to `uid` and `gid` in an image.
+pub fn on_disk(uid: u32, gid: u32) -> (u32, u32) {
+    let ids = IdMap::on_disk(&Caller::find().unwrap()).unwrap();
+    (ids.uid_outside(uid).unwrap(), ids.gid_outside(gid).unwrap())
+}
+
+/// An archive with nothing in it yet.
+pub fn empty() -> Tar {
+    Tar::default()
 }

@@ -31,6 +31,10 @@ mod images_real;
 mod unpack;
 mod unpack_as_user;
 mod unpack_hazards;
+mod unpack_archive;
+mod unpack_bounds;
+mod unpack_confined;
+mod unpack_everywhere;
 mod unpack_in_turn;
 /// The store under many hands, and under kill -9.
 mod store;

@@ -56,6 +56,9 @@ fn descriptors() -> io::Result<(UnixStream, File)> {
 fn work(from_parent: &mut BufReader<&UnixStream>, control: &UnixStream, blob: File) -> Result<Option<Report>, Fault> {
     let lost = |e: io::Error| Fault::new(FaultKind::Host, format!("lost the parent process: {e}"));
     let job: Job = receive(from_parent).map_err(lost)?;
+    // Whatever a layer makes this process remember, the host keeps its memory: an allocation beyond is this process's end.
+    setrlimit(Resource::RLIMIT_DATA, job.limits.memory, job.limits.memory)
+        .map_err(|e| Fault::host("limit the memory of the unpacking process", e))?;
     let directory = open(&job.directory)?;
     let listing = job.listing.as_deref().map(create).transpose()?;
     let lower = match &job.work {

@@ -32,6 +32,9 @@ pub struct Limits {
     pub ratio_from: u64,
     /// Memory a Zstandard frame may ask for, as a power of two; decoders should support 23 (RFC 8878, 3.1.1.1.2).
     pub zstd_window_log: u32,
+    /// Bytes of data the unpacking process may hold (`RLIMIT_DATA`, setrlimit(2)). It takes some 16 MiB, and what it has
+    /// to remember of a layer comes on top: about 100 bytes a file, and each name of a file with several.
+    pub memory: u64,
 }
 
 impl Default for Limits {
@@ -49,6 +52,7 @@ impl Default for Limits {
             ratio: 200,
             ratio_from: GIB / 4,
             zstd_window_log: 23,
+            memory: GIB,
         }
     }
 }

@@ -164,7 +164,7 @@ impl Unpacker {
             .spawn()
             .map_err(fail)?;
         let from_child = BufReader::new(control.try_clone().map_err(fail)?);
-        let mut running = Running { child, control, from_child };
+        let mut running = Running { child, control, from_child, memory: job.limits.memory };
         match running.introduce(&job, self.privileged) {
             Ok(()) => Ok(running),
             Err(error) => {
@@ -180,6 +180,8 @@ struct Running {
     child: Child,
     control: UnixStream,
     from_child: BufReader<UnixStream>,
+    /// Bytes it may hold.
+    memory: u64,
 }
 
 impl Running {
@@ -204,7 +206,10 @@ impl Running {
             Ok(Said::Done(report)) => Ok(Ok(report)),
             Ok(Said::Failed(fault)) => Ok(Err(fault)),
             Ok(Said::Unshared) | Err(_) => {
-                Err(host("the unpacking process died", status).hint("if it was killed by signal 9, memory ran out"))
+                Err(host("the unpacking process died", status).hint(format!(
+                    "signal 6: the layer needs more memory than images.limits.memory allows ({} MiB); signal 9: the host's memory ran out",
+                    self.memory >> 20
+                )))
             }
         }
     }
