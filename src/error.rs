@@ -51,6 +51,8 @@ pub enum Kind {
     Host,
     /// Anything else that failed.
     Failed,
+    /// This signal asked for it (exit 128 + its number).
+    Interrupted(i32),
 }
 
 /// A failure, ready to be shown: what, because of what, and what to do.
@@ -135,12 +137,13 @@ impl Error {
         out
     }
 
-    /// The exit status of every verb but `run`: 1 failed, 2 usage, 3 refused by policy.
+    /// The exit status of every verb but `run`: 1 failed, 2 usage, 3 refused by policy, 128 and more: a signal.
     pub fn exit_status(&self) -> u8 {
         match self.kind {
             Kind::Usage => 2,
             Kind::Policy => 3,
             Kind::Hostile | Kind::Missing | Kind::Host | Kind::Failed => 1,
+            Kind::Interrupted(signal) => u8::try_from(128 + signal).unwrap_or(1),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::{Context, prepare, print};
 use crate::bundle::identity::acting_as;
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::signals::Interrupt;
 use crate::image::document::Platform;
 use crate::image::progress::Progress;
 use crate::image::pull::{Request, pull as pull_image};
@@ -55,12 +56,14 @@ pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
         Source::Registry(reference) => credentials(ctx, args, reference.host())?,
         _ => None,
     };
+    let interrupt = Interrupt::watch()?;
     let origin = source::open(&source, &ctx.registries, credentials)?;
     let store = Store::open(&ctx.dirs, &ctx.caller)?;
     let unpacker = Unpacker::new(&ctx.caller, &ctx.limits)?;
     let progress = Progress::new(args.quiet);
-    let request =
-        Request { reference, source: args.source.clone(), by: ctx.caller.name.clone(), platform, progress: &progress };
+    let by = ctx.caller.name.clone();
+    let interrupt = &interrupt;
+    let request = Request { reference, source: args.source.clone(), by, platform, progress: &progress, interrupt };
     let pulled = pull_image(&store, &unpacker, origin.as_ref(), &request)?;
     if args.json {
         return print::json(&pulled);

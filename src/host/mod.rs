@@ -8,5 +8,7 @@ pub mod cgroup;
 pub mod dirs;
 /// Which ids inside a user namespace are which outside.
 pub mod idmap;
+/// Signals that ask long work to stop.
+pub mod signals;
 /// System calls that need `unsafe`; the only such file.
 pub mod sys;

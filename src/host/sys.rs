@@ -400,6 +400,18 @@ pub fn set_signal_action(signal: nix::sys::signal::Signal, action: &nix::sys::si
     unsafe { nix::sys::signal::sigaction(signal, action) }.map(drop)
 }
 
+/// Whether `signal` is ignored.
+///
+/// # Errors
+/// The kernel's.
+pub fn is_ignored(signal: nix::sys::signal::Signal) -> io::Result<bool> {
+    // SAFETY: all zeros are a valid sigaction.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: nothing is set; what is there is written to `action`, which lives over the call.
+    check(unsafe { libc::sigaction(signal as libc::c_int, std::ptr::null(), &raw mut action) }.into())?;
+    Ok(action.sa_sigaction == libc::SIG_IGN)
+}
+
 /// Makes this process group the foreground one of its controlling terminal, where it has one.
 pub fn foreground_if_terminal() {
     let stdin = io::stdin();

@@ -27,6 +27,7 @@ use super::store::{ImageRecord, LayerRecord, Store};
 use super::unpack::parent::{BlobPipe, Unpacker};
 use super::unpack::protocol::{Fault, FaultKind, Open, RawPath, Report, Work};
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::signals::Interrupt;
 use crate::text;
 
 /// Layers fetched and unpacked at once.
@@ -47,6 +48,8 @@ pub struct Request<'a> {
     pub platform: Platform,
     /// Where to show progress.
     pub progress: &'a Progress,
+    /// Whether to go on.
+    pub interrupt: &'a Interrupt,
 }
 
 /// What was stored.
@@ -157,6 +160,7 @@ pub fn pull(store: &Store, unpacker: &Unpacker, origin: &dyn Origin, request: &R
     let mut done = take(&job.done);
     done.sort_by_key(|(position, _)| *position);
     for (position, unpacked) in done {
+        job.go_on()?;
         let layer = match unpacked {
             Unpacked::Stored(layer) => *layer,
             Unpacked::Waiting(waiting) => job.settle(position, *waiting, &manifest, &config, &places)?,
@@ -266,6 +270,10 @@ impl Job<'_> {
         }
     }
 
+    fn go_on(&self) -> Result<()> {
+        self.request.interrupt.check(Stage::Pull, "interrupted")
+    }
+
     /// Fetches and unpacks one layer.
     fn layer(&self, task: &Task) -> Result<Unpacked> {
         let blob = &task.descriptor.blob;
@@ -311,6 +319,7 @@ impl Job<'_> {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(Error::new(Stage::Pull, Kind::Failed, "another layer failed"));
             }
+            self.go_on()?;
             checked.update(bytes)?;
             seen += bytes.len() as u64;
             bar.inc(bytes.len() as u64);
@@ -417,6 +426,10 @@ impl Job<'_> {
     }
 
     fn damaged(&self, position: usize, error: &Error) -> Error {
+        if let Kind::Interrupted(_) = error.kind() {
+            let told = Error::new(error.stage(), error.kind(), "interrupted");
+            return told.hint("layers that were whole are kept; the rest is gone. The same command goes on from there");
+        }
         let told = Error::new(error.stage(), error.kind(), format!("cannot fetch {}", self.which(position)));
         told.because(error)
             .hint("nothing of it was kept; try again, and if it happens again tell who runs the registry")

@@ -8,6 +8,7 @@ use ces::error::{Error, Result};
 use ces::host::caller::Caller;
 use ces::host::dirs::Dirs;
 use ces::host::idmap::IdMap;
+use ces::host::signals::Interrupt;
 use ces::image::document::Platform;
 use ces::image::progress::Progress;
 use ces::image::pull::{Pulled, Request, pull};
@@ -329,6 +330,7 @@ impl Site {
             by: "tester".to_owned(),
             platform: Platform::host(),
             progress: &progress,
+            interrupt: &Interrupt::default(),
         };
         pull(&self.store(), &self.unpacker(), origin, &request)
     }

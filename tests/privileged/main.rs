@@ -47,6 +47,7 @@ mod limits;
 mod fsck;
 /// Registries, honest and lying.
 mod registry;
+mod registry_support;
 mod image_support;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,117 +1,17 @@
 //! Registries: a real one on loopback, and one that lies.
 
-use std::collections::HashMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ces::image::reference::Digest;
 use ces::image::source::registry::Registry;
 use ces::image::source::{Credentials, RegistryRule, RegistryRules};
 
-use crate::image_support::{Layer, LayoutDir, Pack, Site, Tar};
-
-/// Debian's docker-registry on a free port, with its data below a temporary directory.
-struct RealRegistry {
-    host: String,
-    directory: tempfile::TempDir,
-    child: Child,
-}
-
-impl RealRegistry {
-    /// With `login`, everyone has to be researcher:secret.
-    fn start(login: bool) -> Option<Self> {
-        Self::start_with(login, |_| String::new())
-    }
-
-    /// `http` adds lines to the section on http, and may put files into the directory.
-    fn start_with(login: bool, http: impl FnOnce(&Path) -> String) -> Option<Self> {
-        if !Path::new("/usr/bin/docker-registry").exists() {
-            assert!(std::env::var_os("CES_MUST_RUN").is_none(), "docker-registry is not installed");
-            eprintln!("skipped: docker-registry is not installed");
-            return None;
-        }
-        let directory = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let auth = if login {
-            let file = directory.path().join("htpasswd");
-            // bcrypt of "secret"
-            fs::write(&file, "researcher:$2y$05$CyJg85IweztHs55QxKA./Oy6XAMzNN1t4nJXu2XctWCTYIv3p9k7i\n").unwrap();
-            format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", file.display())
-        } else {
-            String::new()
-        };
-        let config = directory.path().join("config.yml");
-        let data = directory.path().join("data");
-        let http = http(directory.path());
-        fs::write(
-            &config,
-            format!(
-                "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{http}{auth}",
-                data.display()
-            ),
-        )
-        .unwrap();
-        let child = Command::new("/usr/bin/docker-registry")
-            .arg("serve")
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < deadline, "docker-registry does not listen");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Some(Self { host: format!("127.0.0.1:{port}"), directory, child })
-    }
-
-    /// Puts a layout's image into the registry's own files, as `lab/tool:1`.
-    fn push(&self, layout: &LayoutDir) -> Digest {
-        let index: serde_json::Value =
-            serde_json::from_slice(&fs::read(layout.path().join("index.json")).unwrap()).unwrap();
-        let manifest: Digest = index["manifests"][0]["digest"].as_str().unwrap().parse().unwrap();
-        let root = self.directory.path().join("data/docker/registry/v2");
-        let repository = root.join("repositories/lab/tool");
-        let link = |path: &str, digest: &str| {
-            let path = repository.join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, digest).unwrap();
-        };
-        for blob in fs::read_dir(layout.path().join("blobs/sha256")).unwrap() {
-            let blob = blob.unwrap();
-            let hex = blob.file_name().into_string().unwrap();
-            let target = root.join(format!("blobs/sha256/{}/{hex}/data", &hex[..2]));
-            fs::create_dir_all(target.parent().unwrap()).unwrap();
-            fs::copy(blob.path(), target).unwrap();
-            link(&format!("_layers/sha256/{hex}/link"), &format!("sha256:{hex}"));
-        }
-        link(&format!("_manifests/revisions/sha256/{}/link", manifest.hex()), manifest.as_str());
-        link("_manifests/tags/1/current/link", manifest.as_str());
-        link(&format!("_manifests/tags/1/index/sha256/{}/link", manifest.hex()), manifest.as_str());
-        manifest
-    }
-
-    fn image(&self, credentials: Option<Credentials>) -> Registry {
-        origin(&format!("{}/lab/tool:1", self.host), credentials)
-    }
-}
-
-impl Drop for RealRegistry {
-    fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-fn origin(reference: &str, credentials: Option<Credentials>) -> Registry {
-    Registry::new(reference.parse().unwrap(), &RegistryRules::default(), credentials).unwrap()
-}
+use crate::image_support::{Layer, LayoutDir, Pack, Site, Tar, ces};
+use crate::registry_support::{Answer, Liar, RealRegistry, manifest_of, origin};
 
 fn image() -> LayoutDir {
     let layer = |name: &str, pack| Layer::new(&Tar::default().dir("d/").file(name, &[7; 70_000]).end(), pack);
@@ -160,130 +60,6 @@ fn an_unknown_image_and_a_silent_host_are_told_apart() {
     let nobody = origin(&format!("127.0.0.1:{port}/no/such:1"), None);
     let report = site.pull_from(&nobody, "localhost/x:1").unwrap_err().report();
     assert!(report.contains("cannot reach the registry"), "{report}");
-}
-
-/// A registry that answers what the test says.
-struct Liar {
-    host: String,
-    answers: Arc<Mutex<HashMap<String, Answer>>>,
-    asked: Arc<Mutex<Vec<String>>>,
-}
-
-#[derive(Clone)]
-enum Answer {
-    Body(&'static str, Vec<u8>),
-    /// Announces more than it sends, then hangs up.
-    Short(Vec<u8>, usize),
-    /// Never ends.
-    Endless,
-    Status(u16, Vec<(&'static str, String)>),
-}
-
-impl Liar {
-    fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let host = format!("127.0.0.1:{}", listener.local_addr().unwrap().port());
-        let answers: Arc<Mutex<HashMap<String, Answer>>> = Arc::default();
-        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
-        let (all, log) = (Arc::clone(&answers), Arc::clone(&asked));
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (all, log) = (Arc::clone(&all), Arc::clone(&log));
-                std::thread::spawn(move || serve(stream, &all, &log));
-            }
-        });
-        Self { host, answers, asked }
-    }
-
-    fn answer(&self, path: impl Into<String>, answer: Answer) {
-        self.answers.lock().unwrap().insert(path.into(), answer);
-    }
-
-    /// Answers with all of a layout, as `x:1`.
-    fn offer(&self, layout: &LayoutDir) {
-        for blob in fs::read_dir(layout.path().join("blobs/sha256")).unwrap() {
-            let blob = blob.unwrap();
-            let bytes = fs::read(blob.path()).unwrap();
-            self.blob(&Digest::of(&bytes), Answer::Body("application/octet-stream", bytes));
-        }
-        let manifest = manifest_of(layout);
-        self.answer("/v2/x/manifests/1", Answer::Body("application/vnd.oci.image.manifest.v1+json", manifest));
-    }
-
-    fn blob(&self, digest: &Digest, answer: Answer) {
-        self.answer(format!("/v2/x/blobs/{digest}"), answer);
-    }
-
-    #[track_caller]
-    fn refused(&self) -> String {
-        let site = Site::new();
-        let error = site.pull_from(&origin(&format!("{}/x:1", self.host), None), "localhost/x:1").unwrap_err();
-        site.assert_no_leftovers();
-        site.assert_canary_unharmed();
-        assert!(site.store().images().unwrap().is_empty());
-        error.report()
-    }
-
-    fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().clone()
-    }
-}
-
-fn serve(stream: TcpStream, answers: &Mutex<HashMap<String, Answer>>, log: &Mutex<Vec<String>>) {
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    let mut stream = stream;
-    let mut line = String::new();
-    if reader.read_line(&mut line).is_err() {
-        return;
-    }
-    let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
-    let mut authorization = String::new();
-    loop {
-        let mut header = String::new();
-        if reader.read_line(&mut header).unwrap_or(0) <= 2 {
-            break;
-        }
-        if header.to_lowercase().starts_with("authorization:") {
-            authorization = header.trim().to_owned();
-        }
-    }
-    log.lock().unwrap().push(format!("{path} {authorization}").trim().to_owned());
-    let answer = answers.lock().unwrap().get(&path).cloned();
-    let head = |kind: &str, length: usize| {
-        format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n")
-    };
-    // The client may hang up at any time: that is what is being tested.
-    match answer {
-        Some(Answer::Body(kind, body)) => {
-            stream.write_all(head(kind, body.len()).as_bytes()).ok();
-            stream.write_all(&body).ok();
-        }
-        Some(Answer::Short(body, announced)) => {
-            stream.write_all(head("application/octet-stream", announced).as_bytes()).ok();
-            stream.write_all(&body).ok();
-        }
-        Some(Answer::Endless) => {
-            stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").ok();
-            while stream.write_all(&[b' '; 65_536]).is_ok() {}
-        }
-        Some(Answer::Status(status, headers)) => {
-            let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-            let head = format!("HTTP/1.1 {status} No\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n");
-            stream.write_all(head.as_bytes()).ok();
-        }
-        None => {
-            stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").ok();
-        }
-    }
-    stream.shutdown(std::net::Shutdown::Write).ok();
-    reader.read_to_end(&mut Vec::new()).ok();
-}
-
-fn manifest_of(layout: &LayoutDir) -> Vec<u8> {
-    let index: serde_json::Value =
-        serde_json::from_slice(&fs::read(layout.path().join("index.json")).unwrap()).unwrap();
-    let digest: Digest = index["manifests"][0]["digest"].as_str().unwrap().parse().unwrap();
-    fs::read(layout.path().join("blobs/sha256").join(digest.hex())).unwrap()
 }
 
 fn one_layer() -> (LayoutDir, Layer) {
@@ -500,4 +276,38 @@ fn a_certificate_of_the_sites_own_is_trusted_where_the_policy_says_and_nowhere_e
     let report = pull(&rules(mirror(), None)).unwrap_err().report();
     assert!(report.contains("certificate") && report.contains("hint: "), "{report}");
     assert!(pull(&rules(mirror(), Some("missing.pem"))).unwrap_err().report().contains("missing.pem"));
+}
+
+#[test]
+fn a_pull_that_is_interrupted_tidies_up_and_the_next_one_goes_on_from_there() {
+    use nix::sys::signal::{Signal, kill};
+    let registry = Liar::start();
+    let first = Layer::new(&Tar::default().file("a", b"whole").end(), Pack::Gzip);
+    let second = Layer::new(&Tar::default().file("b", &[b'x'; 300_000]).end(), Pack::Plain);
+    let layout = LayoutDir::of(&[first, second.clone()]);
+    registry.offer(&layout);
+    let half = second.blob[..second.blob.len() / 2].to_vec();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let site = Site::new();
+        site.store();
+        registry.blob(&second.diff_id, Answer::Stalled(half.clone(), second.blob.len()));
+        let mut command = Command::new(ces());
+        command.arg("--root").arg(site.directory.path()).env_remove("SUDO_UID").env_remove("SUDO_USER");
+        command.arg("pull").arg(format!("{}/x:1", registry.host)).stderr(Stdio::piped()).stdout(Stdio::null());
+        let layers = || fs::read_dir(site.directory.path().join("store/layers/sha256")).map_or(0, Iterator::count);
+        let child = command.spawn().unwrap();
+        // The small layer is there, the other one has stalled.
+        crate::support::wait_until("one layer is in the store", || layers() == 1);
+        kill(nix::unistd::Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(128 + signal as i32), "{said}");
+        assert!(said.contains("error: interrupted") && said.contains("hint: "), "{said}");
+        site.assert_no_leftovers();
+        site.assert_canary_unharmed();
+        assert!(site.store().images().unwrap().is_empty());
+        registry.blob(&second.diff_id, Answer::Body("application/octet-stream", second.blob.clone()));
+        let pulled = site.pull_from(&origin(&format!("{}/x:1", registry.host), None), "localhost/x:1").unwrap();
+        assert_eq!(pulled.fetched, 1, "the layer that was whole was kept");
+    }
 }

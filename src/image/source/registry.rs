@@ -33,6 +33,8 @@ use crate::text;
 const AGENT: &str = concat!("ces/", env!("CARGO_PKG_VERSION"));
 /// A registry that says nothing for so long will not say more.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// How often a silent transfer asks whether it is to go on.
+const LISTEN_EVERY: Duration = Duration::from_millis(300);
 const CONNECT_MAX: Duration = Duration::from_secs(20);
 /// The longest token or error message that is read.
 const ANSWER_MAX: u64 = 1 << 20;
@@ -296,7 +298,12 @@ impl Registry {
             }
         };
         while *seen <= descriptor.size {
-            match stream.next().await {
+            // A registry that falls silent must not keep the sink from saying that the work is to stop.
+            let Ok(piece) = tokio::time::timeout(LISTEN_EVERY, stream.next()).await else {
+                sink(&[]).map_err(Broken::Final)?;
+                continue;
+            };
+            match piece {
                 Some(Ok(bytes)) => {
                     *seen += bytes.len() as u64;
                     sink(&bytes).map_err(Broken::Final)?;
