@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{Host, Ran, children};
+use crate::support::{Host, Ran, children, wait_until};
 
 /// How often a kill at a random moment is tried; more with `CES_LONG=1`.
 fn repetitions() -> u32 {
@@ -102,7 +102,9 @@ fn the_stage_process_killed_at_any_moment_is_one_error_and_nothing_is_left() {
 #[test]
 fn every_process_below_ces_killed_at_once_leaves_nothing() {
     let Some(host) = Host::with_demo() else { return };
-    let running = host.start(&[], "sleep 100 & sleep 100 & wait");
+    // Should the shell see its children die before it does, that is no success either.
+    let running = host.start(&[], "sleep 100 & sleep 100 & : >/safe_outputs/all-there; wait; exit 3");
+    wait_until("all processes are there", || running.outputs.join("all-there").exists());
     let mut all = started_by(running.pid());
     let mut at = 0;
     while let Some(pid) = all.get(at).copied() {
