@@ -95,7 +95,9 @@ impl IdMap {
         let file = |name: &str| format!("/proc/{pid}/{name}");
         let put = |name: &str, text: &str| {
             fs::write(file(name), text).map_err(|e| {
-                Error::new(Stage::Host, Kind::Host, format!("cannot write {name} of a new user namespace")).because(e)
+                Error::new(Stage::Host, Kind::Host, format!("cannot write {name} of a new user namespace"))
+                    .because(e)
+                    .hint("see ces doctor: user namespaces may be restricted on this host")
             })
         };
         if privileged {

@@ -4,7 +4,6 @@
 //! words for the record; trusts `/proc` and the cgroup files alone; refuses the start on the first difference.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
@@ -15,27 +14,63 @@ use crate::error::{Error, Kind, Result, Stage};
 use crate::host::cgroup::Observed;
 use crate::host::idmap::{Extent, IdMap};
 
+/// Read from `/proc`.
+mod observe;
+
+pub use observe::{observe, own_filters};
+
 /// The namespaces that a container never shares with the host.
 const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
 
 /// What is bound into `/dev`, one device a mount: the seven less `ptmx`, which devpts has; the console is the container's own.
 const DEVICES: [&str; 7] = ["console", "full", "null", "random", "tty", "urandom", "zero"];
 
+/// What those seven are; a console is a terminal of the container's own devpts.
+const NUMBERS: [(&str, &str); 7] = [
+    ("console", "c 136:"),
+    ("full", "c 1:7"),
+    ("null", "c 1:3"),
+    ("random", "c 1:8"),
+    ("tty", "c 5:0"),
+    ("urandom", "c 1:9"),
+    ("zero", "c 1:5"),
+];
+
+/// Loopback, and the ends of tunnels that a kernel puts into every network namespace; they are down, and nothing in the
+/// container can bring them up (kernel docs: sysctl net, `fb_tunnels_only_for_init_net`).
+const INTERFACES: [&str; 10] =
+    ["lo", "erspan0", "gre0", "gretap0", "ip6_vti0", "ip6gre0", "ip6tnl0", "ip_vti0", "sit0", "tunl0"];
+
+/// A limit of setrlimit(2); `None`: unlimited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Rlimit {
+    /// In force.
+    pub soft: Option<u64>,
+    /// The most that the process may set.
+    pub hard: Option<u64>,
+}
+
 /// What must be true of the container's first process.
 #[derive(Debug, Clone)]
 pub struct Expected {
     /// Host ids of the payload.
     pub payload: HostIds,
-    /// Groups are the researcher's own (a user cannot drop them).
-    pub any_groups: bool,
+    /// Supplementary groups it may have: the project's; an ordinary user's own, which cannot be dropped.
+    pub groups: Vec<u32>,
     /// The user namespace's maps.
     pub map: IdMap,
     /// Capabilities of the profile, as a bit mask; 0 for `batch`.
     pub capabilities: u64,
     /// Mount points and the flags each must carry.
     pub mounts: BTreeMap<PathBuf, Vec<&'static str>>,
+    /// Mount points whose file systems are the container's own, shared with no one: `/proc`, `/dev`, …
+    pub own: BTreeSet<PathBuf>,
     /// Masked paths: each, if the kernel has it, must be covered.
     pub masked: Vec<PathBuf>,
+    /// How many seccomp filters at least: the profile's two, and those that ces itself runs under.
+    pub seccomp_filters: Option<u32>,
+    /// Limits of the process, by podman's names.
+    pub rlimits: BTreeMap<String, Rlimit>,
     /// The limits; none where the host cannot set them and the policy does not require it.
     pub limits: Option<Observed>,
     /// The name of the job's cgroup, if it has one.
@@ -57,8 +92,8 @@ pub struct Enforced {
     pub no_new_privs: bool,
     /// Seccomp mode (2: filter).
     pub seccomp_mode: u32,
-    /// How many seccomp filters.
-    pub seccomp_filters: u32,
+    /// How many seccomp filters; a kernel before 5.9 does not say.
+    pub seccomp_filters: Option<u32>,
     /// `uid_map`.
     pub uid_map: Vec<Extent>,
     /// `gid_map`.
@@ -67,10 +102,20 @@ pub struct Enforced {
     pub own_namespaces: BTreeSet<String>,
     /// Mount point → options.
     pub mounts: BTreeMap<PathBuf, Vec<String>>,
+    /// Mount points at which a file system of the host's is seen.
+    pub of_the_host: BTreeSet<PathBuf>,
+    /// Mount points that pass mounts on to others, or take them from others.
+    pub peers: BTreeMap<PathBuf, String>,
+    /// Network interfaces.
+    pub interfaces: Vec<String>,
+    /// IPv4 routes.
+    pub routes: Vec<String>,
     /// What the descriptors above standard error are.
     pub descriptors: Vec<String>,
-    /// The largest core dump, in bytes.
-    pub core_limit: Option<u64>,
+    /// Devices in `/dev`, by name.
+    pub devices: BTreeMap<String, String>,
+    /// Limits of the process.
+    pub rlimits: BTreeMap<String, Rlimit>,
     /// The control groups the process is in.
     pub cgroups: Vec<String>,
     /// The limits, read back.
@@ -92,49 +137,6 @@ pub fn check(pid: Pid, expected: &Expected, limits: Option<Observed>) -> Result<
     Err(differences.iter().fold(error, Error::because).hint("please report this, with the output of ces doctor"))
 }
 
-/// Reads what the kernel says of `pid`.
-///
-/// # Errors
-/// When a file cannot be read or understood: a protection that cannot be seen does not count.
-pub fn observe(pid: Pid) -> Result<Enforced> {
-    let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).map_err(|e| unseen(name, &e.to_string()));
-    let status = read("status")?;
-    let field = |name: &str| {
-        status
-            .lines()
-            .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))
-            .map(str::trim)
-            .ok_or_else(|| unseen("status", name))
-    };
-    let ids = |name: &str| -> Result<Vec<u32>> {
-        field(name)?.split_whitespace().map(|id| id.parse().map_err(|_| unseen("status", name))).collect()
-    };
-    let number = |name: &str| -> Result<u32> { field(name)?.parse().map_err(|_| unseen("status", name)) };
-    let mut capabilities = BTreeMap::new();
-    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-        let mask = u64::from_str_radix(field(set)?, 16).map_err(|_| unseen("status", set))?;
-        capabilities.insert(set.to_owned(), mask);
-    }
-    Ok(Enforced {
-        uids: ids("Uid")?,
-        gids: ids("Gid")?,
-        groups: ids("Groups")?,
-        capabilities,
-        no_new_privs: number("NoNewPrivs")? == 1,
-        seccomp_mode: number("Seccomp")?,
-        // Since 5.9.
-        seccomp_filters: number("Seccomp_filters").unwrap_or(0),
-        uid_map: extents(&read("uid_map")?)?,
-        gid_map: extents(&read("gid_map")?)?,
-        own_namespaces: own_namespaces(pid)?,
-        mounts: mounts(&read("mountinfo")?),
-        descriptors: descriptors(pid)?,
-        core_limit: core_limit(&read("limits")?)?,
-        cgroups: read("cgroup")?.lines().map(str::to_owned).collect(),
-        limits: None,
-    })
-}
-
 /// Every difference between what must be and what is, in words. Pure.
 pub fn compare(expected: &Expected, facts: &Enforced) -> Vec<String> {
     let mut found = Vec::new();
@@ -148,8 +150,8 @@ pub fn compare(expected: &Expected, facts: &Enforced) -> Vec<String> {
     if facts.gids != [payload.gid; 4] {
         differs("the group", &facts.gids, &[payload.gid; 4]);
     }
-    if !expected.any_groups && facts.groups != payload.groups {
-        differs("the list of supplementary groups", &facts.groups, &payload.groups);
+    if facts.groups.iter().any(|group| !expected.groups.contains(group)) {
+        differs("the list of supplementary groups", &facts.groups, &expected.groups);
     }
     for (set, mask) in &facts.capabilities {
         let allowed = if matches!(set.as_str(), "CapInh" | "CapAmb") { 0 } else { expected.capabilities };
@@ -167,9 +169,8 @@ pub fn compare(expected: &Expected, facts: &Enforced) -> Vec<String> {
     if facts.seccomp_mode != 2 {
         differs("the seccomp mode", &facts.seccomp_mode, &2);
     }
-    // Two filters make the profile; a kernel before 5.9 does not count them.
-    if facts.seccomp_filters == 1 {
-        differs("the number of seccomp filters", &facts.seccomp_filters, &2);
+    if expected.seccomp_filters.is_some_and(|must| facts.seccomp_filters.is_none_or(|is| is < must)) {
+        differs("the number of seccomp filters", &facts.seccomp_filters, &expected.seccomp_filters);
     }
     if facts.uid_map != expected.map.uids {
         differs("the uid map", &facts.uid_map, &expected.map.uids);
@@ -181,16 +182,26 @@ pub fn compare(expected: &Expected, facts: &Enforced) -> Vec<String> {
         differs(&format!("the {name} namespace"), &"the host's", &"the container's own");
     }
     compare_mounts(expected, facts, &mut differs);
+    for interface in facts.interfaces.iter().filter(|name| !INTERFACES.contains(&name.as_str())) {
+        differs("a network interface", interface, &"absent");
+    }
+    for route in &facts.routes {
+        differs("a network route", route, &"absent");
+    }
     for descriptor in facts.descriptors.iter().filter(|d| !is_plumbing(d)) {
         differs("an open descriptor", descriptor, &"closed");
     }
-    if facts.core_limit != Some(0) {
-        differs("the core dump limit", &facts.core_limit, &0);
+    for (name, is) in &facts.devices {
+        let must = NUMBERS.iter().find(|(known, _)| known == name).map_or("absent", |(_, number)| number);
+        if is != must && !(name == "console" && is.starts_with(must)) {
+            differs(&format!("the device /dev/{name}"), is, &must);
+        }
     }
-    if let Some(cgroup) = &expected.cgroup
-        && !facts.cgroups.iter().any(|line| line.ends_with(&format!("/{cgroup}")))
-    {
-        differs("the control group", &facts.cgroups, cgroup);
+    compare_rlimits(expected, facts, &mut differs);
+    if let Some(cgroup) = &expected.cgroup {
+        for line in outside(cgroup, &facts.cgroups) {
+            differs("the control group", &line, cgroup);
+        }
     }
     if let Some(limits) = &expected.limits {
         let is = facts.limits.clone().unwrap_or_default();
@@ -238,6 +249,12 @@ fn compare_mounts(
             _ => differs("an unexpected mount", at, &"absent"),
         }
     }
+    for at in expected.own.intersection(&facts.of_the_host) {
+        differs(&format!("the mount {}", at.display()), &"the host's", &"the container's own");
+    }
+    for (at, peers) in &facts.peers {
+        differs(&format!("the mount {}", at.display()), peers, &"private");
+    }
     for masked in &expected.masked {
         let exists = Path::new("/").join(masked.strip_prefix("/").unwrap_or(masked)).exists();
         if exists && !facts.mounts.contains_key(masked) {
@@ -246,74 +263,40 @@ fn compare_mounts(
     }
 }
 
-/// Sockets and pipes of ces itself, closed on exec: the start signal and the payload's status.
-fn is_plumbing(descriptor: &str) -> bool {
-    descriptor.starts_with("socket:") || descriptor.starts_with("pipe:")
-}
-
-fn own_namespaces(pid: Pid) -> Result<BTreeSet<String>> {
-    let mut own = BTreeSet::new();
-    for name in NAMESPACES {
-        let link = |of: &str| {
-            fs::read_link(format!("/proc/{of}/ns/{name}")).map_err(|e| unseen(&format!("ns/{name}"), &e.to_string()))
-        };
-        if link(&pid.to_string())? != link("self")? {
-            own.insert(name.to_owned());
+fn compare_rlimits(
+    expected: &Expected,
+    facts: &Enforced,
+    differs: &mut dyn FnMut(&str, &dyn std::fmt::Debug, &dyn std::fmt::Debug),
+) {
+    let within = |is: Option<u64>, must: Option<u64>| must.is_none_or(|must| is.is_some_and(|is| is <= must));
+    // Whatever the spec says: a core dump would leave the container.
+    let core = ("core".to_owned(), Rlimit { soft: Some(0), hard: Some(0) });
+    for (name, must) in expected.rlimits.iter().chain([(&core.0, &core.1)]) {
+        let is = facts.rlimits.get(name);
+        if !is.is_some_and(|is| within(is.soft, must.soft) && within(is.hard, must.hard)) {
+            differs(&format!("the process limit {name}"), &is, must);
         }
     }
-    Ok(own)
 }
 
-/// Mount point → options, of a mountinfo (proc_pid_mountinfo(5)); the last mount at a point counts.
-fn mounts(mountinfo: &str) -> BTreeMap<PathBuf, Vec<String>> {
-    mountinfo
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.split(' ').skip(4);
-            let (point, options) = (fields.next()?, fields.next()?);
-            Some((PathBuf::from(unescape(point)), options.split(',').map(str::to_owned).collect()))
-        })
-        .collect()
+/// The lines of `/proc/PID/cgroup` by which a process is not in the group: a hierarchy of version 1 whose limits are set,
+/// or version 2 where none of those is there (cgroups(7)).
+fn outside<'a>(cgroup: &str, lines: &'a [String]) -> Vec<&'a str> {
+    let inside = |line: &str| line.ends_with(&format!("/{cgroup}"));
+    let limited = |line: &&str| {
+        let controllers = line.split(':').nth(1).unwrap_or_default();
+        controllers.split(',').any(|c| matches!(c, "memory" | "cpu" | "pids"))
+    };
+    let lines = || lines.iter().map(String::as_str);
+    if lines().any(|line| limited(&line)) {
+        return lines().filter(limited).filter(|line| !inside(line)).collect();
+    }
+    if lines().any(inside) { Vec::new() } else { vec!["none of this host's"] }
 }
 
-/// The kernel writes space, tab, newline and backslash as `\ooo`.
-fn unescape(field: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .iter()
-        .fold(field.to_owned(), |s, (from, to)| s.replace(from, to))
-}
-
-fn descriptors(pid: Pid) -> Result<Vec<String>> {
-    let dir = fs::read_dir(format!("/proc/{pid}/fd")).map_err(|e| unseen("fd", &e.to_string()))?;
-    Ok(dir
-        .flatten()
-        .filter(|entry| entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()).is_none_or(|n| n > 2))
-        // A descriptor closed meanwhile leaves no link.
-        .filter_map(|entry| fs::read_link(entry.path()).ok())
-        .map(|target| target.to_string_lossy().into_owned())
-        .collect())
-}
-
-fn extents(text: &str) -> Result<Vec<Extent>> {
-    text.lines()
-        .map(|line| {
-            let fields: Vec<u32> = line.split_whitespace().filter_map(|f| f.parse().ok()).collect();
-            match fields.as_slice() {
-                [inside, outside, count] => Ok(Extent { inside: *inside, outside: *outside, count: *count }),
-                _ => Err(unseen("uid_map", line)),
-            }
-        })
-        .collect()
-}
-
-fn core_limit(limits: &str) -> Result<Option<u64>> {
-    let line =
-        limits.lines().find_map(|l| l.strip_prefix("Max core file size")).ok_or_else(|| unseen("limits", "core"))?;
-    Ok(line.split_whitespace().nth(1).and_then(|hard| hard.parse().ok()))
-}
-
-fn unseen(what: &str, why: &str) -> Error {
-    Error::new(Stage::Run, Kind::Host, format!("cannot see whether the protections are in force ({what})")).because(why)
+/// Sockets and pipes of ces itself, closed on exec: the start signal and the payload's status.
+fn is_plumbing(descriptor: &str) -> bool {
+    (descriptor.starts_with("socket:") || descriptor.starts_with("pipe:")) && !descriptor.ends_with(" kept open")
 }
 
 #[cfg(test)]

@@ -73,6 +73,7 @@ pub fn create(job: &str, spec: &Spec, payload: Payload) -> Result<Created> {
 
 fn fail(what: &str) -> Error {
     Error::new(Stage::Run, Kind::Failed, format!("cannot {what}"))
+        .hint("please report this, with the output of ces doctor")
 }
 
 /// What runs in the container: the seccomp filters, then PID 1 and the payload.

@@ -3,14 +3,14 @@
 //! Takes a `Launch`; gives what came of it; trusts the kernel's answers alone; refuses the start when a protection or
 //! a required limit is missing. On every way out nothing of the container is left running.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::unistd::Pid;
-use oci_spec::runtime::{Capability, LinuxResources, Spec};
+use oci_spec::runtime::{Capability, LinuxResources, Mount, Spec};
 
-use super::enforced::{self, Enforced, Expected};
+use super::enforced::{self, Enforced, Expected, Rlimit};
 use super::job::JobId;
 use super::quota::{Bound, Watch};
 use super::spawn::{self, StageProcess};
@@ -155,7 +155,7 @@ fn converse(
         let handle = sys::pidfd_open(init)
             .map_err(|e| Error::new(Stage::Run, Kind::Failed, "the container's first process is gone").because(e))?;
         let limits = cgroup.as_ref().map(Cgroup::observed).transpose()?;
-        let expected = expected(launch, cgroup.is_some(), &moved);
+        let expected = expected(launch, cgroup.is_some(), &moved)?;
         let enforced = enforced::check(init, &expected, limits)?;
         before_start(&Checked { enforced, warnings })?;
         if signals.interrupted()? {
@@ -213,7 +213,7 @@ fn resources(spec: &Spec) -> Option<&LinuxResources> {
 }
 
 /// What the spec promises, in the kernel's terms.
-fn expected(launch: &Launch<'_>, has_cgroup: bool, moved: &[(PathBuf, PathBuf)]) -> Expected {
+fn expected(launch: &Launch<'_>, has_cgroup: bool, moved: &[(PathBuf, PathBuf)]) -> Result<Expected> {
     let spec = launch.spec;
     let linux = spec.linux().as_ref();
     let paths = |paths: Option<&Vec<String>>| paths.into_iter().flatten().map(PathBuf::from).collect::<Vec<_>>();
@@ -225,8 +225,7 @@ fn expected(launch: &Launch<'_>, has_cgroup: bool, moved: &[(PathBuf, PathBuf)])
     };
     mounts.insert(PathBuf::from("/"), root_flags);
     for mount in spec.mounts().iter().flatten() {
-        let asked = mount.destination();
-        let at = moved.iter().find(|(from, _)| from == asked).map_or(asked, |(_, to)| to);
+        let at = real_place(mount.destination(), moved);
         let options = mount.options().clone().unwrap_or_default();
         let flag =
             |name: &'static str| options.iter().any(|o| o == name || o.strip_prefix('r') == Some(name)).then_some(name);
@@ -237,16 +236,52 @@ fn expected(launch: &Launch<'_>, has_cgroup: bool, moved: &[(PathBuf, PathBuf)])
     }
     let capabilities = spec.process().as_ref().and_then(|p| p.capabilities().as_ref()?.bounding().clone());
     let limits = has_cgroup.then(|| resources(spec).map(limits).unwrap_or_default());
-    Expected {
+    Ok(Expected {
         payload: launch.identity.payload(),
-        any_groups: !launch.identity.caller.is_privileged(),
+        groups: if launch.identity.caller.is_privileged() { launch.identity.payload().groups } else { own_groups()? },
         map: launch.identity.container.clone(),
         capabilities: capabilities.into_iter().flatten().map(bit).fold(0, |a, b| a | b),
         mounts,
+        own: own_file_systems(spec, moved),
+        rlimits: rlimits(spec),
+        seccomp_filters: enforced::own_filters()?.map(|own| own + 2),
         masked: paths(linux.and_then(|l| l.masked_paths().as_ref())),
         limits,
         cgroup: has_cgroup.then(|| format!("{PREFIX}{}", launch.id)),
-    }
+    })
+}
+
+/// An ordinary user cannot drop their groups: the container keeps those, and no others.
+fn own_groups() -> Result<Vec<u32>> {
+    let groups = nix::unistd::getgroups()
+        .map_err(|e| Error::new(Stage::Run, Kind::Host, "cannot ask for your groups").because(e.desc()))?;
+    Ok(groups.into_iter().map(|group| group.as_raw()).collect())
+}
+
+/// What the kernel makes for the container alone: all mounts but binds, and the root.
+fn own_file_systems(spec: &Spec, moved: &[(PathBuf, PathBuf)]) -> BTreeSet<PathBuf> {
+    let is_bind = |mount: &&Mount| mount.typ().as_deref() == Some("bind");
+    let own = spec.mounts().iter().flatten().filter(|mount| !is_bind(mount));
+    own.map(|mount| real_place(mount.destination(), moved).clone()).chain([PathBuf::from("/")]).collect()
+}
+
+/// Where something is mounted that was asked for at `asked`.
+fn real_place<'a>(asked: &'a PathBuf, moved: &'a [(PathBuf, PathBuf)]) -> &'a PathBuf {
+    moved.iter().find(|(from, _)| from == asked).map_or(asked, |(_, to)| to)
+}
+
+fn rlimits(spec: &Spec) -> BTreeMap<String, Rlimit> {
+    let limits = spec.process().as_ref().and_then(|p| p.rlimits().as_ref());
+    let limited = |value: u64| Some(value).filter(|value| *value != u64::MAX);
+    limits
+        .into_iter()
+        .flatten()
+        .map(|limit| {
+            let name = limit.typ().to_string().to_ascii_lowercase();
+            let name = name.trim_start_matches("rlimit_").to_owned();
+            (name, Rlimit { soft: limited(limit.soft()), hard: limited(limit.hard()) })
+        })
+        .collect()
 }
 
 /// A capability's bit in `/proc/PID/status` (capabilities(7)); one without a number in the kernel is never expected.

@@ -33,6 +33,11 @@ impl Host {
         assert_eq!(self.named("outputs_"), Vec::<PathBuf>::new(), "outputs of a run that did not start");
     }
 
+    /// What a test has mounted itself is no leftover.
+    pub fn remember_mounts(&mut self) {
+        self.mounts_before = self.mounts();
+    }
+
     /// The mounts of the test's host.
     pub fn mounts(&self) -> Vec<String> {
         let text = fs::read_to_string(format!("/proc/{}/mountinfo", self.holder.id())).expect("mountinfo");

@@ -42,6 +42,8 @@ pub struct Host {
     holder: Child,
     researcher: User,
     ordinary: bool,
+    /// The `ces` that is called: the program itself, or a test's own build of it.
+    pub program: PathBuf,
     mounts_before: Vec<String>,
 }
 
@@ -96,8 +98,15 @@ impl Host {
         let said = holder.stdout.take().expect("its standard output");
         BufReader::new(said).read_line(&mut line).expect("a line from the holder");
         assert_eq!(line, "ready\n", "the mounts of a test's host could not be made");
-        let mut host = Self { dir, holder, researcher, ordinary, mounts_before: Vec::new() };
-        host.mounts_before = host.mounts();
+        let mut host = Self {
+            dir,
+            holder,
+            researcher,
+            ordinary,
+            program: PathBuf::from(env!("CARGO_BIN_EXE_ces")),
+            mounts_before: Vec::new(),
+        };
+        host.remember_mounts();
         Some(host)
     }
 
@@ -156,7 +165,7 @@ impl Host {
 
     /// `ces` as real root, without sudo.
     pub fn ces_as_root(&self) -> Command {
-        let mut command = self.command(env!("CARGO_BIN_EXE_ces"));
+        let mut command = self.command(&self.program);
         command.env("HOME", "/root").env("CES_ROOT", self.dir.path().join("ces"));
         command
     }
@@ -166,7 +175,7 @@ impl Host {
         if self.ordinary {
             let mut command = self.command("setpriv");
             command.arg(format!("--reuid={}", self.researcher.uid)).arg(format!("--regid={}", self.researcher.gid));
-            command.args(["--init-groups", "--inh-caps=-all", "--", env!("CARGO_BIN_EXE_ces")]);
+            command.args(["--init-groups", "--inh-caps=-all", "--"]).arg(&self.program);
             command.env("HOME", &self.researcher.dir).env("USER", &self.researcher.name);
             command.env("CES_ROOT", self.dir.path().join("ces"));
             return command;

@@ -20,15 +20,22 @@ fn promised() -> Expected {
     ];
     Expected {
         payload: HostIds { uid: PAYLOAD, gid: PAYLOAD, groups: vec![2000] },
-        any_groups: false,
+        groups: vec![2000],
         map: IdMap { uids: map(0, PAYLOAD), gids: map(0, PAYLOAD) },
         capabilities: 0,
         mounts: mounts.into_iter().map(|(at, flags)| (PathBuf::from(at), flags.to_vec())).collect(),
+        own: ["/", "/proc", "/dev", "/dev/shm", "/sys"].map(PathBuf::from).into(),
+        seccomp_filters: Some(2),
+        rlimits: [("core", 0), ("nofile", 1024)].map(|(name, most)| (name.to_owned(), rlimit(most))).into(),
         // This path is there on every Linux.
         masked: vec![PathBuf::from("/proc/keys"), PathBuf::from("/no/such/path")],
         limits: Some(limits()),
         cgroup: Some("ces-20261122T143015-7f3a9c".to_owned()),
     }
+}
+
+fn rlimit(most: u64) -> Rlimit {
+    Rlimit { soft: Some(most), hard: Some(most) }
 }
 
 fn limits() -> Observed {
@@ -51,13 +58,20 @@ fn found() -> Enforced {
         capabilities: ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map(|set| (set.to_owned(), 0)).into(),
         no_new_privs: true,
         seccomp_mode: 2,
-        seccomp_filters: 2,
+        seccomp_filters: Some(2),
         uid_map: expected.map.uids,
         gid_map: expected.map.gids,
         own_namespaces: NAMESPACES.iter().map(|name| (*name).to_owned()).collect(),
         mounts,
         descriptors: vec!["socket:[1]".to_owned(), "pipe:[2]".to_owned()],
-        core_limit: Some(0),
+        of_the_host: [PathBuf::from("/safe_data")].into(),
+        peers: BTreeMap::new(),
+        interfaces: vec!["lo".to_owned(), "sit0".to_owned()],
+        routes: Vec::new(),
+        devices: [("null", "c 1:3"), ("tty", "c 5:0"), ("console", "c 136:3")]
+            .map(|(name, number)| (name.to_owned(), number.to_owned()))
+            .into(),
+        rlimits: [("core", rlimit(0)), ("nofile", rlimit(512))].map(|(name, is)| (name.to_owned(), is)).into(),
         cgroups: vec!["0::/".to_owned(), "4:memory:/ces-20261122T143015-7f3a9c".to_owned()],
         limits: Some(limits()),
     }
@@ -66,7 +80,7 @@ fn found() -> Enforced {
 /// A protection less, and the words that name it.
 type Loss = (&'static str, fn(&mut Enforced));
 
-const LOSSES: [Loss; 44] = [
+const LOSSES: [Loss; 58] = [
     ("the user", |f| f.uids = vec![0; 4]),
     ("the user", |f| f.uids[2] = 0),
     ("the user", |f| f.uids.clear()),
@@ -82,7 +96,8 @@ const LOSSES: [Loss; 44] = [
     ("no_new_privs", |f| f.no_new_privs = false),
     ("the seccomp mode", |f| f.seccomp_mode = 0),
     ("the seccomp mode", |f| f.seccomp_mode = 1),
-    ("the number of seccomp filters", |f| f.seccomp_filters = 1),
+    ("the number of seccomp filters", |f| f.seccomp_filters = Some(1)),
+    ("the number of seccomp filters", |f| f.seccomp_filters = None),
     ("the uid map", |f| f.uid_map[0].outside = 0),
     ("the uid map", |f| f.uid_map.clear()),
     ("the gid map", |f| f.gid_map[0].count = 65_536),
@@ -107,9 +122,23 @@ const LOSSES: [Loss; 44] = [
     ("a masked path is \"/proc/keys\"", |f| unmount(f, "/proc/keys")),
     ("an open descriptor", |f| f.descriptors.push("/etc/shadow".to_owned())),
     ("an open descriptor", |f| f.descriptors.push("anon_inode:[eventpoll]".to_owned())),
-    ("the core dump limit", |f| f.core_limit = None),
-    ("the core dump limit", |f| f.core_limit = Some(1)),
+    ("an open descriptor", |f| f.descriptors.push("socket:[7] kept open".to_owned())),
+    ("the process limit core", |f| f.rlimits.clear()),
+    ("the process limit core", |f| bound(f, "core", Rlimit { soft: Some(0), hard: Some(1) })),
+    ("the process limit nofile", |f| bound(f, "nofile", Rlimit { soft: Some(512), hard: None })),
+    ("the process limit nofile", |f| bound(f, "nofile", rlimit(1025))),
     ("the control group", |f| f.cgroups = vec!["0::/".to_owned(), "4:memory:/".to_owned()]),
+    // In one hierarchy, not in the other.
+    ("the control group", |f| f.cgroups.push("5:cpu,cpuacct:/".to_owned())),
+    ("the control group", |f| f.cgroups = vec!["0::/".to_owned()]),
+    ("the control group", |f| f.cgroups.clear()),
+    ("the mount /proc", |f| f.of_the_host = [PathBuf::from("/proc")].into()),
+    ("the mount /safe_data", |f| drop(f.peers.insert(PathBuf::from("/safe_data"), "shared:1".to_owned()))),
+    ("a network interface is \"eth0\"", |f| f.interfaces.push("eth0".to_owned())),
+    ("a network route", |f| f.routes.push("lo 000200C0".to_owned())),
+    ("the device /dev/null", |f| drop(f.devices.insert("null".to_owned(), "c 1:11".to_owned()))),
+    ("the device /dev/sda", |f| drop(f.devices.insert("sda".to_owned(), "b 8:0".to_owned()))),
+    ("the device /dev/console", |f| drop(f.devices.insert("console".to_owned(), "c 5:1".to_owned()))),
     ("a limit", |f| f.limits = None),
     ("the processor limit", |f| f.limits = Some(Observed { cpus: None, ..limits() })),
 ];
@@ -120,6 +149,10 @@ fn share(facts: &mut Enforced, namespace: &str) {
 
 fn hold(facts: &mut Enforced, set: &str, mask: u64) {
     facts.capabilities.insert(set.to_owned(), mask);
+}
+
+fn bound(facts: &mut Enforced, name: &str, is: Rlimit) {
+    facts.rlimits.insert(name.to_owned(), is);
 }
 
 fn unmount(facts: &mut Enforced, at: &str) {
@@ -144,7 +177,9 @@ fn a_container_with_every_protection_is_let_through() {
     };
     // Where the host gives no limits and the policy does without, none are asked for.
     assert_eq!(fewer(|e| (e.limits, e.cgroup) = (None, None)), Vec::<String>::new());
-    assert_eq!(fewer(|e| e.any_groups = true), Vec::<String>::new());
+    assert_eq!(fewer(|e| e.groups = vec![1, 2000]), Vec::<String>::new());
+    // A kernel before 5.9 does not count filters.
+    assert_eq!(fewer(|e| e.seccomp_filters = None), Vec::<String>::new());
     assert_eq!(fewer(|e| e.capabilities = 0xfb), Vec::<String>::new());
 }
 

@@ -1,0 +1,492 @@
+//! A stage process that leaves one protection out: it changes what it is asked for before the library's stage reads it,
+//! or it answers a system call with a lie. The functions below have the names of the C library's, so the linker takes
+//! them for all of this program; each passes on what it does not lie about.
+#![allow(unsafe_code, reason = "stands in for functions of the C library")]
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "numbers as registers hold them")]
+
+use std::ffi::CStr;
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::fd::{FromRawFd as _, IntoRawFd as _};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use ces::run::stage::REQUEST_FD;
+use libc::{c_char, c_int, c_long, c_uint, c_ulong, c_void, gid_t, size_t};
+use nix::sched::CloneFlags;
+use serde_json::{Value, json};
+
+/// The variable of the container by which a run says what is to be left out.
+pub const WORD: &str = "CES_LOSS";
+
+/// One protection, left out.
+pub struct Loss {
+    pub name: &'static str,
+    /// What the refusal says.
+    pub said: &'static str,
+    pub image: &'static str,
+    pub options: &'static [&'static str],
+    /// Changes what the stage is asked for.
+    change: fn(&mut Value),
+}
+
+const fn loss(name: &'static str, said: &'static str, change: fn(&mut Value)) -> Loss {
+    Loss { name, said, image: "localhost/root", options: &[], change }
+}
+
+const fn with(options: &'static [&'static str], loss: Loss) -> Loss {
+    Loss { options, ..loss }
+}
+
+fn nothing(_: &mut Value) {}
+
+/// All losses. Those whose change is `nothing` are lies, told below by their names.
+pub static LOSSES: [Loss; 55] = [
+    loss("the_user", "the user is", |r| r["spec"]["process"]["user"]["uid"] = json!(1)),
+    loss("the_group", "the group is", |r| r["spec"]["process"]["user"]["gid"] = json!(1)),
+    loss("the_groups", "supplementary groups", nothing),
+    loss("an_empty_bounding_set", "capability set CapBnd", |r| capable(r, &["bounding"])),
+    loss("an_empty_permitted_set", "capability set CapPrm", |r| capable(r, &["bounding", "permitted"])),
+    loss("an_empty_effective_set", "capability set CapEff", |r| capable(r, &["bounding", "permitted", "effective"])),
+    loss("an_empty_inheritable_set", "capability set CapInh", |r| {
+        capable(r, &["bounding", "permitted", "inheritable"]);
+    }),
+    loss("an_empty_ambient_set", "capability set CapAmb", |r| {
+        capable(r, &["bounding", "permitted", "inheritable", "ambient"]);
+    }),
+    with(
+        &["--profile", "service"],
+        loss("the_limits_of_service", "capability set CapEff", |r| {
+            capable(r, &["bounding", "permitted", "effective"]);
+        }),
+    ),
+    loss("no_new_privs", "no_new_privs is false", |r| {
+        // Or the filters could not be installed, and the engine would fail first.
+        capable(r, &["bounding", "permitted", "effective"]);
+    }),
+    loss("seccomp", "the seccomp mode is 0", nothing),
+    loss("the_second_seccomp_filter", "the number of seccomp filters", nothing),
+    loss("the_user_namespace", "of a new user namespace", nothing),
+    loss("the_ipc_namespace", "the ipc namespace", |r| {
+        share(r, "ipc");
+        unmount(r, "/dev/mqueue");
+    }),
+    loss("the_uts_namespace", "the uts namespace", |r| {
+        share(r, "uts");
+        r["spec"]["hostname"] = Value::Null;
+    }),
+    loss("the_pid_namespace", "the pid namespace", |r| share(r, "pid")),
+    loss("the_network_namespace", "the net namespace", |r| unmount(r, "/sys")),
+    loss("the_cgroup_namespace", "the cgroup namespace", nothing),
+    loss("the_uid_map", "the uid map", |r| option(r, "/dev/pts", "gid=5")),
+    loss("the_gid_map", "the gid map", |r| option(r, "/dev/pts", "gid=5")),
+    with(&["--read-only"], loss("a_read_only_root", "the mount / ", |r| r["spec"]["root"]["readonly"] = json!(false))),
+    loss("nosuid_on_the_root", "the mount / ", nothing),
+    loss("nodev_on_the_root", "the mount / ", nothing),
+    loss("nosuid_on_the_data", "the mount /safe_data ", nothing),
+    loss("nodev_on_the_outputs", "the mount /safe_outputs ", nothing),
+    with(
+        &["--data-ro"],
+        loss("read_only_data", "the mount /safe_data ", |r| {
+            for bind in r["plan"]["binds"].as_array_mut().unwrap() {
+                bind["read_only"] = json!(false);
+            }
+        }),
+    ),
+    with(&["--data-ro"], loss("read_only_data_to_its_depth", "the mount /safe_data/below ", nothing)),
+    loss("noexec_on_hosts", "the mount /etc/hosts ", |r| {
+        for bind in r["plan"]["binds"].as_array_mut().unwrap() {
+            bind["no_exec"] = json!(false);
+        }
+    }),
+    loss("nosuid_on_proc", "the mount /proc ", |r| option(r, "/proc", "nosuid")),
+    loss("nodev_on_proc", "the mount /proc ", |r| option(r, "/proc", "nodev")),
+    loss("noexec_on_proc", "the mount /proc ", |r| option(r, "/proc", "noexec")),
+    loss("noexec_on_shared_memory", "the mount /dev/shm ", |r| option(r, "/dev/shm", "noexec")),
+    loss("nosuid_on_dev", "the mount /dev ", |r| option(r, "/dev", "nosuid")),
+    loss("read_only_sys", "the mount /sys ", |r| option(r, "/sys", "ro")),
+    with(&["--tmpfs", "/work:noexec"], loss("noexec_on_a_tmpfs", "the mount /work ", |r| option(r, "/work", "noexec"))),
+    loss("shared_memory_of_its_own", "the mount /dev/shm ", |r| unmount(r, "/dev/shm")),
+    loss("proc_of_its_own", "the mount /proc is \"the host's\"", nothing),
+    loss("a_list_of_mounts_that_ends", "an unexpected mount is \"/extra\"", |r| {
+        let mounts = r["spec"]["mounts"].as_array_mut().unwrap();
+        mounts.push(json!({"destination": "/extra", "type": "tmpfs", "source": "tmpfs", "options": []}));
+    }),
+    loss("private_mounts", "must be \"private\"", |r| r["spec"]["linux"]["rootfsPropagation"] = json!("shared")),
+    loss("a_masked_file", "a masked path is \"/proc/kallsyms\"", |r| uncover(r, "maskedPaths", "/proc/kallsyms")),
+    loss("a_masked_directory", "a masked path is \"/sys/firmware\"", |r| uncover(r, "maskedPaths", "/sys/firmware")),
+    loss("every_mask", "a masked path is \"/proc/keys\"", |r| r["spec"]["linux"]["maskedPaths"] = json!([])),
+    loss("a_read_only_path", "the mount /proc/sys ", |r| uncover(r, "readonlyPaths", "/proc/sys")),
+    loss("every_read_only_path", "the mount /proc/bus ", |r| {
+        r["spec"]["linux"]["readonlyPaths"] = json!([]);
+    }),
+    loss("seven_devices", "an unexpected mount is \"/dev/kmsg\"", |r| {
+        r["spec"]["linux"]["devices"] = json!([{"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11}]);
+    }),
+    loss("the_right_devices", "the device /dev/full is \"c 1:11\"", nothing),
+    loss("closed_descriptors", "an open descriptor", nothing),
+    loss("descriptors_that_close_on_exec", "kept open", nothing),
+    loss("loopback_alone", "a network interface is \"eth0\"", nothing),
+    loss("no_core_dumps", "the process limit core", |r| limit(r, "RLIMIT_CORE")),
+    with(
+        &["--ulimit", "nofile=100:200"],
+        loss("a_limit_of_open_files", "the process limit nofile", |r| limit(r, "RLIMIT_NOFILE")),
+    ),
+    loss("the_control_group", "the control group", nothing),
+    loss("the_memory_limit", "a limit is", nothing),
+    loss("the_limit_of_processes", "a limit is", nothing),
+    loss("the_processor_limit", "the processor limit", nothing),
+];
+
+/// What only the host's root can take away again.
+const HELPED: [&str; 4] = ["the_control_group", "the_memory_limit", "the_limit_of_processes", "the_processor_limit"];
+
+/// Gives a capability that no profile has to these sets.
+fn capable(request: &mut Value, sets: &[&str]) {
+    for set in sets {
+        let list = request["spec"]["process"]["capabilities"][set].as_array_mut().unwrap();
+        list.push(json!("CAP_SYS_ADMIN"));
+    }
+}
+
+fn share(request: &mut Value, namespace: &str) {
+    request["spec"]["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != namespace);
+}
+
+fn unmount(request: &mut Value, at: &str) {
+    request["spec"]["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != at);
+}
+
+fn option(request: &mut Value, at: &str, option: &str) {
+    for mount in request["spec"]["mounts"].as_array_mut().unwrap().iter_mut().filter(|m| m["destination"] == at) {
+        mount["options"].as_array_mut().unwrap().retain(|o| o != option);
+    }
+}
+
+fn uncover(request: &mut Value, list: &str, path: &str) {
+    request["spec"]["linux"][list].as_array_mut().unwrap().retain(|p| p != path);
+}
+
+/// As much as this very process may have.
+fn limit(request: &mut Value, name: &str) {
+    let resource = if name == "RLIMIT_CORE" {
+        nix::sys::resource::Resource::RLIMIT_CORE
+    } else {
+        nix::sys::resource::Resource::RLIMIT_NOFILE
+    };
+    let (_, hard) = nix::sys::resource::getrlimit(resource).unwrap();
+    for one in request["spec"]["process"]["rlimits"].as_array_mut().unwrap().iter_mut().filter(|l| l["type"] == name) {
+        (one["soft"], one["hard"]) = (json!(hard), json!(hard));
+    }
+}
+
+/// One more user namespace, in which there is root alone.
+fn nest() {
+    let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS;
+    // SAFETY: takes a number.
+    let made = unsafe { real(libc::SYS_unshare, [flags as c_ulong, 0, 0, 0, 0, 0]) };
+    assert_eq!(made, 0, "a nested user namespace");
+    // Or the files below would be the host root's (proc_pid(5)).
+    nix::sys::prctl::set_dumpable(true).unwrap();
+    for (name, text) in [("setgroups", "deny"), ("uid_map", "0 0 1"), ("gid_map", "0 0 1")] {
+        fs::write(format!("/proc/self/{name}"), text).unwrap();
+    }
+}
+
+static ACTIVE: OnceLock<String> = OnceLock::new();
+/// What only the host's root can do is done by a process that stayed so.
+static HELPER: OnceLock<UnixStream> = OnceLock::new();
+
+fn lies(name: &str) -> bool {
+    ACTIVE.get().is_some_and(|active| active == name)
+}
+
+/// The stage, less what the run says.
+pub fn stage() -> u8 {
+    // SAFETY: the parent left the request at this number for this program.
+    let mut file = unsafe { File::from_raw_fd(REQUEST_FD) };
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    let mut request: Value = serde_json::from_str(&text).unwrap();
+    let env = request["spec"]["process"]["env"].as_array().unwrap();
+    let word = env.iter().find_map(|e| e.as_str()?.strip_prefix(WORD)?.strip_prefix('=')).unwrap_or("nothing");
+    if let Some(loss) = LOSSES.iter().find(|loss| loss.name == word) {
+        (loss.change)(&mut request);
+        if HELPED.contains(&loss.name) {
+            start_helper(loss.name, request["job"].as_str().unwrap());
+        }
+        if loss.name == "closed_descriptors" {
+            // SAFETY: makes a descriptor.
+            leave_open(unsafe { libc::eventfd(0, 0) });
+        }
+        if loss.name == "descriptors_that_close_on_exec" {
+            let (a, b) = UnixStream::pair().unwrap();
+            [a, b].into_iter().for_each(|end| leave_open(end.into_raw_fd()));
+        }
+        ACTIVE.set(loss.name.to_owned()).unwrap();
+    }
+    // The memory file is one's own: written anew, and read again from its beginning.
+    let changed = serde_json::to_vec(&request).unwrap();
+    let mut again =
+        fs::OpenOptions::new().write(true).truncate(true).open(format!("/proc/self/fd/{REQUEST_FD}")).unwrap();
+    again.write_all(&changed).unwrap();
+    // The stage takes what it finds at the next number for something of its parent's.
+    drop(again);
+    file.rewind().unwrap();
+    assert_eq!(file.into_raw_fd(), REQUEST_FD);
+    ces::run::stage::child_main()
+}
+
+/// Beyond the numbers that mean something to the stage, and not closed on exec.
+fn leave_open(fd: c_int) {
+    // SAFETY: copies an open descriptor to a free number, and closes the original, which nobody owns.
+    unsafe {
+        assert!(libc::fcntl(fd, libc::F_DUPFD, 100) >= 100);
+        libc::close(fd);
+    }
+}
+
+fn start_helper(loss: &str, job: &str) {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let stage = nix::unistd::Pid::this();
+    // SAFETY: this process has one thread.
+    if unsafe { libc::fork() } == 0 {
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).unwrap();
+        nix::sched::unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let mut byte = [0];
+        theirs.write_all(&byte).unwrap();
+        theirs.read_exact(&mut byte).unwrap();
+        loosen(loss, job, stage.as_raw());
+        theirs.write_all(&byte).unwrap();
+        // Ends with the stage.
+        theirs.read_exact(&mut byte).ok();
+        std::process::exit(0);
+    }
+    (&ours).read_exact(&mut [0]).unwrap();
+    HELPER.set(ours).unwrap();
+}
+
+/// As the host's root: out of the group, or its limits away. A file that is not there belongs to the other version.
+fn loosen(loss: &str, job: &str, stage: i32) {
+    let groups: Vec<PathBuf> = [vec![PathBuf::from("/sys/fs/cgroup")], below("/sys/fs/cgroup")].concat();
+    let own: Vec<PathBuf> =
+        groups.iter().map(|dir| dir.join(format!("ces-{job}"))).filter(|dir| dir.is_dir()).collect();
+    assert!(!own.is_empty(), "the job's control group");
+    let write = |name: &str, value: &str| own.iter().filter(|dir| fs::write(dir.join(name), value).is_ok()).count();
+    let done = match loss {
+        "the_control_group" => {
+            own.iter().filter(|dir| fs::write(dir.join("../cgroup.procs"), stage.to_string()).is_ok()).count()
+        }
+        "the_memory_limit" => {
+            write("memory.memsw.limit_in_bytes", "-1")
+                + write("memory.limit_in_bytes", "-1")
+                + write("memory.max", "max")
+        }
+        "the_limit_of_processes" => write("pids.max", "max"),
+        _ => write("cpu.cfs_quota_us", "-1") + write("cpu.max", "max 100000"),
+    };
+    assert!(done > 0, "nothing was loosened");
+}
+
+fn below(dir: &str) -> Vec<PathBuf> {
+    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect()
+}
+
+/// The C library's own function.
+fn next(name: &CStr, known: &AtomicUsize) -> usize {
+    let mut found = known.load(Ordering::Relaxed);
+    if found == 0 {
+        // SAFETY: looks a name up.
+        found = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) } as usize;
+        known.store(found, Ordering::Relaxed);
+    }
+    found
+}
+
+type Syscall = unsafe extern "C" fn(c_long, c_ulong, c_ulong, c_ulong, c_ulong, c_ulong, c_ulong) -> c_long;
+
+/// Passes a call on.
+///
+/// # Safety
+/// As the call's own.
+unsafe fn real(number: c_long, args: [c_ulong; 6]) -> c_long {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let [a, b, c, d, e, f] = args;
+    // SAFETY: the C library's function takes up to six numbers, in the registers in which these come.
+    unsafe { std::mem::transmute::<usize, Syscall>(next(c"syscall", &NEXT))(number, a, b, c, d, e, f) }
+}
+
+/// # Safety
+/// As syscall(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn syscall(
+    number: c_long,
+    a: c_ulong,
+    b: c_ulong,
+    c: c_ulong,
+    d: c_ulong,
+    e: c_ulong,
+    f: c_ulong,
+) -> c_long {
+    static FILTERS: AtomicU32 = AtomicU32::new(0);
+    // What is being made a mount of: fsopen(2), fsconfig(2), fsmount(2).
+    static PROC: AtomicU64 = AtomicU64::new(0);
+    if lies("proc_of_its_own") || lies("the_pid_namespace") {
+        // SAFETY: by the call's contract, the first argument leads to a C string.
+        if number == libc::SYS_fsopen && unsafe { CStr::from_ptr(a as *const c_char) } == c"proc" {
+            // SAFETY: the caller's own.
+            let made = unsafe { real(number, [a, b, c, d, e, f]) };
+            PROC.store(made as u64, Ordering::Relaxed);
+            return made;
+        }
+        let proc = a != 0 && a == PROC.load(Ordering::Relaxed);
+        if number == libc::SYS_fsconfig && proc {
+            return 0;
+        }
+        if number == libc::SYS_fsmount && proc {
+            let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as c_uint;
+            let hosts = [libc::AT_FDCWD as c_ulong, c"/proc".as_ptr() as c_ulong, c_ulong::from(flags), 0, 0, 0];
+            PROC.store(0, Ordering::Relaxed);
+            // SAFETY: a constant string.
+            return unsafe { real(libc::SYS_open_tree, hosts) };
+        }
+    }
+    if number == libc::SYS_seccomp && a == 1 {
+        let nth = FILTERS.fetch_add(1, Ordering::Relaxed);
+        if lies("seccomp") || lies("the_second_seccomp_filter") && nth == 1 {
+            return 0;
+        }
+    }
+    if number == libc::SYS_close_range && lies("descriptors_that_close_on_exec") {
+        return 0;
+    }
+    if number == libc::SYS_mount_setattr && d != 0 {
+        // SAFETY: by the call's contract, the fourth argument leads to such a struct.
+        let mut attr = unsafe { *(d as *const libc::mount_attr) };
+        let mut flags = c;
+        if lies("nosuid_on_the_data") {
+            attr.attr_set &= !libc::MOUNT_ATTR_NOSUID;
+        }
+        if lies("nodev_on_the_outputs") {
+            attr.attr_set &= !libc::MOUNT_ATTR_NODEV;
+        }
+        if lies("read_only_data_to_its_depth") {
+            flags &= !(libc::AT_RECURSIVE as c_ulong);
+        }
+        let changed = (&raw mut attr) as c_ulong;
+        // SAFETY: as the caller's call, with a struct of our own that lives over it.
+        return unsafe { real(number, [a, b, flags, changed, e, f]) };
+    }
+    // SAFETY: the caller's own.
+    unsafe { real(number, [a, b, c, d, e, f]) }
+}
+
+/// # Safety
+/// As unshare(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn unshare(flags: c_int) -> c_int {
+    let mut kept = flags;
+    if flags & libc::CLONE_NEWNET != 0
+        && let Some(mut helper) = HELPER.get()
+    {
+        helper.write_all(&[0]).unwrap();
+        helper.read_exact(&mut [0]).unwrap();
+    }
+    if lies("the_user_namespace") {
+        kept &= !libc::CLONE_NEWUSER;
+    }
+    if lies("the_network_namespace") {
+        kept &= !libc::CLONE_NEWNET;
+    }
+    if lies("the_cgroup_namespace") {
+        kept &= !libc::CLONE_NEWCGROUP;
+    }
+    if flags & libc::CLONE_NEWNET != 0 && (lies("the_uid_map") || lies("the_gid_map")) {
+        nest();
+    }
+    // SAFETY: takes a number.
+    unsafe { real(libc::SYS_unshare, [c_ulong::from(kept as c_uint), 0, 0, 0, 0, 0]) as c_int }
+}
+
+/// # Safety
+/// As prctl(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int {
+    if option == libc::PR_SET_NO_NEW_PRIVS && lies("no_new_privs") {
+        return 0;
+    }
+    // SAFETY: the caller's own.
+    unsafe { real(libc::SYS_prctl, [option as c_ulong, a, b, c, d, 0]) as c_int }
+}
+
+/// # Safety
+/// As setgroups(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn setgroups(count: size_t, groups: *const gid_t) -> c_int {
+    let roots: [gid_t; 2] = [0, 27];
+    let (count, groups) = if lies("the_groups") { (roots.len(), roots.as_ptr()) } else { (count, groups) };
+    // SAFETY: the caller's own, or a list of two.
+    unsafe { real(libc::SYS_setgroups, [count as c_ulong, groups as c_ulong, 0, 0, 0, 0]) as c_int }
+}
+
+/// # Safety
+/// As ioctl(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: c_ulong) -> c_int {
+    // SAFETY: the caller's own.
+    let pass = |request: c_ulong, argument| unsafe {
+        real(libc::SYS_ioctl, [fd as c_ulong, request, argument, 0, 0, 0]) as c_int
+    };
+    if request == libc::SIOCSIFFLAGS && lies("the_network_namespace") {
+        return 0;
+    }
+    if request == libc::SIOCSIFFLAGS && lies("loopback_alone") {
+        // SAFETY: ifreq is plain data.
+        let mut rename: libc::ifreq = unsafe { std::mem::zeroed() };
+        for (to, from) in rename.ifr_name.iter_mut().zip(*b"lo") {
+            *to = from as c_char;
+        }
+        let mut name = [0; libc::IFNAMSIZ];
+        for (to, from) in name.iter_mut().zip(*b"eth0") {
+            *to = from as c_char;
+        }
+        rename.ifr_ifru.ifru_newname = name;
+        return pass(libc::SIOCSIFNAME, (&raw const rename) as c_ulong);
+    }
+    pass(request, argument)
+}
+
+/// # Safety
+/// As mount(2).
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mount(
+    source: *const c_char,
+    target: *const c_char,
+    kind: *const c_char,
+    flags: c_ulong,
+    data: *const c_void,
+) -> c_int {
+    // SAFETY: by the call's contract these are C strings or null.
+    let text = |pointer: *const c_char| (!pointer.is_null()).then(|| unsafe { CStr::from_ptr(pointer) });
+    let (mut from, mut kept) = (source, flags);
+    if text(kind) == Some(c"overlay") {
+        if lies("nosuid_on_the_root") {
+            kept &= !libc::MS_NOSUID;
+        }
+        if lies("nodev_on_the_root") {
+            kept &= !libc::MS_NODEV;
+        }
+    }
+    if text(kind) == Some(c"cgroup2") && lies("the_cgroup_namespace") {
+        // One of another cgroup namespace cannot be mounted here: the host's own.
+        (from, kept) = (c"/sys/fs/cgroup/unified".as_ptr(), libc::MS_BIND | libc::MS_REC);
+    }
+    if flags & libc::MS_BIND != 0 && text(source) == Some(c"/dev/full") && lies("the_right_devices") {
+        from = c"/dev/kmsg".as_ptr();
+    }
+    let args = [from as c_ulong, target as c_ulong, kind as c_ulong, kept, data as c_ulong, 0];
+    // SAFETY: the caller's own, or constant strings.
+    unsafe { real(libc::SYS_mount, args) as c_int }
+}

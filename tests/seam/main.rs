@@ -1,0 +1,133 @@
+//! The enforced check, end to end: in each test one protection is missing in the real kernel state of a created
+//! container; the run is refused before the payload executes, and the difference is named.
+//!
+//! This program is `ces` itself, linked from the same library, with another stage process: `losing` changes what the
+//! stage is asked for, or answers one system call of the engine with a lie, so that the engine believes that it has
+//! applied what it has not. All that decides (the policy, the expectation, the check) runs unchanged in the parent.
+//! Nothing of it is in the product.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics is a test that fails")]
+#![allow(clippy::print_stderr, reason = "a skip says why, loudly")]
+
+/// The stage process that leaves something out.
+mod losing;
+#[allow(dead_code, unused_imports, reason = "shared with the other tests, which need more of it")]
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use losing::{LOSSES, Loss};
+use support::{Host, Ran};
+
+fn main() -> ExitCode {
+    let argv: Vec<OsString> = std::env::args_os().collect();
+    let word = |at: usize| argv.get(at).and_then(|word| word.to_str());
+    match (word(0), word(1)) {
+        (Some("ces"), Some("__stage")) => ExitCode::from(losing::stage()),
+        (_, Some("__unpack")) => ces::image::unpack::child_main(),
+        (_, Some("run")) => as_ces(&argv),
+        _ => tests(),
+    }
+}
+
+/// What `main` of ces does with a command line that it understands.
+fn as_ces(argv: &[OsString]) -> ExitCode {
+    ces::host::sys::close_from(3).expect("no descriptors of the caller");
+    let (parsed, _) = ces::cli::parse(argv);
+    let (cli, _) = parsed.expect("a command line");
+    match ces::commands::dispatch(&cli.global, &cli.command) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprint!("{}", error.report());
+            ExitCode::from(125)
+        }
+    }
+}
+
+fn tests() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Hosts of their own fork: one thread.
+    arguments.test_threads = Some(1);
+    let each = |loss: &'static Loss| {
+        Trial::test(format!("refused_without_{}", loss.name), move || {
+            refused(loss);
+            Ok::<(), Failed>(())
+        })
+    };
+    let mut all: Vec<Trial> = LOSSES.iter().map(each).collect();
+    all.push(Trial::test("an_ordinary_users_run_is_refused_as_well", || {
+        ordinary();
+        Ok(())
+    }));
+    all.push(Trial::test("with_nothing_left_out_the_same_program_runs_the_payload", || {
+        runs();
+        Ok(())
+    }));
+    libtest_mimic::run(&arguments, all).exit_code()
+}
+
+/// A payload that leaves traces wherever it can.
+const TRACES: [&str; 4] =
+    ["/bin/sh", "-c", "echo executed; echo executed > /safe_outputs/trace; echo x > /safe_data/trace", "sh"];
+
+fn run(host: Option<Host>, loss: &str, options: &[&str], image: &str) -> Option<(Host, Ran)> {
+    let mut host = host?;
+    host.pull_demo("demo");
+    host.pull_demo("root");
+    let below = host.researcher().dir.join("safe_data/below");
+    let mount = "mkdir -m 777 \"$1\" && mount -t tmpfs -o mode=1777 tmpfs \"$1\"";
+    Ran::from(host.command("/bin/sh").args(["-c", mount, "sh"]).arg(&below).output()).exits(0);
+    host.remember_mounts();
+    host.program = std::env::current_exe().expect("this program");
+    let word = format!("{}={loss}", losing::WORD);
+    let ran = host.run(&[&["-e", &word], options, &[image], &TRACES].concat());
+    Some((host, ran))
+}
+
+fn refused(loss: &Loss) {
+    refused_on(Host::new(), loss);
+}
+
+fn refused_on(host: Option<Host>, loss: &Loss) {
+    let Some((host, ran)) = run(host, loss.name, loss.options, loss.image) else { return };
+    eprintln!("{}", ran.stderr);
+    ran.refuses(125, &[loss.said]);
+    assert!(!ran.stdout.contains("executed"), "{ran:?}");
+    assert!(!host.home().join("safe_data/trace").exists(), "the payload was executed");
+    host.nothing_ran();
+    // The record says that it was refused, and why.
+    let record = host.records().pop().expect("a record");
+    assert_eq!(record["state"], "refused", "{record}");
+    assert!(record["ended"].as_str().is_some_and(|ended| !ended.is_empty()), "{record}");
+}
+
+/// What an ordinary user's stage can leave out without the host's root.
+const ORDINARY: [&str; 8] = [
+    "the_user",
+    "seccomp",
+    "an_empty_bounding_set",
+    "nosuid_on_the_data",
+    "read_only_data_to_its_depth",
+    "every_mask",
+    "closed_descriptors",
+    "loopback_alone",
+];
+
+fn ordinary() {
+    let of = |name: &&str| LOSSES.iter().find(|loss| loss.name == *name).expect("a loss of this name");
+    ORDINARY.iter().map(of).for_each(|loss| refused_on(Host::of_an_ordinary_user(), loss));
+}
+
+fn runs() {
+    for options in [&[][..], &["--read-only"], &["--profile", "service"]] {
+        for host in [Host::new(), Host::of_an_ordinary_user()] {
+            let Some((host, ran)) = run(host, "nothing", options, "localhost/root") else { return };
+            assert_eq!(ran.exits(0), "executed\n");
+            assert_eq!(host.output("trace"), "executed\n");
+            host.nothing_is_left();
+        }
+    }
+}
