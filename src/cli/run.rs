@@ -73,7 +73,8 @@ pub struct RunOptions {
     /// Give the payload a terminal
     #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub tty: Option<bool>,
-    /// Reach a port of the container from this host's loopback, or from a socket: [127.0.0.1:]HOST:CONTAINER
+    /// Reach a port of the container from this host's loopback (HOST:CONTAINER; HOST 0 is any free one), or from a
+    /// socket that you alone can open (unix:CONTAINER, unix:PATH:CONTAINER)
     #[arg(short, long, value_name = "PORTS", action = ArgAction::Append)]
     pub publish: Vec<String>,
     /// Bind a directory of the host, where the policy allows it

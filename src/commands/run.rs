@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Spec;
 use serde_json::json;
 
+use super::facts;
 use super::prepare::{self, Prepared};
 use crate::bundle::identity::HostIds;
 use crate::bundle::rootfs::{Bind, Plan};
@@ -13,10 +14,12 @@ use crate::bundle::spec::{self, HostPaths};
 use crate::cli::{Global, RunArgs};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::cgroup::Usage;
+use crate::policy::request::{Listen, PortRequest};
 use crate::policy::units::show_size;
 use crate::run::handover;
 use crate::run::job::{Job, JobId, Journal};
 use crate::run::launch::{Launch, launch};
+use crate::run::ports::{Ports, Published};
 use crate::run::quota::Bound;
 use crate::run::record::{Record, State, now};
 use crate::run::supervise::{Ending, Outcome};
@@ -30,16 +33,20 @@ pub fn run(global: &Global, args: &RunArgs) -> Result<u8> {
     let mut prepared = prepare::prepare(global, args)?;
     refuse_what_is_not_there_yet(&prepared)?;
     let id = JobId::new()?;
-    let journal = journal(&prepared, &id);
+    let mut journal = journal(&prepared, &id);
     let paths = host_paths(&prepared, &journal);
     let (spec, notes) = prepared.spec(id.as_str(), &paths, Path::new(crate::bundle::rootfs::ROOTFS))?;
     prepared.warnings.extend(notes);
     let talk = Talk { quiet: global.quiet };
     prepared.warnings.iter().for_each(|warning| talk.say(&format!("warning: {warning}")));
 
+    let ports = Ports::open(&port_requests(&prepared, &id)?, &prepared.identity)?;
+    journal.sockets = ports.files().to_vec();
     let job = Job::begin(&prepared.dirs, &prepared.identity, journal)?;
     let mut record = begin_record(&prepared, &job, &spec);
-    let done = execute(&prepared, &job, &spec, &paths, &mut record, &talk);
+    record.ports = ports.published().to_vec();
+    talk.ports(&record.ports);
+    let done = execute(&prepared, &job, &spec, &paths, ports, &mut record, &talk);
     let finished = finish(&prepared, job, record, done, &talk);
     let (status, record) = finished?;
     if let Some(path) = &prepared.request.json_summary {
@@ -54,6 +61,7 @@ fn execute(
     job: &Job,
     spec: &Spec,
     paths: &HostPaths,
+    ports: Ports,
     record: &mut Record,
     talk: &Talk,
 ) -> Result<(Outcome, Usage)> {
@@ -87,6 +95,7 @@ fn execute(
                 files: limits.outputs_files,
             },
         ],
+        ports,
     };
     launch(start, |checked| {
         checked.warnings.iter().for_each(|warning| talk.say(&format!("warning: {warning}")));
@@ -133,6 +142,11 @@ fn finish(
         Ok(outputs) => record.outputs = Some(outputs.clone()),
         Err(error) => record.warnings.push(error.to_string()),
     }
+    if outcome.relay_lost {
+        let lost = "the relay of the published ports was killed before the run ended; they were closed from then on";
+        talk.say(&format!("warning: {lost}"));
+        record.warnings.push(lost.to_owned());
+    }
     let saved = record.save(&prepared.dirs.log);
     let ended = job.end(&prepared.identity);
     talk.summary(prepared, &record, &words, usage);
@@ -162,7 +176,25 @@ fn journal(prepared: &Prepared, id: &JobId) -> Journal {
         home: caller.home.clone(),
         scratch: format!("scratch_{id}"),
         outputs: format!("outputs_{id}"),
+        sockets: Vec::new(),
     }
+}
+
+/// The granted ports, with every socket's path: beside the outputs where none was given.
+fn port_requests(prepared: &Prepared, id: &JobId) -> Result<Vec<PortRequest>> {
+    let home = &prepared.identity.caller.home;
+    let cwd = std::env::current_dir().map_err(|e| {
+        Error::new(Stage::Cli, Kind::Host, "the current directory cannot be found").because(e).hint("change to another")
+    })?;
+    let with_path = |port: &PortRequest| {
+        let listen = match &port.listen {
+            Listen::Socket(None) => Listen::Socket(Some(home.join(format!("port_{id}_{}.sock", port.container)))),
+            Listen::Socket(Some(path)) => Listen::Socket(Some(facts::locate(&path.to_string_lossy(), &cwd, home))),
+            Listen::Loopback(port) => Listen::Loopback(*port),
+        };
+        PortRequest { listen, container: port.container }
+    };
+    Ok(prepared.grant.ports.iter().map(with_path).collect())
 }
 
 fn host_paths(prepared: &Prepared, journal: &Journal) -> HostPaths {
@@ -227,6 +259,7 @@ fn begin_record(prepared: &Prepared, job: &Job, spec: &Spec) -> Record {
         data: prepared.data.path.clone(),
         data_access: prepared.grant.data.name().to_owned(),
         policy: prepared.policy.file().to_owned(),
+        ports: Vec::new(),
         decisions: json!(prepared.grant.decisions),
         warnings: prepared.warnings.clone(),
         enforced: None,
@@ -295,6 +328,20 @@ impl Talk {
         std::io::stderr().write_all(text.as_bytes()).ok();
     }
 
+    /// Where the ports are, and who else can reach them.
+    fn ports(&self, ports: &[Published]) {
+        for Published { host, container } in ports {
+            self.say(&format!("ces: port {container} of the container is at {host}"));
+        }
+        if let Some(port) = ports.iter().find(|port| !port.host.starts_with('/')) {
+            self.say(&format!(
+                "note: every user of this host can connect to {}: protect the service with a password, or use a socket \
+                 that you alone can open: -p unix:{}",
+                port.host, port.container
+            ));
+        }
+    }
+
     fn summary(&self, prepared: &Prepared, record: &Record, words: &Words, usage: Usage) {
         let seconds = record.seconds.unwrap_or_default();
         let peak = usage.peak_memory.map_or_else(String::new, |bytes| format!(", peak memory {}", show_size(bytes)));
@@ -338,9 +385,6 @@ fn refuse_what_is_not_there_yet(prepared: &Prepared) -> Result<()> {
     };
     if prepared.grant.tty {
         return later("a terminal (-t)", "run without it; input and output are passed through as they are");
-    }
-    if !prepared.grant.ports.is_empty() {
-        return later("publishing ports (-p)", "run without it");
     }
     Ok(())
 }

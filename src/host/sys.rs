@@ -363,6 +363,18 @@ fn unsigned(flags: libc::c_int) -> libc::c_uint {
 
 // --- network ---
 
+/// Takes one connection that waits at `listener`; it does not block, and is closed on exec.
+///
+/// # Errors
+/// The kernel's (accept(2)); `EAGAIN` when none waits and the listener does not block.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: with null pointers the peer's address is not asked for; a new descriptor is returned.
+    own(check(
+        unsafe { libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags) }.into(),
+    )?)
+}
+
 /// Brings the loopback interface of this network namespace up.
 ///
 /// # Errors

@@ -9,6 +9,7 @@
 //! STORE/work/<id>/         throw-away upper directory, files bound into the container
 //! ~/scratch_<id>/           the container's /scratch, removed
 //! ~/outputs_<id>/           the container's /safe_outputs, kept
+//! ~/port_<id>_<port>.sock   a published port's socket, where no path was given, removed
 //! ```
 
 use std::fmt;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat2};
 use serde::{Deserialize, Serialize};
 
+use super::ports::SocketFile;
 use super::remove;
 use crate::bundle::identity::{HostIds, Identity, acting_as};
 use crate::error::{Error, Kind, Result, Stage};
@@ -100,6 +102,9 @@ pub struct Journal {
     pub scratch: String,
     /// Name of the outputs directory in the home.
     pub outputs: String,
+    /// Sockets of published ports.
+    #[serde(default)]
+    pub sockets: Vec<SocketFile>,
 }
 
 /// A job of this process: its directories exist, its lock is held.
@@ -249,6 +254,7 @@ impl Job {
 /// When something cannot be removed.
 pub fn discard(journal: &Journal, map: &IdMap, privileged: bool) -> Result<()> {
     let researcher = HostIds { uid: journal.uid, gid: journal.gid, groups: Vec::new() };
+    journal.sockets.iter().try_for_each(|socket| socket.remove(&researcher, privileged))?;
     let home = acting_as(&researcher, privileged, || open_directory(&journal.home, false))?;
     let remove = || -> Result<Vec<u8>> {
         remove_tree(&home, Path::new(&journal.scratch))?;

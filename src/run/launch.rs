@@ -12,6 +12,7 @@ use oci_spec::runtime::{Capability, LinuxResources, Mount, Spec};
 
 use super::enforced::{self, Enforced, Expected, Rlimit};
 use super::job::JobId;
+use super::ports::Ports;
 use super::quota::{Bound, Watch};
 use super::spawn::{self, StageProcess};
 use super::stage::StageRequest;
@@ -44,6 +45,8 @@ pub struct Launch<'a> {
     pub interactive: bool,
     /// Bounds on scratch and outputs.
     pub bounds: Vec<Bound>,
+    /// Published ports; this process's own copies of their listeners are closed once the stage process has them.
+    pub ports: Ports,
 }
 
 /// What the stage process is told when the cgroup is what failed.
@@ -73,6 +76,7 @@ pub fn launch(mut launch: Launch<'_>, before_start: impl FnOnce(&Checked) -> Res
         groups: identity.payload().groups,
         plan: launch.plan.clone(),
         spec: launch.engine_spec.clone(),
+        ports: launch.ports.containers(),
     };
     let mut pipes = Vec::new();
     let mut ends = [None, None];
@@ -87,9 +91,14 @@ pub fn launch(mut launch: Launch<'_>, before_start: impl FnOnce(&Checked) -> Res
     // What a killed stage process leaves becomes this process's own, to end.
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|e| Error::new(Stage::Run, Kind::Host, "cannot take over orphans").because(e.desc()))?;
-    let stage =
-        spawn::spawn(&request, identity.layer_map().as_ref(), [stdin.as_ref(), stdout.as_ref(), stderr.as_ref()])?;
+    let stage = spawn::spawn(
+        &request,
+        identity.layer_map().as_ref(),
+        [stdin.as_ref(), stdout.as_ref(), stderr.as_ref()],
+        &launch.ports.listeners(),
+    )?;
     drop((stdin, stdout, stderr));
+    launch.ports.handed_on();
     let pid = stage.pid;
     let done = converse(&launch, stage, before_start, &mut signals, (pipes, watch));
     spawn::end(pid);
@@ -197,7 +206,7 @@ fn until_created(
             }
             Some(FromStage::Created { init, moved }) => return Ok((Pid::from_raw(init), moved)),
             Some(FromStage::Failed(failure)) => return Err(failure.into()),
-            Some(FromStage::Finished) | None => {
+            Some(FromStage::Finished | FromStage::RelayLost) | None => {
                 return Err(Error::new(
                     Stage::Run,
                     Kind::Failed,

@@ -4,6 +4,10 @@
 pub mod job;
 /// Removes what a run leaves, however deep it is.
 mod remove;
+/// Where published ports listen on the host.
+pub mod ports;
+/// From those to the container's own loopback, inwards alone.
+pub mod relay;
 /// Messages between `ces` and its stage process.
 pub mod wire;
 /// From a bundle to an outcome.

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::job::JobId;
 use super::outputs::Outputs;
+use super::ports::Published;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Mode;
 
@@ -63,6 +64,9 @@ pub struct Record {
     pub data_access: String,
     /// The policy file, or `built-in`.
     pub policy: String,
+    /// Published ports: where they listened, and for which port of the container.
+    #[serde(default)]
+    pub ports: Vec<Published>,
     /// Every decision, and the rule it comes from.
     pub decisions: Value,
     /// What could not be enforced although the policy allowed to run without; empty is good.

@@ -63,7 +63,7 @@ fn poll_all(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> Result<bool> {
 }
 
 /// Forks a process that lives no longer than this one, from its first moment on.
-fn fork(child: impl FnOnce() -> i32) -> std::io::Result<Pid> {
+pub(super) fn fork(child: impl FnOnce() -> i32) -> std::io::Result<Pid> {
     let parent = Pid::this();
     sys::fork(move || {
         let follows = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).is_ok();
@@ -73,7 +73,7 @@ fn fork(child: impl FnOnce() -> i32) -> std::io::Result<Pid> {
 }
 
 /// Forks the stage process; `layer_map` is the map of the idmapped layers, if ids differ; `streams` take the place of
-/// standard output and error.
+/// standard output and error; `listeners` are those of the request's ports.
 ///
 /// # Errors
 /// The kernel's.
@@ -81,6 +81,7 @@ pub fn spawn(
     request: &StageRequest,
     layer_map: Option<&IdMap>,
     streams: [Option<&OwnedFd>; 3],
+    listeners: &[BorrowedFd<'_>],
 ) -> Result<StageProcess> {
     let layer_ns = layer_map.map(|map| user_namespace(map, request.privileged)).transpose()?;
     let document = sealed_request(request)?;
@@ -94,7 +95,12 @@ pub fn spawn(
                 .send(&FromStage::Failed(super::stage::failure(&fail("connect the output", e))))
                 .map_or(1, |()| 1);
         }
-        match become_stage(privileged, &theirs, document.as_fd(), status_write.as_fd(), layer_ns) {
+        let inherited: Vec<BorrowedFd<'_>> = [document.as_fd(), theirs.as_fd(), status_write.as_fd()]
+            .into_iter()
+            .chain(listeners.iter().copied())
+            .chain(layer_ns)
+            .collect();
+        match become_stage(privileged, &theirs, &inherited) {
             Ok(never) => match never {},
             // The parent shows it; if the parent is gone there is no one to tell.
             Err(error) => theirs.send(&FromStage::Failed(super::stage::failure(&error))).map_or(1, |()| 1),
@@ -238,14 +244,8 @@ fn sealed_request(request: &StageRequest) -> Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// What the child does between fork and exec.
-fn become_stage(
-    privileged: bool,
-    wire: &Wire,
-    request: BorrowedFd<'_>,
-    status: BorrowedFd<'_>,
-    layer_ns: Option<BorrowedFd<'_>>,
-) -> Result<std::convert::Infallible> {
+/// What the child does between fork and exec; `inherited` are the descriptors of `stage::REQUEST_FD` and after.
+fn become_stage(privileged: bool, wire: &Wire, inherited: &[BorrowedFd<'_>]) -> Result<std::convert::Infallible> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .map_err(|e| fail("reset the signal mask", e.into()))?;
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| fail("follow ces into death", e.into()))?;
@@ -254,8 +254,7 @@ fn become_stage(
     sys::join_new_session_keyring().map_err(|e| fail("start a keyring", e))?;
     own_mounts(wire, privileged)?;
     let program = read_only_self()?;
-    let inherited: Vec<BorrowedFd<'_>> = [request, wire.as_fd(), status].into_iter().chain(layer_ns).collect();
-    sys::place_fds(&inherited, REQUEST_FD).map_err(|e| fail("pass descriptors on", e))?;
+    sys::place_fds(inherited, REQUEST_FD).map_err(|e| fail("pass descriptors on", e))?;
     let beyond = u32::try_from(inherited.len()).unwrap_or(u32::MAX).saturating_add(REQUEST_FD.unsigned_abs());
     sys::cloexec_from(beyond).map_err(|e| fail("close descriptors", e))?;
     // No argument and no variable of the caller: the container can read its PID 1's command line.

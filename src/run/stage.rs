@@ -18,6 +18,7 @@ use oci_spec::runtime::{Mount, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::engine::{self, Payload};
+use super::relay::{Listener, Relay};
 use super::spawn::enter_user_namespace;
 use super::wire::{Failure, FromStage, ToStage, Wire};
 use crate::bundle::init_layer::{self, Shape};
@@ -26,8 +27,8 @@ use crate::bundle::spec::OOM_SCORE_ADJ;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::sys;
 
-/// The request's descriptor; after it come the conversation, the payload's status and, perhaps, the layers' user
-/// namespace.
+/// The request's descriptor; after it come the conversation, the payload's status, the listener of each published port
+/// and, perhaps, the layers' user namespace.
 pub const REQUEST_FD: RawFd = 3;
 
 /// Everything the stage process needs to know.
@@ -43,6 +44,8 @@ pub struct StageRequest {
     pub plan: Plan,
     /// What the engine does: the bundle's spec less what ces does itself.
     pub spec: Spec,
+    /// Published ports of the container, in the order of their listeners.
+    pub ports: Vec<u16>,
 }
 
 /// The program's other `main`: called when it was executed as the stage process.
@@ -55,8 +58,15 @@ pub fn child_main() -> u8 {
         return 125;
     };
     let wire = Wire::from_fd(wire);
-    let layer_ns = sys::inherited_fd(REQUEST_FD + 3).ok();
-    let done = read_request(request).and_then(|request| stage(request, &wire, status, layer_ns));
+    let done = read_request(request).and_then(|request| {
+        let mut numbers = REQUEST_FD + 3..;
+        let listeners = request.ports.iter().zip(numbers.by_ref()).map(|(_, number)| sys::inherited_fd(number));
+        let listeners = listeners.collect::<std::io::Result<Vec<_>>>().map_err(|e| {
+            Error::new(Stage::Run, Kind::Failed, "a published port's listener was not handed on").because(e)
+        })?;
+        let layer_ns = numbers.next().and_then(|number| sys::inherited_fd(number).ok());
+        stage(request, &wire, status, listeners, layer_ns)
+    });
     match done {
         Ok(()) => 0,
         Err(error) => {
@@ -81,7 +91,13 @@ fn read_request(fd: OwnedFd) -> Result<StageRequest> {
         .map_err(|e| Error::new(Stage::Run, Kind::Failed, "the stage's request makes no sense").because(e))
 }
 
-fn stage(request: StageRequest, wire: &Wire, status: OwnedFd, layer_ns: Option<OwnedFd>) -> Result<()> {
+fn stage(
+    request: StageRequest,
+    wire: &Wire,
+    status: OwnedFd,
+    listeners: Vec<OwnedFd>,
+    layer_ns: Option<OwnedFd>,
+) -> Result<()> {
     // While this process may still write the file; everything below inherits it (proc_pid_oom_score_adj(5)).
     std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ.to_string()).map_err(|e| {
         Error::new(Stage::Run, Kind::Host, "cannot make the container the first to die when memory runs out").because(e)
@@ -99,14 +115,22 @@ fn stage(request: StageRequest, wire: &Wire, status: OwnedFd, layer_ns: Option<O
         .map_err(|e| fail("make network and cgroup namespaces", e))?;
     sys::loopback_up()
         .map_err(|e| fail("bring the loopback interface up", nix::Error::try_from(e).unwrap_or(nix::Error::EIO)))?;
+    let relay = start_relay(listeners, &request.ports)?;
     private_cgroup2()?;
     let (spec, moved) = lay_mount_points(request.spec, &request.plan)?;
     let container = engine::create(&request.job, &spec, Payload::new(status)?)?;
     wire.send(&FromStage::Created { init: container.init().as_raw(), moved })?;
     wire.expect(&ToStage::Start)?;
     let init = container.start()?;
-    wait(init)?;
+    wait(init, relay, wire)?;
     wire.send(&FromStage::Finished)
+}
+
+/// The relay of published ports, if there are any: before the engine forks, so that the container inherits no listener.
+fn start_relay(listeners: Vec<OwnedFd>, ports: &[u16]) -> Result<Option<Relay>> {
+    let listeners: Vec<Listener<'_>> =
+        listeners.iter().zip(ports).map(|(listener, port)| (listener.as_fd(), *port)).collect();
+    if listeners.is_empty() { Ok(None) } else { Relay::start(&listeners).map(Some) }
 }
 
 /// Where the host's control groups are not version 2 alone, the engine would look for v1 hierarchies that it may not
@@ -170,14 +194,25 @@ fn is_bind(mount: &Mount) -> bool {
     mount.options().as_ref().is_some_and(|options| options.iter().any(|o| o == "bind" || o == "rbind"))
 }
 
-fn wait(init: Pid) -> Result<()> {
+/// Waits for the container's end, then until the relay has passed on what the payload sent last.
+fn wait(init: Pid, mut relay: Option<Relay>, wire: &Wire) -> Result<()> {
     loop {
-        match sys::wait_child(Some(init), true) {
-            Ok(_) => return Ok(()),
+        match sys::wait_child(None, true) {
+            Ok(Some(ended)) if ended.pid == init => break,
+            Ok(Some(ended)) if relay.as_ref().is_some_and(|relay| relay.pid() == ended.pid) => {
+                relay = None;
+                wire.send(&FromStage::RelayLost)?;
+            }
+            // What the engine started on the way.
+            Ok(_) => {}
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
             Err(e) => return Err(Error::new(Stage::Run, Kind::Failed, "cannot wait for the container").because(e)),
         }
     }
+    if let Some(relay) = relay {
+        relay.finish();
+    }
+    Ok(())
 }
 
 fn fail(what: &str, e: nix::Error) -> Error {

@@ -61,6 +61,8 @@ pub struct Outcome {
     pub elapsed: Duration,
     /// The bound on scratch or outputs for which ces ended it, in words.
     pub exceeded: Option<String>,
+    /// Published ports were no longer served, before the end.
+    pub relay_lost: bool,
 }
 
 /// Signals, held back from the moment of [`Signals::hold`] on, so that none is lost and none ends ces halfway.
@@ -176,6 +178,7 @@ pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<
     run.wire.send(&ToStage::Start)?;
     let began = Instant::now();
     let mut exceeded = None;
+    let mut relay_lost = false;
     let mut deadline = Deadline { at: run.limit.map(|limit| began + limit), passed: false };
     loop {
         let mut fds =
@@ -207,6 +210,7 @@ pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<
         if ready.get(1).copied().unwrap_or(false) {
             match run.wire.receive::<FromStage>()? {
                 Some(FromStage::Finished) => break,
+                Some(FromStage::RelayLost) => relay_lost = true,
                 Some(FromStage::Failed(failure)) => return Err(failure.into()),
                 Some(other) => {
                     return Err(Error::new(Stage::Run, Kind::Failed, format!("the stage process said {other:?}")));
@@ -221,7 +225,7 @@ pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<
         while pipe.pump() {}
     }
     let ending = if deadline.passed { Ending::TimedOut } else { read_ending(run.payload_status) };
-    Ok(Outcome { ending, elapsed: began.elapsed(), exceeded })
+    Ok(Outcome { ending, elapsed: began.elapsed(), exceeded, relay_lost })
 }
 
 /// The deadline: SIGTERM when it passes, SIGKILL a grace period later.

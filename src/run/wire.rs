@@ -26,6 +26,8 @@ pub enum FromStage {
         /// Mount points that the image's own symbolic links lead elsewhere: as asked, as they are.
         moved: Vec<(PathBuf, PathBuf)>,
     },
+    /// The relay of published ports has ended before the container.
+    RelayLost,
     /// The container is gone.
     Finished,
     /// It went wrong; nothing of the payload ran, unless `Created` was followed by `Start`.

@@ -9,6 +9,8 @@ mod run;
 mod run_config;
 /// Limits, deadlines and exit codes.
 mod run_limits;
+/// Ports of the container on the host, inwards only.
+mod ports;
 /// Nothing is left, however a run ends.
 mod run_cleanup;
 /// Each bad input: one clear error, nothing ran.

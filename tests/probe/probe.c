@@ -12,6 +12,7 @@
  *   probe drop ID PROGRAM...      becomes ID, then executes
  *   probe zombies N, orphans N, forks    takes what it can get, then says how much that was
  *   probe deep DIR N              directories in directories
+ *   probe serve HOW ADDRESS PORT [BYTES]   a server, see serve.c
  *
  * Static, so that it needs nothing of the image it runs in.
  */
@@ -22,6 +23,7 @@
 #include <fcntl.h>
 #include <net/if.h>
 #include <poll.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -451,6 +453,8 @@ static void forks(void) {
     fflush(stdout);
 }
 
+#include "serve.c"
+
 int main(int argc, char **argv, char **env) {
     const char *what = argc > 1 ? argv[1] : "";
     if (!strcmp(what, "facts")) facts(argc, argv, env);
@@ -459,6 +463,7 @@ int main(int argc, char **argv, char **env) {
     else if (!strcmp(what, "zombies") && argc > 2) zombies(atoi(argv[2]));
     else if (!strcmp(what, "orphans") && argc > 2) orphans(atoi(argv[2]));
     else if (!strcmp(what, "forks")) forks();
+    else if (!strcmp(what, "serve") && argc > 4) return serve(argc, argv);
     else if (!strcmp(what, "deep") && argc > 3) return deep(argv[2], atoi(argv[3]));
     else if (!strcmp(what, "enter") && argc > 3) return enter(atol(argv[2]), argv[3]);
     else if (!strcmp(what, "drop") && argc > 3) {
@@ -479,7 +484,7 @@ int main(int argc, char **argv, char **env) {
         for (int i = 2; i < argc; i++) walk(argv[i], !strcmp(what, "devices"), 0);
         printf("]\n");
     } else {
-        fprintf(stderr, "probe: facts, look, writable, devices, calls, enter, ids, drop, zombies, orphans or forks\n");
+        fprintf(stderr, "probe: facts, look, writable, devices, calls, enter, ids, drop, zombies, orphans, forks or serve\n");
         return 2;
     }
     return 0;

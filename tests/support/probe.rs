@@ -14,9 +14,9 @@ pub const PROBE: &str = "/safe_data/probe";
 /// The probe, built if it is not there or older than its source; `scripts/test` builds it before.
 pub fn built() -> PathBuf {
     let made = fixtures().join("probe");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/probe/probe.c");
+    let sources = super::children(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/probe"));
     let changed = |path: &Path| fs::metadata(path).and_then(|found| found.modified()).ok();
-    if changed(&made) < changed(&source) {
+    if sources.iter().any(|source| changed(&made) < changed(source)) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/probe");
         let status = Command::new(script).arg(&made).status().expect("scripts/probe");
         assert!(status.success(), "scripts/probe failed");
