@@ -6,6 +6,11 @@
 
 use std::fmt::Write as _;
 
+/// A terminal's own stream, less what reaches beyond the screen.
+mod session;
+
+pub use session::SessionFilter;
+
 /// `input` with every control and bidirectional character escaped; a line break stays a line break.
 pub fn neutral(input: &str) -> String {
     let mut out = String::with_capacity(input.len());

@@ -70,7 +70,7 @@ pub struct RunOptions {
     /// Keep stdin open
     #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub interactive: Option<bool>,
-    /// Give the payload a terminal
+    /// Give the payload a terminal of its own; with -i your keys go to it, also from a standard input that is none
     #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub tty: Option<bool>,
     /// Reach a port of the container from this host's loopback (HOST:CONTAINER; HOST 0 is any free one), or from a

@@ -1,6 +1,6 @@
 //! `ces run`: the pipeline, read aloud.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
@@ -22,6 +22,7 @@ use crate::run::launch::{Launch, launch};
 use crate::run::ports::{Ports, Published};
 use crate::run::quota::Bound;
 use crate::run::record::{Record, State, now};
+use crate::run::session;
 use crate::run::supervise::{Ending, Outcome};
 use crate::text;
 
@@ -31,7 +32,6 @@ use crate::text;
 /// When nothing of the payload ran, or its end cannot be told.
 pub fn run(global: &Global, args: &RunArgs) -> Result<u8> {
     let mut prepared = prepare::prepare(global, args)?;
-    refuse_what_is_not_there_yet(&prepared)?;
     let id = JobId::new()?;
     let mut journal = journal(&prepared, &id);
     let paths = host_paths(&prepared, &journal);
@@ -40,6 +40,9 @@ pub fn run(global: &Global, args: &RunArgs) -> Result<u8> {
     let talk = Talk { quiet: global.quiet };
     prepared.warnings.iter().for_each(|warning| talk.say(&format!("warning: {warning}")));
 
+    if prepared.grant.tty && prepared.grant.interactive && !std::io::stdin().is_terminal() {
+        talk.say("warning: standard input is not a terminal; what it holds is typed into the payload's");
+    }
     let ports = Ports::open(&port_requests(&prepared, &id)?, &prepared.identity)?;
     journal.sockets = ports.files().to_vec();
     let job = Job::begin(&prepared.dirs, &prepared.identity, journal)?;
@@ -48,6 +51,9 @@ pub fn run(global: &Global, args: &RunArgs) -> Result<u8> {
     talk.ports(&record.ports);
     let done = execute(&prepared, &job, &spec, &paths, ports, &mut record, &talk);
     let finished = finish(&prepared, job, record, done, &talk);
+    if prepared.grant.tty && prepared.grant.interactive {
+        session::forget_input();
+    }
     let (status, record) = finished?;
     if let Some(path) = &prepared.request.json_summary {
         write_summary(&prepared, path, &record)?;
@@ -86,6 +92,7 @@ fn execute(
         limits_required: limits.required,
         time: limits.time,
         interactive: prepared.grant.interactive,
+        tty: prepared.grant.tty,
         bounds: vec![
             Bound { what: "scratch", dir: job.scratch_directory()?, bytes: limits.scratch_bytes, files: None },
             Bound {
@@ -377,14 +384,4 @@ fn write_summary(prepared: &Prepared, path: &Path, record: &Record) -> Result<()
     crate::bundle::identity::acting_as(&identity.researcher(), identity.caller.is_privileged(), || {
         std::fs::write(path, text).map_err(|e| fail(&e))
     })
-}
-
-fn refuse_what_is_not_there_yet(prepared: &Prepared) -> Result<()> {
-    let later = |what: &str, hint: &str| {
-        Err(Error::new(Stage::Cli, Kind::Failed, format!("{what} is not there yet")).hint(hint))
-    };
-    if prepared.grant.tty {
-        return later("a terminal (-t)", "run without it; input and output are passed through as they are");
-    }
-    Ok(())
 }

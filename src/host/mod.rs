@@ -10,5 +10,5 @@ pub mod dirs;
 pub mod idmap;
 /// Signals that ask long work to stop.
 pub mod signals;
-/// System calls that need `unsafe`; the only such file.
+/// System calls that need `unsafe`; the only such place.
 pub mod sys;

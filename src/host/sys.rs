@@ -1,4 +1,4 @@
-//! System calls that need `unsafe`; the only file that may contain it.
+//! System calls that need `unsafe`; the only file that may contain it, with those in the directory of its name.
 //!
 //! Every function here is safe to call: what its caller must promise is part of its type. Errors are the kernel's.
 #![allow(unsafe_code, reason = "this file is the fence around every unsafe block")]
@@ -13,6 +13,11 @@ use std::time::Duration;
 use nix::unistd::Pid;
 
 use std::os::unix::ffi::OsStrExt;
+
+/// Descriptors that arrive over a socket.
+pub mod passed;
+/// Terminals.
+pub mod terminal;
 
 /// Turns the kernel's `-1` into the error it left in `errno`.
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
@@ -239,31 +244,6 @@ pub fn join_new_session_keyring() -> io::Result<()> {
     }
 }
 
-/// Makes the terminal on `fd` this session's controlling terminal.
-///
-/// # Errors
-/// The kernel's.
-pub fn set_controlling_terminal(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: TIOCSCTTY takes a number.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSCTTY, 0) }.into()).map(drop)
-}
-
-/// The size of the terminal on `fd`, if it is one.
-pub fn terminal_size(fd: BorrowedFd<'_>) -> Option<libc::winsize> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCGWINSZ fills the struct.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) }.into()).ok().map(|_| size)
-}
-
-/// Sets the size of the terminal on `fd`.
-///
-/// # Errors
-/// The kernel's.
-pub fn set_terminal_size(fd: BorrowedFd<'_>, size: &libc::winsize) -> io::Result<()> {
-    // SAFETY: TIOCSWINSZ reads the struct.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSWINSZ, std::ptr::from_ref(size)) }.into()).map(drop)
-}
-
 /// The version of Landlock that the kernel offers; none where it has it not, or switched off (landlock(7)).
 pub fn landlock_version() -> Option<u32> {
     const LANDLOCK_CREATE_RULESET_VERSION: u32 = 1;
@@ -422,15 +402,6 @@ pub fn is_ignored(signal: nix::sys::signal::Signal) -> io::Result<bool> {
     // SAFETY: nothing is set; what is there is written to `action`, which lives over the call.
     check(unsafe { libc::sigaction(signal as libc::c_int, std::ptr::null(), &raw mut action) }.into())?;
     Ok(action.sa_sigaction == libc::SIG_IGN)
-}
-
-/// Makes this process group the foreground one of its controlling terminal, where it has one.
-pub fn foreground_if_terminal() {
-    let stdin = io::stdin();
-    if nix::unistd::isatty(&stdin).unwrap_or(false) {
-        // ENOTTY: a terminal, but not this session's; then there is no foreground to take.
-        nix::unistd::tcsetpgrp(&stdin, nix::unistd::getpgrp()).ok();
-    }
 }
 
 // --- image ---

@@ -16,8 +16,11 @@ use crate::host::idmap::{Extent, IdMap};
 
 /// Read from `/proc`.
 mod observe;
+/// The container's own terminal.
+mod terminal;
 
 pub use observe::{observe, own_filters};
+pub use terminal::Device;
 
 /// The namespaces that a container never shares with the host.
 const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
@@ -75,6 +78,8 @@ pub struct Expected {
     pub limits: Option<Observed>,
     /// The name of the job's cgroup, if it has one.
     pub cgroup: Option<String>,
+    /// The container's own terminal, which is then its three streams; else it has none.
+    pub terminal: Option<Device>,
 }
 
 /// What the kernel says, between create and start. This goes into the record.
@@ -112,6 +117,10 @@ pub struct Enforced {
     pub routes: Vec<String>,
     /// What the descriptors above standard error are.
     pub descriptors: Vec<String>,
+    /// Standard input, output and error, as far as they are devices.
+    pub streams: [Option<Device>; 3],
+    /// The controlling terminal, as proc_pid_stat(5) numbers it; 0: none.
+    pub terminal: u64,
     /// Devices in `/dev`, by name.
     pub devices: BTreeMap<String, String>,
     /// Limits of the process.
@@ -191,6 +200,7 @@ pub fn compare(expected: &Expected, facts: &Enforced) -> Vec<String> {
     for descriptor in facts.descriptors.iter().filter(|d| !is_plumbing(d)) {
         differs("an open descriptor", descriptor, &"closed");
     }
+    terminal::compare(expected, facts, &mut differs);
     for (name, is) in &facts.devices {
         let must = NUMBERS.iter().find(|(known, _)| known == name).map_or("absent", |(_, number)| number);
         if is != must && !(name == "console" && is.starts_with(must)) {

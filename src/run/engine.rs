@@ -49,22 +49,25 @@ impl Created {
     }
 }
 
-/// Creates the container `job` from `spec`, whose root is the stage's overlay.
+/// Creates the container `job` from `spec`, whose root is the stage's overlay; if it has a terminal, its master side goes to
+/// the socket `console`.
 ///
 /// # Errors
 /// The engine's, with all its causes.
-pub fn create(job: &str, spec: &Spec, payload: Payload) -> Result<Created> {
+pub fn create(job: &str, spec: &Spec, payload: Payload, console: Option<&Path>) -> Result<Created> {
     let config = Path::new(BUNDLE).join("config.json");
     let text = serde_json::to_vec(spec).map_err(|e| fail("write the engine's spec").because(e))?;
     fs::write(config, text).map_err(|e| fail("write the engine's spec").because(e))?;
     let log = EngineLog::start().map_err(|e| fail("listen to the engine").because(e))?;
     let container = ContainerBuilder::new(job.to_owned(), SyscallType::default())
         .with_executor(payload)
+        .with_console_socket(console)
         .with_root_path(STATE)
         .map_err(|e| fail("prepare the container").caused_by(&e))?
         .as_init(BUNDLE)
         .with_systemd(false)
-        .with_detach(false)
+        // The engine's word for "the terminal goes to a socket"; it means nothing else there.
+        .with_detach(console.is_some())
         .build()
         .map_err(|e| log.lines().iter().fold(fail("create the container").caused_by(&e), Error::because))?;
     let init = container.pid().ok_or_else(|| fail("find the container's first process"))?;

@@ -63,7 +63,7 @@ fn payload(args: &[String], env: &[String], status: BorrowedFd<'_>) -> i32 {
             sys::set_signal_action(signal, &default)?;
         }
         nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
-        sys::foreground_if_terminal();
+        sys::terminal::take_foreground();
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
     };
     let error = match reset() {

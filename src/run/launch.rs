@@ -4,19 +4,21 @@
 //! a required limit is missing. On every way out nothing of the container is left running.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::unistd::Pid;
 use oci_spec::runtime::{Capability, LinuxResources, Mount, Spec};
 
-use super::enforced::{self, Enforced, Expected, Rlimit};
+use super::enforced::{self, Device, Enforced, Expected, Rlimit};
 use super::job::JobId;
 use super::ports::Ports;
 use super::quota::{Bound, Watch};
 use super::spawn::{self, StageProcess};
 use super::stage::StageRequest;
-use super::supervise::{self, Outcome, Signals, Supervised, TerminalPipe};
+use super::streams::{self, Relay};
+use super::supervise::{self, Outcome, Signals, Supervised};
 use super::wire::{FromStage, ToStage};
 use crate::bundle::identity::Identity;
 use crate::bundle::rootfs::Plan;
@@ -43,6 +45,8 @@ pub struct Launch<'a> {
     pub time: Option<Duration>,
     /// Standard input reaches the payload even when it is a terminal (`-i`).
     pub interactive: bool,
+    /// The payload has a terminal of its own (`-t`).
+    pub tty: bool,
     /// Bounds on scratch and outputs.
     pub bounds: Vec<Bound>,
     /// Published ports; this process's own copies of their listeners are closed once the stage process has them.
@@ -78,26 +82,17 @@ pub fn launch(mut launch: Launch<'_>, before_start: impl FnOnce(&Checked) -> Res
         spec: launch.engine_spec.clone(),
         ports: launch.ports.containers(),
     };
-    let mut pipes = Vec::new();
-    let mut ends = [None, None];
-    for (end, to_stderr) in ends.iter_mut().zip([false, true]) {
-        if let Some((pipe, write)) = TerminalPipe::for_terminal(to_stderr)? {
-            pipes.push(pipe);
-            *end = Some(write);
-        }
-    }
-    let [stdout, stderr] = ends;
-    let stdin = supervise::input_beside_terminal(launch.interactive)?;
+    let (pipes, ends) = connect(&launch)?;
     // What a killed stage process leaves becomes this process's own, to end.
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|e| Error::new(Stage::Run, Kind::Host, "cannot take over orphans").because(e.desc()))?;
     let stage = spawn::spawn(
         &request,
         identity.layer_map().as_ref(),
-        [stdin.as_ref(), stdout.as_ref(), stderr.as_ref()],
+        ends.each_ref().map(Option::as_ref),
         &launch.ports.listeners(),
     )?;
-    drop((stdin, stdout, stderr));
+    drop(ends);
     launch.ports.handed_on();
     let pid = stage.pid;
     let done = converse(&launch, stage, before_start, &mut signals, (pipes, watch));
@@ -107,6 +102,23 @@ pub fn launch(mut launch: Launch<'_>, before_start: impl FnOnce(&Checked) -> Res
     let usage = cgroup.as_ref().map(Cgroup::usage).unwrap_or_default();
     let removed = cgroup.as_ref().map_or(Ok(()), Cgroup::remove);
     ended.and_then(|outcome| removed.map(|()| (outcome, usage)))
+}
+
+/// What takes the place of the three streams in the container, and what brings its output to the caller's terminal.
+fn connect(launch: &Launch<'_>) -> Result<(Vec<Relay>, [Option<OwnedFd>; 3])> {
+    if launch.tty {
+        // The payload gets a terminal of its own; whatever the caller's streams are stays with ces.
+        let nothing = || streams::nothing().map(Some);
+        return Ok((Vec::new(), [nothing()?, nothing()?, nothing()?]));
+    }
+    let (mut pipes, mut ends) = (Vec::new(), [streams::input_beside_terminal(launch.interactive)?, None, None]);
+    for (end, to_stderr) in ends.iter_mut().skip(1).zip([false, true]) {
+        if let Some((pipe, write)) = Relay::for_output(to_stderr)? {
+            pipes.push(pipe);
+            *end = Some(write);
+        }
+    }
+    Ok((pipes, ends))
 }
 
 /// Puts the stage process into a cgroup of the job's own, or says why not.
@@ -127,7 +139,7 @@ fn converse(
     stage: StageProcess,
     before_start: impl FnOnce(&Checked) -> Result<()>,
     signals: &mut Signals,
-    (pipes, watch): (Vec<TerminalPipe>, Watch),
+    (pipes, watch): (Vec<Relay>, Watch),
 ) -> (Result<Outcome>, Option<Cgroup>) {
     let pid = stage.pid;
     // Joining a cgroup waits for the kernel (an RCU grace period, milliseconds): meanwhile the stage mounts. The thread
@@ -160,11 +172,12 @@ fn converse(
         }
         None => return (Err(Error::new(Stage::Run, Kind::Failed, "the cgroup was not made")), None),
     };
-    let outcome = created.and_then(|(init, moved)| {
+    let outcome = created.and_then(|Waiting { init, moved, terminal }| {
         let handle = sys::pidfd_open(init)
             .map_err(|e| Error::new(Stage::Run, Kind::Failed, "the container's first process is gone").because(e))?;
         let limits = cgroup.as_ref().map(Cgroup::observed).transpose()?;
-        let expected = expected(launch, cgroup.is_some(), &moved)?;
+        let terminal_is = terminal.as_ref().map(|master| Device::peer_of(master.as_fd())).transpose()?;
+        let expected = Expected { terminal: terminal_is, ..expected(launch, cgroup.is_some(), &moved)? };
         let enforced = enforced::check(init, &expected, limits)?;
         before_start(&Checked { enforced, warnings })?;
         if signals.interrupted()? {
@@ -176,6 +189,8 @@ fn converse(
             init: handle,
             limit: launch.time,
             pipes,
+            terminal,
+            interactive: launch.interactive,
             watch,
         };
         supervise::start_and_wait(run, signals)
@@ -183,16 +198,22 @@ fn converse(
     (outcome, cgroup)
 }
 
+/// A created container that waits for its start.
+struct Waiting {
+    init: Pid,
+    /// Mount points that the image leads elsewhere.
+    moved: Vec<(PathBuf, PathBuf)>,
+    /// The master side of its terminal, if it is to have one.
+    terminal: Option<OwnedFd>,
+}
+
 /// Answers the stage process until the container is created; `in_cgroup` waits until it is in its cgroup, and tells
 /// whether that went well.
-fn until_created(
-    launch: &Launch<'_>,
-    stage: &StageProcess,
-    mut in_cgroup: impl FnMut() -> bool,
-) -> Result<(Pid, Vec<(PathBuf, PathBuf)>)> {
+fn until_created(launch: &Launch<'_>, stage: &StageProcess, mut in_cgroup: impl FnMut() -> bool) -> Result<Waiting> {
     let identity = launch.identity;
     loop {
-        match stage.receive()? {
+        let (message, mut passed) = stage.receive()?.unzip();
+        match message {
             Some(FromStage::NeedsMaps) => {
                 identity.container.write(stage.pid, identity.caller.is_privileged())?;
                 stage.wire.send(&ToStage::MapsWritten)?;
@@ -204,7 +225,13 @@ fn until_created(
                 }
                 stage.wire.send(&ToStage::CgroupReady)?;
             }
-            Some(FromStage::Created { init, moved }) => return Ok((Pid::from_raw(init), moved)),
+            Some(FromStage::Created { init, moved }) => {
+                let terminal = passed.as_mut().and_then(Vec::pop);
+                if terminal.is_some() != launch.tty {
+                    return Err(Error::new(Stage::Run, Kind::Failed, "the container's terminal did not come"));
+                }
+                return Ok(Waiting { init: Pid::from_raw(init), moved, terminal });
+            }
             Some(FromStage::Failed(failure)) => return Err(failure.into()),
             Some(FromStage::Finished | FromStage::RelayLost) | None => {
                 return Err(Error::new(
@@ -257,6 +284,7 @@ fn expected(launch: &Launch<'_>, has_cgroup: bool, moved: &[(PathBuf, PathBuf)])
         masked: paths(linux.and_then(|l| l.masked_paths().as_ref())),
         limits,
         cgroup: has_cgroup.then(|| format!("{PREFIX}{}", launch.id)),
+        terminal: None,
     })
 }
 

@@ -16,6 +16,8 @@ pub mod launch;
 pub mod spawn;
 /// The stage process: namespaces and mounts, then the engine.
 pub mod stage;
+/// The payload's own terminal, as the stage process gets hold of it.
+mod console;
 /// libcontainer, and nothing else of it.
 pub mod engine;
 /// What a crash left, cleaned up.
@@ -30,6 +32,10 @@ pub mod handover;
 pub mod record;
 /// Bounds on scratch and outputs.
 pub mod quota;
+/// The payload's output and input, on their way from and to the caller.
+pub mod streams;
+/// The payload's terminal, joined to the caller's.
+pub mod session;
 /// While the container runs: signals, deadline, exit status.
 pub mod supervise;
 /// What the engine says when it fails.

@@ -38,17 +38,17 @@ pub struct StageProcess {
 }
 
 impl StageProcess {
-    /// Waits for one message; none when the process has ended, even if something that it started still holds its end of
-    /// the conversation.
+    /// Waits for one message and what comes with it; none when the process has ended, even if something that it started
+    /// still holds its end of the conversation.
     ///
     /// # Errors
     /// As [`Wire::receive`].
-    pub fn receive(&self) -> Result<Option<FromStage>> {
+    pub fn receive(&self) -> Result<Option<(FromStage, Vec<OwnedFd>)>> {
         let wire = PollFd::new(self.wire.as_fd(), PollFlags::POLLIN);
         let ended = PollFd::new(self.ended.as_fd(), PollFlags::POLLIN);
         poll_all(&mut [wire.clone(), ended], PollTimeout::NONE)?;
         // What it said last was sent before its end: it is there by now.
-        if poll_all(&mut [wire], PollTimeout::ZERO)? { self.wire.receive() } else { Ok(None) }
+        if poll_all(&mut [wire], PollTimeout::ZERO)? { self.wire.receive_with() } else { Ok(None) }
     }
 }
 

@@ -4,23 +4,22 @@
 //! kernel's; refuses to outlive a deadline by more than the grace period.
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::pipe2;
 
 use super::init;
 use super::quota::Watch;
+use super::session::Session;
+use super::streams::{Relay, Step};
 use super::wire::{FromStage, ToStage, Wire};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::sys;
-use crate::text::TerminalFilter;
 
 /// How long a payload has between SIGTERM and SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(10);
@@ -97,62 +96,6 @@ impl Signals {
     }
 }
 
-/// The payload's output streams on their way to a terminal: through a filter that takes escape sequences their power.
-#[derive(Debug)]
-pub struct TerminalPipe {
-    from: OwnedFd,
-    filter: TerminalFilter,
-    to_stderr: bool,
-}
-
-impl TerminalPipe {
-    /// A pipe whose write end takes the place of standard output or error, if that is a terminal.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn for_terminal(to_stderr: bool) -> Result<Option<(Self, OwnedFd)>> {
-        let terminal =
-            if to_stderr { nix::unistd::isatty(std::io::stderr()) } else { nix::unistd::isatty(std::io::stdout()) };
-        if !terminal.unwrap_or(false) {
-            return Ok(None);
-        }
-        let (from, write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| fail("make a pipe", e))?;
-        Ok(Some((Self { from, filter: TerminalFilter::default(), to_stderr }, write)))
-    }
-
-    /// Passes on what is there; false at the end.
-    fn pump(&mut self) -> bool {
-        let mut buffer = [0; 16 * 1024];
-        let read = match nix::unistd::read(&self.from, &mut buffer) {
-            Err(Errno::EINTR) => return true,
-            Ok(n) if n > 0 => n,
-            _ => return false,
-        };
-        let safe = self.filter.pass(buffer.get(..read).unwrap_or_default());
-        // A terminal that is gone is no reason to end the run.
-        if self.to_stderr {
-            std::io::stderr().write_all(&safe).is_ok()
-        } else {
-            std::io::stdout().write_all(&safe).is_ok() && std::io::stdout().flush().is_ok()
-        }
-    }
-}
-
-/// What takes the place of standard input when that is a terminal: a descriptor of a terminal is one to write to as well,
-/// past every filter. With `-i` it is opened again for reading alone; without, there is nothing to read (as with podman).
-///
-/// # Errors
-/// When the terminal cannot be opened again.
-pub fn input_beside_terminal(interactive: bool) -> Result<Option<OwnedFd>> {
-    if !nix::unistd::isatty(std::io::stdin()).unwrap_or(false) {
-        return Ok(None);
-    }
-    let path = if interactive { "/proc/self/fd/0" } else { "/dev/null" };
-    let flags = OFlag::O_RDONLY | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    let opened = nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty());
-    opened.map(Some).map_err(|e| fail("open the terminal for reading alone", e))
-}
-
 /// A created container under supervision.
 #[derive(Debug)]
 pub struct Supervised<'a> {
@@ -164,8 +107,12 @@ pub struct Supervised<'a> {
     pub init: OwnedFd,
     /// How long it may run.
     pub limit: Option<Duration>,
-    /// Output on its way to a terminal.
-    pub pipes: Vec<TerminalPipe>,
+    /// Output on its way to a terminal, of a payload that has none.
+    pub pipes: Vec<Relay>,
+    /// The master side of the payload's own terminal.
+    pub terminal: Option<OwnedFd>,
+    /// Standard input is passed on to that terminal.
+    pub interactive: bool,
     /// Bounds on scratch and outputs.
     pub watch: Watch,
 }
@@ -175,29 +122,58 @@ pub struct Supervised<'a> {
 /// # Errors
 /// When the stage process fails.
 pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<Outcome> {
+    let mut relays = std::mem::take(&mut run.pipes);
+    let mut session = None;
+    if let Some(master) = run.terminal.take() {
+        let (begun, joined) = Session::begin(master, run.interactive)?;
+        session = Some(begun);
+        relays.extend(joined);
+    }
+    let ended = until_gone(&mut run, signals, session.as_ref(), &mut relays);
+    // What the payload wrote last is still on its way; the other ends are closed with the container.
+    drain(&mut relays, signals)?;
+    if let Some(session) = session {
+        session.end(&relays);
+    }
+    let outcome = ended?;
+    let ending = if outcome.ending == Ending::TimedOut { Ending::TimedOut } else { read_ending(run.payload_status) };
+    Ok(Outcome { ending, ..outcome })
+}
+
+/// From the start to the end of the container; the ending is what ces knows of it, before PID 1's word is read.
+fn until_gone(
+    run: &mut Supervised<'_>,
+    signals: &mut Signals,
+    session: Option<&Session>,
+    relays: &mut [Relay],
+) -> Result<Outcome> {
     run.wire.send(&ToStage::Start)?;
     let began = Instant::now();
     let mut exceeded = None;
     let mut relay_lost = false;
-    let mut deadline = Deadline { at: run.limit.map(|limit| began + limit), passed: false };
+    let mut deadline = Deadline::new(run.limit.map(|limit| began + limit));
     loop {
         let mut fds =
             vec![PollFd::new(signals.0.as_fd(), PollFlags::POLLIN), PollFd::new(run.wire.as_fd(), PollFlags::POLLIN)];
-        fds.extend(run.pipes.iter().map(|pipe| PollFd::new(pipe.from.as_fd(), PollFlags::POLLIN)));
+        fds.extend(relays.iter().filter_map(Relay::poll_fd));
         match poll(&mut fds, deadline.timeout(run.watch.next())) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(fail("wait for the container", e)),
         }
         let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
         drop(fds);
-        let mut index = 1;
-        run.pipes.retain_mut(|pipe| {
-            index += 1;
-            !ready.get(index).copied().unwrap_or(false) || pipe.pump()
-        });
+        let hung_up = move_on(relays, ready.get(2..).unwrap_or_default());
+        if hung_up && session.is_some() {
+            deadline.hang_up(&run.init);
+        }
         while let Some(signal) = signals.next()? {
-            // ESRCH: the container has just ended.
-            sys::pidfd_kill(run.init.as_fd(), signal as i32).ok();
+            match (signal, session) {
+                (Signal::SIGWINCH, Some(session)) => session.resize(),
+                (Signal::SIGCONT, Some(session)) => session.resume(),
+                (Signal::SIGHUP, _) => deadline.hang_up(&run.init),
+                // ESRCH: the container has just ended.
+                _ => drop(sys::pidfd_kill(run.init.as_fd(), signal as i32)),
+            }
         }
         deadline.act(&run.init);
         if exceeded.is_none()
@@ -209,32 +185,74 @@ pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<
         }
         if ready.get(1).copied().unwrap_or(false) {
             match run.wire.receive::<FromStage>()? {
-                Some(FromStage::Finished) => break,
                 Some(FromStage::RelayLost) => relay_lost = true,
+                // None: killed, for want of memory or from outside; the container dies with it.
+                Some(FromStage::Finished) | None => {
+                    let ending = if deadline.passed { Ending::TimedOut } else { Ending::Killed };
+                    return Ok(Outcome { ending, elapsed: began.elapsed(), exceeded, relay_lost });
+                }
                 Some(FromStage::Failed(failure)) => return Err(failure.into()),
                 Some(other) => {
                     return Err(Error::new(Stage::Run, Kind::Failed, format!("the stage process said {other:?}")));
                 }
-                // Killed, for want of memory or from outside; the container dies with it.
-                None => break,
             }
         }
     }
-    // What the payload wrote last is still in the pipes; their write ends are closed with the container.
-    for pipe in &mut run.pipes {
-        while pipe.pump() {}
-    }
-    let ending = if deadline.passed { Ending::TimedOut } else { read_ending(run.payload_status) };
-    Ok(Outcome { ending, elapsed: began.elapsed(), exceeded, relay_lost })
 }
 
-/// The deadline: SIGTERM when it passes, SIGKILL a grace period later.
+/// Moves what is ready one step on; true if who was to read or write at the caller's side is gone.
+fn move_on(relays: &mut [Relay], ready: &[bool]) -> bool {
+    let mut gone = false;
+    let polled = relays.iter_mut().filter(|relay| relay.poll_fd().is_some());
+    for (relay, _) in polled.zip(ready).filter(|(_, ready)| **ready) {
+        gone |= relay.step() == Step::Gone;
+    }
+    gone
+}
+
+/// Passes on what is left of the output, as long as somebody reads it and no signal says that it is enough.
+fn drain(relays: &mut [Relay], signals: &mut Signals) -> Result<()> {
+    relays.iter_mut().filter(|relay| relay.is_input()).for_each(Relay::close);
+    while relays.iter().any(|relay| relay.poll_fd().is_some()) {
+        let mut fds = vec![PollFd::new(signals.0.as_fd(), PollFlags::POLLIN)];
+        fds.extend(relays.iter().filter_map(Relay::poll_fd));
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(fail("wait for the last output", e)),
+        }
+        let ready: Vec<bool> = fds.iter().skip(1).map(|fd| fd.any().unwrap_or(false)).collect();
+        drop(fds);
+        move_on(relays, &ready);
+        if signals.interrupted()? {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// The deadline: SIGTERM when it passes, SIGKILL a grace period later; when the caller's terminal is gone, SIGHUP at once and
+/// SIGKILL a grace period later.
 struct Deadline {
     at: Option<Instant>,
     passed: bool,
+    ending: bool,
 }
 
 impl Deadline {
+    fn new(at: Option<Instant>) -> Self {
+        Self { at, passed: false, ending: false }
+    }
+
+    fn hang_up(&mut self, init: &OwnedFd) {
+        // ESRCH: it has just ended.
+        sys::pidfd_kill(init.as_fd(), Signal::SIGHUP as i32).ok();
+        if !self.ending {
+            let kill = Instant::now() + GRACE;
+            self.at = Some(self.at.map_or(kill, |at| at.min(kill)));
+            self.ending = true;
+        }
+    }
+
     /// How long to wait at most: until the deadline, or until the next look at the bounds.
     fn timeout(&self, look: Option<Instant>) -> PollTimeout {
         match self.at.into_iter().chain(look).min() {
@@ -250,11 +268,12 @@ impl Deadline {
         if self.at.is_none_or(|at| Instant::now() < at) {
             return;
         }
-        let signal = if self.passed { Signal::SIGKILL } else { Signal::SIGTERM };
+        let signal = if self.ending { Signal::SIGKILL } else { Signal::SIGTERM };
         // ESRCH: it has just ended.
         sys::pidfd_kill(init.as_fd(), signal as i32).ok();
-        self.at = if self.passed { None } else { Some(Instant::now() + GRACE) };
-        self.passed = true;
+        self.passed |= !self.ending;
+        self.at = if self.ending { None } else { Some(Instant::now() + GRACE) };
+        self.ending = true;
     }
 }
 

@@ -1,13 +1,15 @@
 //! Messages between `ces` (P0) and its stage process (P1): one JSON document a packet, on a socket pair.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::sys;
 
 /// The longest packet; a message is a few hundred bytes, a failure report a few thousand.
 const PACKET: usize = 64 * 1024;
@@ -94,23 +96,44 @@ impl Wire {
     /// # Errors
     /// When the other side is gone.
     pub fn send<T: Serialize>(&self, message: &T) -> Result<()> {
+        self.send_with(message, &[])
+    }
+
+    /// Sends one message, and copies of descriptors with it.
+    ///
+    /// # Errors
+    /// When the other side is gone.
+    pub fn send_with<T: Serialize>(&self, message: &T, passed: &[BorrowedFd<'_>]) -> Result<()> {
         let text = serde_json::to_vec(message)
             .map_err(|e| Error::new(Stage::Run, Kind::Failed, "cannot write a message").because(e))?;
-        let sent = send(self.0.as_raw_fd(), &text, MsgFlags::MSG_NOSIGNAL).map_err(|e| fail("send", e))?;
+        let numbers: Vec<RawFd> = passed.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&numbers)];
+        let rights = if numbers.is_empty() { &[][..] } else { &rights[..] };
+        let sent = sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&text)], rights, MsgFlags::MSG_NOSIGNAL, None)
+            .map_err(|e| fail("send", e))?;
         if sent == text.len() { Ok(()) } else { Err(Error::new(Stage::Run, Kind::Failed, "a message was cut short")) }
     }
 
-    /// Waits for one message; none when the other side has closed.
+    /// Waits for one message; none when the other side has closed. Descriptors that come with it are closed.
     ///
     /// # Errors
     /// The kernel's, and a message that makes no sense.
     pub fn receive<T: DeserializeOwned>(&self) -> Result<Option<T>> {
+        Ok(self.receive_with()?.map(|(message, _)| message))
+    }
+
+    /// Waits for one message and the descriptors that come with it.
+    ///
+    /// # Errors
+    /// As [`Wire::receive`].
+    pub fn receive_with<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>> {
         let mut packet = vec![0; PACKET];
-        let length = loop {
-            match recv(self.0.as_raw_fd(), &mut packet, MsgFlags::empty()) {
-                Err(nix::Error::EINTR) => {}
-                Err(nix::Error::ECONNRESET) => break 0,
-                other => break other.map_err(|e| fail("receive", e))?,
+        let (length, passed) = loop {
+            match sys::passed::receive(self.0.as_fd(), &mut packet) {
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => break (0, Vec::new()),
+                Err(e) => return Err(fail("receive", nix::Error::try_from(e).unwrap_or(nix::Error::EIO))),
+                Ok(received) => break received,
             }
         };
         if length == 0 {
@@ -118,7 +141,7 @@ impl Wire {
         }
         packet.truncate(length);
         serde_json::from_slice(&packet)
-            .map(Some)
+            .map(|message| Some((message, passed)))
             .map_err(|e| Error::new(Stage::Run, Kind::Failed, "a message makes no sense").because(e))
     }
 

@@ -15,6 +15,8 @@ mod ports;
 mod run_cleanup;
 /// Each bad input: one clear error, nothing ran.
 mod run_bad_input;
+/// Runs at a terminal.
+mod terminal;
 /// What the probe sees from inside: identity, namespaces, network, processes.
 mod isolation;
 /// System calls made for real.

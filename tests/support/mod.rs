@@ -4,6 +4,8 @@
 pub mod layout;
 /// What is left on a host after runs: mounts, control groups, processes, directories.
 pub mod left;
+/// A terminal with a program in it.
+pub mod terminal;
 /// The probe: a payload that reports what it sees.
 pub mod probe;
 /// The same bundle under crun and runc.
@@ -30,7 +32,7 @@ use tempfile::TempDir;
 const RESEARCHER: &str = "cesresearcher";
 
 /// How long a test waits for something that should take a moment.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the researcher's safe data holds.
 pub const WARD_CSV: &str = "ward,nights\nnorth,3\nsouth,1\nnorth,5\n";
@@ -418,7 +420,7 @@ pub fn have(program: &str) -> Option<()> {
 
 /// Waits until `condition` holds.
 #[track_caller]
-pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let began = Instant::now();
     while !condition() {
         assert!(began.elapsed() < PATIENCE, "this did not come about: {what}");

@@ -12,7 +12,7 @@ use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{fstatat, major, minor};
 use nix::unistd::Pid;
 
-use super::{Enforced, NAMESPACES, Rlimit};
+use super::{Enforced, NAMESPACES, Rlimit, terminal};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::idmap::Extent;
 
@@ -49,6 +49,8 @@ pub fn observe(pid: Pid) -> Result<Enforced> {
         interfaces: interfaces(&read("net/dev")?),
         routes: routes(&read("net/route")?),
         descriptors: descriptors(pid)?,
+        streams: [0, 1, 2].map(|number| terminal::stream(pid, number)),
+        terminal: terminal::controlling(&read("stat")?)?,
         devices: devices(pid)?,
         rlimits: rlimits(&read("limits")?),
         cgroups: read("cgroup")?.lines().map(str::to_owned).collect(),
@@ -247,6 +249,6 @@ fn rlimits(text: &str) -> BTreeMap<String, Rlimit> {
     RLIMITS.iter().filter_map(of).collect()
 }
 
-fn unseen(what: &str, why: &str) -> Error {
+pub(super) fn unseen(what: &str, why: &str) -> Error {
     Error::new(Stage::Run, Kind::Host, format!("cannot see whether the protections are in force ({what})")).because(why)
 }

@@ -31,12 +31,15 @@ fn promised() -> Expected {
         masked: vec![PathBuf::from("/proc/keys"), PathBuf::from("/no/such/path")],
         limits: Some(limits()),
         cgroup: Some("ces-20261122T143015-7f3a9c".to_owned()),
+        terminal: Some(TERMINAL),
     }
 }
 
 fn rlimit(most: u64) -> Rlimit {
     Rlimit { soft: Some(most), hard: Some(most) }
 }
+
+const TERMINAL: Device = Device { file_system: 85, device: 136 << 8 };
 
 fn limits() -> Observed {
     Observed { memory: Some(1 << 30), memory_and_swap: Some(1 << 30), cpus: Some(2.0), pids: Some(1024) }
@@ -68,6 +71,8 @@ fn found() -> Enforced {
         peers: BTreeMap::new(),
         interfaces: vec!["lo".to_owned(), "sit0".to_owned()],
         routes: Vec::new(),
+        streams: [Some(TERMINAL); 3],
+        terminal: TERMINAL.device,
         devices: [("null", "c 1:3"), ("tty", "c 5:0"), ("console", "c 136:3")]
             .map(|(name, number)| (name.to_owned(), number.to_owned()))
             .into(),
@@ -80,7 +85,10 @@ fn found() -> Enforced {
 /// A protection less, and the words that name it.
 type Loss = (&'static str, fn(&mut Enforced));
 
-const LOSSES: [Loss; 58] = [
+const LOSSES: [Loss; 61] = [
+    ("the controlling terminal", |f| f.terminal = 0),
+    ("a standard stream", |f| f.streams[0] = Some(Device { file_system: 24, ..TERMINAL })),
+    ("a standard stream", |f| f.streams[2] = None),
     ("the user", |f| f.uids = vec![0; 4]),
     ("the user", |f| f.uids[2] = 0),
     ("the user", |f| f.uids.clear()),
@@ -227,4 +235,11 @@ fn no_protection_of_this_very_process_is_taken_for_in_force() {
     let differences = compare(&promised(), &facts);
     assert!(differences.len() > 15, "{differences:?}");
     assert!(check(Pid::this(), &promised(), None).is_err());
+}
+
+#[test]
+fn a_terminal_that_was_not_asked_for_is_named() {
+    let expected = Expected { terminal: None, ..promised() };
+    assert!(compare(&expected, &found()).iter().any(|what| what.contains("controlling terminal")));
+    assert_eq!(compare(&expected, &Enforced { terminal: 0, ..found() }), Vec::<String>::new());
 }
