@@ -64,6 +64,7 @@ pub fn doctor(global: &Global, args: &ListArgs) -> Result<u8> {
         control_groups(&caller, limits_required),
         mounts(&caller, &dirs),
         data(policy.as_ref().ok()),
+        bounds(policy.as_ref().ok()),
     ];
     let refused = findings.iter().any(|f| f.grade == Grade::Refused);
     let word = match (refused, caller.mode) {
@@ -92,6 +93,18 @@ pub fn doctor(global: &Global, args: &ListArgs) -> Result<u8> {
         print::line(word)?;
     }
     Ok(u8::from(refused))
+}
+
+/// How much a run may write: no file system's quota is used, ces looks itself.
+fn bounds(policy: Option<&Policy>) -> Finding {
+    let bounded = policy.is_some_and(|policy| {
+        let limits = policy.limits();
+        limits.scratch.max.is_some() && limits.outputs.max.is_some()
+    });
+    let found = if bounded { "watched by ces, every second" } else { "not set for both in the policy" };
+    let fix = "set limits.scratch and limits.outputs in the policy, or quotas on homes and the store".to_owned();
+    let problem = (!bounded).then_some((Grade::Warning, fix));
+    finding("scratch, outputs", "bounds, or quotas of the file systems", found.to_owned(), problem)
 }
 
 fn finding(what: &'static str, needed: &'static str, found: String, problem: Option<(Grade, String)>) -> Finding {

@@ -1,5 +1,6 @@
 //! `ces run`: the pipeline, read aloud.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ use crate::bundle::spec::{self, HostPaths};
 use crate::cli::{Global, RunArgs};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::cgroup::Usage;
+use crate::policy::grant::Granted;
 use crate::policy::request::{Listen, PortRequest};
 use crate::policy::units::show_size;
 use crate::run::handover;
@@ -94,10 +96,15 @@ fn execute(
         interactive: prepared.grant.interactive,
         tty: prepared.grant.tty,
         bounds: vec![
-            Bound { what: "scratch", dir: job.scratch_directory()?, bytes: limits.scratch_bytes, files: None },
+            Bound {
+                what: "scratch",
+                dirs: vec![job.scratch_directory()?, job.work_directory()?],
+                bytes: limits.scratch_bytes,
+                files: limits.scratch_files,
+            },
             Bound {
                 what: "outputs",
-                dir: job.outputs_directory()?,
+                dirs: vec![job.outputs_directory()?],
                 bytes: limits.outputs_bytes,
                 files: limits.outputs_files,
             },
@@ -157,6 +164,9 @@ fn finish(
     let saved = record.save(&prepared.dirs.log);
     let ended = job.end(&prepared.identity);
     talk.summary(prepared, &record, &words, usage);
+    if may_want_service(prepared, &outcome) {
+        talk.say(SERVICE);
+    }
     collected?;
     saved?;
     ended?;
@@ -166,6 +176,29 @@ fn finish(
         talk.always(&error.report());
     }
     Ok((status, record))
+}
+
+/// Said of a failure that the profile may have caused.
+const SERVICE: &str = "hint: this image starts as root, to which the profile batch gives no capability; if its entrypoint has to \
+    give files to others or to become another user, --profile service may help";
+
+/// Longer than it takes an entrypoint to find that it may not do something.
+const SOON: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Whether a failure looks like one for want of a capability: the image's own entrypoint, as root, without any, failed soon
+/// and by itself. Nothing proves it, so the hint says "may"; where the policy or the host refuse the profile nothing is said.
+fn may_want_service(prepared: &Prepared, outcome: &Outcome) -> bool {
+    let failed = matches!(outcome.ending, Ending::Exited(code) if code != 0) && outcome.exceeded.is_none();
+    let config = prepared.image.config().config().as_ref();
+    let own_entrypoint = prepared.grant.entrypoint.is_none()
+        && config.and_then(|c| c.entrypoint().as_ref()).is_some_and(|words| !words.is_empty());
+    failed
+        && outcome.elapsed < SOON
+        && own_entrypoint
+        && prepared.user.uid == 0
+        && prepared.grant.profile.capabilities.is_empty()
+        && !prepared.identity.container.is_single()
+        && prepared.policy.allows_profile("service", prepared.data.project.as_deref())
 }
 
 fn journal(prepared: &Prepared, id: &JobId) -> Journal {
@@ -268,6 +301,7 @@ fn begin_record(prepared: &Prepared, job: &Job, spec: &Spec) -> Record {
         policy: prepared.policy.file().to_owned(),
         ports: Vec::new(),
         decisions: json!(prepared.grant.decisions),
+        bounds: bounds(&prepared.grant.limits),
         warnings: prepared.warnings.clone(),
         enforced: None,
         started: job.journal.started.clone(),
@@ -279,6 +313,16 @@ fn begin_record(prepared: &Prepared, job: &Job, spec: &Spec) -> Record {
         outputs: None,
         outputs_path: job.outputs(),
     }
+}
+
+/// How scratch and outputs are bounded.
+fn bounds(limits: &Granted) -> BTreeMap<String, String> {
+    let word = |bounded: bool| if bounded { "watched" } else { "none" }.to_owned();
+    let of = |name: &str, bounded| (name.to_owned(), word(bounded));
+    BTreeMap::from([
+        of("scratch", limits.scratch_bytes.is_some() || limits.scratch_files.is_some()),
+        of("outputs", limits.outputs_bytes.is_some() || limits.outputs_files.is_some()),
+    ])
 }
 
 /// How it ended, in words.

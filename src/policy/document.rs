@@ -58,6 +58,7 @@ impl Policy {
                 ),
                 time: none_of(),
                 scratch: none(),
+                scratch_files: none(),
                 outputs: none(),
                 output_files: none(),
                 required: Rule::builtin("limits.required", facts.privileged),
@@ -272,7 +273,8 @@ fn read_limits(mut table: Table<'_>, limits: &mut Limits) -> Result<()> {
             t.text(key, units::DURATION_FORMS, |text| units::duration(text).filter(|d| !d.is_zero()))
         })?;
     }
-    if let Some(t) = table.table("scratch")? {
+    if let Some(mut t) = table.table("scratch")? {
+        limits.scratch_files.max = t.integer("files")?;
         limit(t, &mut limits.scratch, size)?;
     }
     if let Some(mut t) = table.table("outputs")? {

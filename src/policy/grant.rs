@@ -77,8 +77,10 @@ pub struct Granted {
     pub pids: u64,
     /// Wall-clock time.
     pub time: Option<Duration>,
-    /// Bytes in `/scratch`.
+    /// Bytes in `/scratch` and in the layer over the image.
     pub scratch_bytes: Option<u64>,
+    /// Files in the same.
+    pub scratch_files: Option<u64>,
     /// Bytes in `/safe_outputs`.
     pub outputs_bytes: Option<u64>,
     /// Files in `/safe_outputs`.
@@ -212,9 +214,19 @@ impl Policy {
         Ok(())
     }
 
+    /// The profiles that this project's runs may have.
+    fn profiles_of(&self, project: Option<&str>) -> &Rule<Vec<String>> {
+        let project = project.and_then(|name| self.projects.get(name));
+        project.and_then(|project| project.profiles.as_ref()).unwrap_or(&self.profiles.allow)
+    }
+
+    /// Whether this project's runs may have the profile.
+    pub fn allows_profile(&self, name: &str, project: Option<&str>) -> bool {
+        self.profiles_of(project).value.iter().any(|allowed| allowed == name)
+    }
+
     fn profile(&self, request: &RunRequest, facts: &GrantFacts, log: &mut Log) -> Result<Profile> {
-        let project = facts.project.as_ref().and_then(|name| self.projects.get(name));
-        let allowed = project.and_then(|project| project.profiles.as_ref()).unwrap_or(&self.profiles.allow);
+        let allowed = self.profiles_of(facts.project.as_deref());
         let (name, because) = match &request.profile {
             Some(name) => {
                 let profile = Profile::named(name)?;
@@ -275,6 +287,7 @@ impl Policy {
         let pids = self.within("pids", "--pids-limit", asked_pids, &limits.pids, ToString::to_string, log)?;
         let time = self.within("time", "--timeout", request.timeout, &limits.time, time, log)?;
         let scratch = self.within("scratch", "", None, &limits.scratch, size, log)?;
+        let scratch_files = self.within("scratch files", "", None, &limits.scratch_files, ToString::to_string, log)?;
         let outputs = self.within("outputs", "", None, &limits.outputs, size, log)?;
         let files = self.within("output files", "", None, &limits.output_files, ToString::to_string, log)?;
         let unset =
@@ -287,6 +300,7 @@ impl Policy {
             pids: pids.ok_or_else(|| unset("pids"))?,
             time,
             scratch_bytes: scratch,
+            scratch_files,
             outputs_bytes: outputs,
             outputs_files: files,
             required: limits.required.value,

@@ -87,8 +87,10 @@ pub struct Limits {
     pub pids: Limit<u64>,
     /// Wall-clock time.
     pub time: Limit<Duration>,
-    /// Bytes in `/scratch`.
+    /// Bytes in `/scratch`, and of all else that a run writes and leaves nothing of: the layer over the image.
     pub scratch: Limit<u64>,
+    /// Files in the same.
+    pub scratch_files: Limit<u64>,
     /// Bytes in `/safe_outputs`.
     pub outputs: Limit<u64>,
     /// Files in `/safe_outputs`.

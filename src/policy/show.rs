@@ -69,6 +69,7 @@ impl Policy {
         limit("pids", parts(&limits.pids, shown));
         limit("time", parts(&limits.time, |time| units::show_duration(*time)));
         limit("scratch", parts(&limits.scratch, size));
+        limit("scratch files", parts(&limits.scratch_files, shown));
         limit("outputs", parts(&limits.outputs, size));
         limit("output files", parts(&limits.output_files, shown));
         say("limits required", limits.required.value.to_string(), Some(&limits.required.origin));

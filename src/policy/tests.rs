@@ -70,7 +70,7 @@ fn every_key_of_the_documentation_is_read() {
         limits.memory.max.as_ref().unwrap().origin.to_string(),
         format!("policy.toml line {}: limits.memory.max", memory_line())
     );
-    assert_eq!(policy.rules().iter().filter(|rule| rule.because.contains("policy.toml")).count(), 32);
+    assert_eq!(policy.rules().iter().filter(|rule| rule.because.contains("policy.toml")).count(), 33);
 }
 
 #[test]
@@ -102,6 +102,7 @@ fn whatever_is_not_exactly_right_is_refused_with_file_line_and_key() {
         ("[limits]\ntime = { max = \"soon\" }", 2, "limits.time.max"),
         ("[limits]\nrequired = \"yes\"", 2, "limits.required"),
         ("[limits]\noutputs = { files = \"many\" }", 2, "limits.outputs.files"),
+        ("[limits]\nscratch = { files = -1 }", 2, "limits.scratch.files"),
         ("[images.limits]\nlayer = 20", 2, "images.limits.layer"),
         ("[images.limits]\nimage = \"0\"", 2, "images.limits.image"),
         ("[images.limits]\nentries = 0", 2, "images.limits.entries"),

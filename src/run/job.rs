@@ -232,6 +232,14 @@ impl Job {
         made.try_clone().map_err(|e| fail("open scratch", &e))
     }
 
+    /// The throw-away directory in the store, in which the layer over the image grows.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn work_directory(&self) -> Result<OwnedFd> {
+        open_directory(&self.journal.work, true)
+    }
+
     /// Removes all that is not to be kept: scratch, the throw-away directory, the journal (last).
     ///
     /// # Errors

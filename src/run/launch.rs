@@ -72,8 +72,9 @@ pub struct Checked {
 /// When nothing of the payload ran, or the engine failed under it.
 pub fn launch(mut launch: Launch<'_>, before_start: impl FnOnce(&Checked) -> Result<()>) -> Result<(Outcome, Usage)> {
     let mut signals = Signals::hold()?;
-    let watch = Watch::new(std::mem::take(&mut launch.bounds));
     let identity = launch.identity;
+    let bounds = std::mem::take(&mut launch.bounds);
+    let watch = Watch::new(bounds, identity.container.clone(), identity.caller.is_privileged());
     let request = StageRequest {
         job: launch.id.to_string(),
         privileged: identity.caller.is_privileged(),

@@ -3,6 +3,7 @@
 //! Takes facts from every stage; gives `runs/<id>.json` (begun before the start, finished after) and a line in
 //! `audit.jsonl`; trusts the clock; refuses to let a run start whose record cannot be written.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -69,6 +70,9 @@ pub struct Record {
     pub ports: Vec<Published>,
     /// Every decision, and the rule it comes from.
     pub decisions: Value,
+    /// How scratch and outputs are bounded: `watched` (by ces, not kept by the kernel) or `none`.
+    #[serde(default)]
+    pub bounds: BTreeMap<String, String>,
     /// What could not be enforced although the policy allowed to run without; empty is good.
     pub warnings: Vec<String>,
     /// What the kernel said between create and start.

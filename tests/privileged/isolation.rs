@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::probe::{field, strings};
+use crate::support::probe::{each_host, field, strings};
 use crate::support::{Host, Ran};
 
 /// The five capability sets of `/proc/PID/status`.
@@ -24,11 +24,12 @@ const WAYS: [(&str, &[&str]); 4] = [
 
 /// What holds in every way of running.
 fn each_way(words: &[&str], judge: impl Fn(&Host, &str, &Value)) {
-    let Some(host) = Host::with_probe() else { return };
-    for (image, options) in WAYS {
-        let facts = host.probe(options, image, &[&["facts"], words].concat());
-        judge(&host, &format!("{image} {options:?}"), &facts);
-    }
+    each_host(|host| {
+        for (image, options) in WAYS {
+            let facts = host.probe(options, image, &[&["facts"], words].concat());
+            judge(host, &format!("{image} {options:?}"), &facts);
+        }
+    });
 }
 
 #[test]
@@ -50,23 +51,24 @@ fn every_namespace_is_another_than_the_hosts() {
 
 #[test]
 fn two_runs_share_no_namespace() {
-    let Some(host) = Host::with_probe() else { return };
-    let wait = "/safe_data/probe facts > /safe_outputs/facts.new; mv /safe_outputs/facts.new /safe_outputs/facts
-        while [ ! -e /safe_outputs/go ]; do sleep 0.05; done";
-    let runs = [host.start(&[], wait), host.start(&[], wait)];
-    let mut seen = BTreeSet::new();
-    for run in &runs {
-        crate::support::wait_until("its facts", || run.outputs.join("facts").exists());
-        let text = fs::read_to_string(run.outputs.join("facts")).expect("facts");
-        let facts: Value = serde_json::from_str(&text).expect("JSON");
-        for namespace in facts["namespaces"].as_object().expect("namespaces").values() {
-            assert!(seen.insert(namespace.to_string()), "{namespace} is shared");
+    each_host(|host| {
+        let wait = "/safe_data/probe facts > /safe_outputs/facts.new; mv /safe_outputs/facts.new /safe_outputs/facts
+            while [ ! -e /safe_outputs/go ]; do sleep 0.05; done";
+        let runs = [host.start(&[], wait), host.start(&[], wait)];
+        let mut seen = BTreeSet::new();
+        for run in &runs {
+            crate::support::wait_until("its facts", || run.outputs.join("facts").exists());
+            let text = fs::read_to_string(run.outputs.join("facts")).expect("facts");
+            let facts: Value = serde_json::from_str(&text).expect("JSON");
+            for namespace in facts["namespaces"].as_object().expect("namespaces").values() {
+                assert!(seen.insert(namespace.to_string()), "{namespace} is shared");
+            }
+            fs::write(run.outputs.join("go"), "").expect("a signal to go on");
         }
-        fs::write(run.outputs.join("go"), "").expect("a signal to go on");
-    }
-    for run in runs {
-        run.finish().exits(0);
-    }
+        for run in runs {
+            run.finish().exits(0);
+        }
+    });
 }
 
 #[test]
@@ -96,24 +98,25 @@ fn no_address_beyond_loopback_can_be_reached_and_the_refusal_comes_at_once() {
 
 #[test]
 fn neither_abstract_nor_path_sockets_of_the_host_are_reached() {
-    let Some(host) = Host::with_probe() else { return };
-    let name = format!("{}.abstract", host.token());
-    let address = SocketAddr::from_abstract_name(name.as_bytes()).expect("an address");
-    let heard = UnixListener::bind_addr(&address).expect("a listener of the host");
-    let in_tmp = tempfile::Builder::new().prefix(host.token()).tempdir().expect("a directory");
-    let path = in_tmp.path().join("socket");
-    let also = UnixListener::bind(&path).expect("a listener of the host");
-    for listener in [&heard, &also] {
-        listener.set_nonblocking(true).expect("not to wait");
-    }
-    let words = [format!("abstract={name}"), format!("socket={}", path.display())];
-    let facts = host.probe(&[], "localhost/demo", &["facts", &words[0], &words[1]]);
-    let tries = facts["connects"].as_array().expect("attempts");
-    let errno = |word: &str| tries.iter().find(|t| t["to"] == word).map(|t| t["errno"].as_i64());
-    assert_eq!(errno(&words[0]), Some(Some(111)), "refused: nobody listens there");
-    assert_eq!(errno(&words[1]), Some(Some(2)), "no such file");
-    assert!(heard.accept().is_err() && also.accept().is_err(), "nobody came");
-    assert!(!facts["unix_sockets"].as_str().expect("net/unix").contains(host.token()));
+    each_host(|host| {
+        let name = format!("{}.abstract", host.token());
+        let address = SocketAddr::from_abstract_name(name.as_bytes()).expect("an address");
+        let heard = UnixListener::bind_addr(&address).expect("a listener of the host");
+        let in_tmp = tempfile::Builder::new().prefix(host.token()).tempdir().expect("a directory");
+        let path = in_tmp.path().join("socket");
+        let also = UnixListener::bind(&path).expect("a listener of the host");
+        for listener in [&heard, &also] {
+            listener.set_nonblocking(true).expect("not to wait");
+        }
+        let words = [format!("abstract={name}"), format!("socket={}", path.display())];
+        let facts = host.probe(&[], "localhost/demo", &["facts", &words[0], &words[1]]);
+        let tries = facts["connects"].as_array().expect("attempts");
+        let errno = |word: &str| tries.iter().find(|t| t["to"] == word).map(|t| t["errno"].as_i64());
+        assert_eq!(errno(&words[0]), Some(Some(111)), "refused: nobody listens there");
+        assert_eq!(errno(&words[1]), Some(Some(2)), "no such file");
+        assert!(heard.accept().is_err() && also.accept().is_err(), "nobody came");
+        assert!(!facts["unix_sockets"].as_str().expect("net/unix").contains(host.token()));
+    });
 }
 
 #[test]
@@ -150,56 +153,67 @@ fn batch_has_five_empty_capability_sets_and_service_exactly_seven_capabilities()
 
 #[test]
 fn service_can_drop_to_another_user_but_reaches_no_one_outside() {
-    let Some(host) = Host::with_probe() else { return };
-    let service = ["--profile", "service"];
-    let dropped = host.probe(&service, "localhost/root", &["drop", "1000", "/safe_data/probe", "ids"]);
-    assert_eq!(dropped["uids"], serde_json::json!([1000, 1000, 1000]));
-    let batch = host.probe_run(&[], "localhost/root", &["drop", "1000", "/safe_data/probe", "ids"]);
-    batch.exits(1);
-    assert!(batch.stderr.contains("not permitted"), "{batch:?}");
-    // DAC_OVERRIDE counts for mapped owners only: a file of the host's root stays shut.
-    let secret = host.home().join("safe_data/secret");
-    fs::write(&secret, "of the host's root\n").expect("a secret");
-    fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("permissions");
-    let script = "! cat /safe_data/secret && ! chown 0:0 /safe_data/secret && ! chmod 777 /safe_data/secret";
-    host.run(&["--profile", "service", "localhost/root", "/bin/sh", "-c", script]).exits(0);
-    assert_eq!(std::os::unix::fs::MetadataExt::mode(&fs::metadata(&secret).expect("the secret")) & 0o777, 0o600);
+    each_host(|host| {
+        let service = ["--profile", "service"];
+        let dropped = host.probe(&service, "localhost/root", &["drop", "1000", "/safe_data/probe", "ids"]);
+        assert_eq!(dropped["uids"], serde_json::json!([1000, 1000, 1000]));
+        let batch = host.probe_run(&[], "localhost/root", &["drop", "1000", "/safe_data/probe", "ids"]);
+        batch.exits(1);
+        assert!(batch.stderr.contains("not permitted"), "{batch:?}");
+        // DAC_OVERRIDE counts for mapped owners only: a file of the host's root stays shut.
+        let secret = host.home().join("safe_data/secret");
+        fs::write(&secret, "of the host's root\n").expect("a secret");
+        fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("permissions");
+        let script = "! cat /safe_data/secret && ! chown 0:0 /safe_data/secret && ! chmod 777 /safe_data/secret";
+        host.run(&["--profile", "service", "localhost/root", "/bin/sh", "-c", script]).exits(0);
+        assert_eq!(std::os::unix::fs::MetadataExt::mode(&fs::metadata(&secret).expect("the secret")) & 0o777, 0o600);
+    });
 }
 
 #[test]
 fn a_setuid_program_has_no_effect() {
-    let Some(host) = Host::with_probe() else { return };
-    // As root of the container with SETUID and CHOWN, so that only nosuid and no_new_privs stand in the way.
-    let script = "chmod 755 /scratch && cp /safe_data/probe /scratch/p && cp /safe_data/probe /tmp/p && cp /safe_data/probe /opt.p || exit 1
-        for f in /scratch/p /tmp/p /opt.p; do
-            chown 0:0 $f && chmod 6755 $f && test -u $f && /safe_data/probe drop 1000 $f ids || exit 1
-        done";
-    let ran = host.run(&["--profile", "service", "localhost/root", "/bin/sh", "-c", script]);
-    let lines: Vec<&str> = ran.exits(0).lines().collect();
-    assert_eq!(lines, [r#"{"uids":[1000,1000,1000],"gids":[1000,1000,1000]}"#; 3]);
+    each_host(|host| {
+        // As root of the container with SETUID and CHOWN, so that only nosuid and no_new_privs stand in the way.
+        let script = "chmod 755 /scratch && cp /safe_data/probe /scratch/p && cp /safe_data/probe /tmp/p && cp /safe_data/probe /opt.p || exit 1
+            for f in /scratch/p /tmp/p /opt.p; do
+                chown 0:0 $f && chmod 6755 $f && test -u $f && /safe_data/probe drop 1000 $f ids || exit 1
+            done";
+        let ran = host.run(&["--profile", "service", "localhost/root", "/bin/sh", "-c", script]);
+        let lines: Vec<&str> = ran.exits(0).lines().collect();
+        assert_eq!(lines, [r#"{"uids":[1000,1000,1000],"gids":[1000,1000,1000]}"#; 3]);
+    });
 }
 
 #[test]
 fn environment_and_descriptors_are_exactly_those_of_the_run() {
-    let Some(host) = Host::with_probe() else { return };
-    let mut command =
-        host.run_command(&["-e", "COLOUR=blue", "--name", "n", "localhost/demo", "/safe_data/probe", "facts"]);
-    command.env("SECRET", "of the host").env("LD_PRELOAD", "").env("LISTEN_FDS", "3").env("NOTIFY_SOCKET", "/x");
-    let ran = Ran::from(command.output());
-    let facts: Value = serde_json::from_str(ran.exits(0)).expect("facts");
-    let mut names: Vec<&str> =
-        strings(&facts["environment"]).iter().map(|e| e.split('=').next().unwrap_or("")).collect();
-    names.sort_unstable();
-    names.retain(|name| *name != "TERM");
-    assert_eq!(names, ["CES_TEST", "COLOUR", "HOME", "HOSTNAME", "PATH", "TMPDIR"]);
-    // PID 1 has none, and lets nobody look.
-    assert!(facts["init_environment"].is_null() || facts["init_environment"] == "", "{}", facts["init_environment"]);
-    let command = facts["init_command"].as_str().expect("PID 1's command line");
-    assert!(!command.contains("SECRET") && !command.contains(host.token()), "{command}");
-    let mut numbers: Vec<i64> =
-        facts["descriptors"].as_array().expect("descriptors").iter().map(|d| d["fd"].as_i64().unwrap_or(-1)).collect();
-    numbers.sort_unstable();
-    assert_eq!(numbers, [0, 1, 2], "{}", facts["descriptors"]);
+    each_host(|host| {
+        let mut command =
+            host.run_command(&["-e", "COLOUR=blue", "--name", "n", "localhost/demo", "/safe_data/probe", "facts"]);
+        command.env("SECRET", "of the host").env("LD_PRELOAD", "").env("LISTEN_FDS", "3").env("NOTIFY_SOCKET", "/x");
+        let ran = Ran::from(command.output());
+        let facts: Value = serde_json::from_str(ran.exits(0)).expect("facts");
+        let mut names: Vec<&str> =
+            strings(&facts["environment"]).iter().map(|e| e.split('=').next().unwrap_or("")).collect();
+        names.sort_unstable();
+        names.retain(|name| *name != "TERM");
+        assert_eq!(names, ["CES_TEST", "COLOUR", "HOME", "HOSTNAME", "PATH", "TMPDIR"]);
+        // PID 1 has none, and lets nobody look.
+        assert!(
+            facts["init_environment"].is_null() || facts["init_environment"] == "",
+            "{}",
+            facts["init_environment"]
+        );
+        let command = facts["init_command"].as_str().expect("PID 1's command line");
+        assert!(!command.contains("SECRET") && !command.contains(host.token()), "{command}");
+        let mut numbers: Vec<i64> = facts["descriptors"]
+            .as_array()
+            .expect("descriptors")
+            .iter()
+            .map(|d| d["fd"].as_i64().unwrap_or(-1))
+            .collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, [0, 1, 2], "{}", facts["descriptors"]);
+    });
 }
 
 #[test]
@@ -216,15 +230,16 @@ fn no_process_of_the_host_is_seen_and_no_terminal_is_held() {
 
 #[test]
 fn host_name_limits_and_score_are_what_the_spec_says() {
-    let Some(host) = Host::with_probe() else { return };
-    let facts = host.probe(&["--hostname", "ward"], "localhost/demo", &["facts"]);
-    assert_eq!(facts["hostname"], "ward");
-    assert_eq!(facts["oom_score_adj"], "500\n");
-    let limits = facts["limits"].as_str().expect("limits");
-    let core = limits.lines().find(|l| l.starts_with("Max core file size")).expect("the core limit");
-    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
-    let map = facts["uid_map"].as_str().expect("a map");
-    assert!(map.lines().all(|line| line.split_whitespace().nth(1) != Some("0")), "host root is mapped: {map}");
+    each_host(|host| {
+        let facts = host.probe(&["--hostname", "ward"], "localhost/demo", &["facts"]);
+        assert_eq!(facts["hostname"], "ward");
+        assert_eq!(facts["oom_score_adj"], "500\n");
+        let limits = facts["limits"].as_str().expect("limits");
+        let core = limits.lines().find(|l| l.starts_with("Max core file size")).expect("the core limit");
+        assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+        let map = facts["uid_map"].as_str().expect("a map");
+        assert!(map.lines().all(|line| line.split_whitespace().nth(1) != Some("0")), "host root is mapped: {map}");
+    });
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::Host;
+use crate::support::probe::each_host;
 
 const EPERM: i64 = 1;
 const ENOSYS: i64 = 38;
@@ -36,53 +36,57 @@ fn expected(call: &str) -> i64 {
 
 #[test]
 fn every_dangerous_call_is_refused_with_and_without_high_bits() {
-    let Some(host) = Host::with_probe() else { return };
-    for (image, options) in
-        [("localhost/demo", &[][..]), ("localhost/root", &[]), ("localhost/root", &["--profile", "service"])]
-    {
-        let report = host.probe(options, image, &["calls"]);
-        let calls: BTreeMap<&str, i64> = report
-            .as_array()
-            .expect("a report")
-            .iter()
-            .map(|call| (call["call"].as_str().expect("a name"), call["errno"].as_i64().expect("a number")))
-            .collect();
-        assert!(calls.len() > 110, "{} calls were made", calls.len());
-        for (call, errno) in calls {
-            assert_eq!(errno, expected(call), "{image} {options:?}: {call}");
+    each_host(|host| {
+        for (image, options) in
+            [("localhost/demo", &[][..]), ("localhost/root", &[]), ("localhost/root", &["--profile", "service"])]
+        {
+            let report = host.probe(options, image, &["calls"]);
+            let calls: BTreeMap<&str, i64> = report
+                .as_array()
+                .expect("a report")
+                .iter()
+                .map(|call| (call["call"].as_str().expect("a name"), call["errno"].as_i64().expect("a number")))
+                .collect();
+            assert!(calls.len() > 110, "{} calls were made", calls.len());
+            for (call, errno) in calls {
+                assert_eq!(errno, expected(call), "{image} {options:?}: {call}");
+            }
         }
-    }
+    });
 }
 
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn the_entry_for_32_bit_programs_kills_or_refuses() {
-    let Some(host) = Host::with_probe() else { return };
-    // getpid, mount, ptrace and unshare in the numbering of 32-bit programs.
-    for number in ["20", "21", "26", "310"] {
-        let ran = host.probe_run(&[], "localhost/root", &["enter", number, "int80"]);
-        let killed = matches!(ran.code, Some(159 | 139));
-        assert!(killed || ran.stdout == "-38\n" || ran.stdout == "-1\n", "{number}: {ran:?}");
-    }
+    each_host(|host| {
+        // getpid, mount, ptrace and unshare in the numbering of 32-bit programs.
+        for number in ["20", "21", "26", "310"] {
+            let ran = host.probe_run(&[], "localhost/root", &["enter", number, "int80"]);
+            let killed = matches!(ran.code, Some(159 | 139));
+            assert!(killed || ran.stdout == "-38\n" || ran.stdout == "-1\n", "{number}: {ran:?}");
+        }
+    });
 }
 
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn the_entry_for_x32_programs_is_unknown() {
-    let Some(host) = Host::with_probe() else { return };
-    for number in ["39", "165", "101", "272", "520"] {
-        let ran = host.probe_run(&[], "localhost/root", &["enter", number, "x32"]);
-        assert_eq!(ran.exits(0), "-38\n", "{number}");
-    }
+    each_host(|host| {
+        for number in ["39", "165", "101", "272", "520"] {
+            let ran = host.probe_run(&[], "localhost/root", &["enter", number, "x32"]);
+            assert_eq!(ran.exits(0), "-38\n", "{number}");
+        }
+    });
 }
 
 #[test]
 fn time_and_names_of_the_host_stay_as_they_are() {
-    let Some(host) = Host::with_probe() else { return };
-    let before = nix::unistd::gethostname().expect("a name");
-    let script = "hostname other; date -s 2000-01-01; hwclock -w; date -u +%Y; hostname";
-    let ran = host.run(&["--profile", "service", "--hostname", "ward", "localhost/root", "/bin/sh", "-c", script]);
-    let lines: Vec<&str> = ran.exits(0).lines().collect();
-    assert!(lines.ends_with(&[&jiff::Timestamp::now().strftime("%Y").to_string(), "ward"]), "{ran:?}");
-    assert_eq!(nix::unistd::gethostname().expect("a name"), before);
+    each_host(|host| {
+        let before = nix::unistd::gethostname().expect("a name");
+        let script = "hostname other; date -s 2000-01-01; hwclock -w; date -u +%Y; hostname";
+        let ran = host.run(&["--profile", "service", "--hostname", "ward", "localhost/root", "/bin/sh", "-c", script]);
+        let lines: Vec<&str> = ran.exits(0).lines().collect();
+        assert!(lines.ends_with(&[&jiff::Timestamp::now().strftime("%Y").to_string(), "ward"]), "{ran:?}");
+        assert_eq!(nix::unistd::gethostname().expect("a name"), before);
+    });
 }

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::support::{Host, layout};
+use crate::support::layout::with_config;
+use crate::support::{Host, Ran, layout};
 
 #[test]
 fn entrypoint_command_and_arguments_merge_as_docker_merges_them() {
@@ -170,4 +171,40 @@ fn the_project_is_the_one_that_a_group_of_the_researcher_names() {
     // One project's group opens nothing of another's.
     let ran = host.sh(&["--project", "gamma"], "cat /proc/self/status | grep ^Groups:");
     assert!(ran.exits(0).split_whitespace().count() <= 2, "{ran:?}");
+}
+
+#[test]
+fn an_entrypoint_that_fails_as_root_without_capabilities_gets_the_hint_to_try_service() {
+    let Some(host) = Host::with_demo() else { return };
+    host.pull_demo("root");
+    // As entrypoints of databases do: a directory is prepared, given away, and its new owner takes over.
+    let prepares = json!({"Env": ["PATH=/bin"], "Entrypoint": ["/bin/sh", "-c", "mkdir -p /srv/db && chown 1000:1000 /srv/db || exit 1; echo ready"]});
+    host.pull(&with_config(host.tmp(), "prepares", &prepares), "prepares");
+    let hinted = |ran: &Ran| ran.stderr.contains("--profile service may help");
+
+    let ran = host.run(&["localhost/prepares"]);
+    ran.exits(1);
+    assert!(hinted(&ran) && ran.stderr.contains("not permitted"), "{ran:?}");
+    let ran = host.run(&["--profile", "service", "localhost/prepares"]);
+    assert_eq!(ran.exits(0), "ready\n", "the hint is true: {ran:?}");
+    assert!(!hinted(&ran), "{ran:?}");
+
+    // Of these the profile is not the cause, as far as can be told.
+    for (words, code) in [
+        (vec!["--user", "1000", "localhost/prepares"], 1),
+        (vec!["--entrypoint", "[\"/bin/false\"]", "localhost/prepares"], 1),
+        (vec!["--profile", "service", "--user", "1000", "localhost/prepares"], 1),
+        (vec!["localhost/root", "/bin/false"], 1),
+        (vec!["localhost/root", "/bin/no-such"], 127),
+    ] {
+        let ran = host.run(&words);
+        ran.exits(code);
+        assert!(!hinted(&ran), "{words:?}: {ran:?}");
+    }
+    // Nor is a way shown that the policy closes.
+    host.policy("[profiles]\nallow = [\"batch\"]\n");
+    let ran = host.run(&["localhost/prepares"]);
+    ran.exits(1);
+    assert!(!hinted(&ran), "{ran:?}");
+    host.nothing_is_left();
 }

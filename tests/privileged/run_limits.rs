@@ -70,6 +70,37 @@ fn outputs_and_scratch_beyond_the_policys_bound_end_the_run_with_137() {
 }
 
 #[test]
+fn what_is_written_over_the_image_counts_as_scratch_and_hiding_it_does_not_help() {
+    for host in [Host::with_demo(), Host::of_an_ordinary_user()].into_iter().flatten() {
+        host.pull_demo("demo");
+        host.policy("[limits]\nscratch = { max = \"2M\", files = 200 }\noutputs = { max = \"2M\" }\n");
+        let fill = |dir: &str| format!("dd if=/dev/zero of={dir}/big bs=1M count=6 2>/dev/null; sync");
+        let hide = |dir: &str| format!("mkdir {dir}/x; {}; chmod 0 {dir}/x", fill(&format!("{dir}/x")));
+        for (script, said) in [
+            (fill("/tmp"), "scratch limit: "),
+            ("cd /tmp; for i in $(seq 300); do : > $i; done".to_owned(), "files are more than 200"),
+            // Half here, half there.
+            ("for d in /tmp /scratch; do for i in $(seq 150); do : > $d/$i; done; done".to_owned(), "more than 200"),
+            // Where only the payload may look: an id of its own, and mode 0.
+            (hide("/tmp"), "scratch limit: "),
+            (hide("/scratch"), "scratch limit: "),
+            (hide("/safe_outputs"), "outputs limit: "),
+            // Deeper than anybody looks.
+            ("cd /safe_outputs; for i in $(seq 300); do mkdir d; cd d; done".to_owned(), "more than 256 deep"),
+        ] {
+            let ran = host.sh(&[], &format!("{script}; sleep 100"));
+            ran.exits(137);
+            assert!(ran.stderr.contains(said), "{script}: {ran:?}");
+        }
+        let ran = host.sh(&[], "mkdir /tmp/x; : > /tmp/x/y; chmod 0 /tmp/x; sleep 1.5; echo well");
+        assert_eq!(ran.exits(0), "well\n");
+        let record = host.records().pop().expect("a record");
+        assert_eq!(record["bounds"], serde_json::json!({"outputs": "watched", "scratch": "watched"}));
+        host.nothing_is_left();
+    }
+}
+
+#[test]
 fn a_policys_deadline_holds_without_being_asked_for_and_cannot_be_raised() {
     let Some(host) = Host::with_demo() else { return };
     host.policy("contact = \"Governance, ext. 1234\"\n[limits]\ntime = { max = \"1s\" }\n");

@@ -24,6 +24,14 @@ pub fn built() -> PathBuf {
     made
 }
 
+/// What holds for a researcher who calls `ces` by sudo (enforced) and for one who calls it as themselves (advisory). The
+/// container is as closed in both; what differs is who could go round `ces`, and which groups and limits there are.
+pub fn each_host(judge: impl Fn(&Host)) {
+    for host in [Host::with_probe(), Host::of_an_ordinary_user_with_probe()].into_iter().flatten() {
+        judge(&host);
+    }
+}
+
 impl Host {
     /// A host with the demonstration images `demo` and `root`, and the probe in the safe data; none where there is no
     /// compiler.
