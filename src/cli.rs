@@ -114,6 +114,8 @@ pub enum Command {
     Ps(ListArgs),
     /// Stop a run: SIGTERM, a time of grace, SIGKILL
     Stop(StopArgs),
+    /// Print what a detached run has written
+    Logs(LogsArgs),
     /// Execute a command in a running container, if the policy allows it
     #[command(override_usage = "ces exec [OPTIONS] ID COMMAND [ARGS]...")]
     Exec(ExecArgs),
@@ -228,9 +230,23 @@ pub enum PolicyCommand {
     Explain(Box<ExplainArgs>),
 }
 
+/// `ces logs`.
+#[derive(Debug, Clone, Args)]
+pub struct LogsArgs {
+    /// Go on until the run has ended
+    #[arg(short, long)]
+    pub follow: bool,
+    /// The run's id or name
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
 /// `ces stop`.
 #[derive(Debug, Clone, Args)]
 pub struct StopArgs {
+    /// How long the payload has between SIGTERM and SIGKILL
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(..=86400))]
+    pub time: u64,
     /// The run's id or name
     #[arg(value_name = "ID")]
     pub id: String,
@@ -375,11 +391,11 @@ mod tests {
 
     #[test]
     fn podman_options_are_collected_with_their_values() {
-        let args = run(&["run", "--network", "host", "--cap-add=SYS_ADMIN", "--cap-add", "NET_RAW", "-d", "img"]);
+        let args = run(&["run", "--network", "host", "--cap-add=SYS_ADMIN", "--cap-add", "NET_RAW", "-P", "img"]);
         let given: Vec<(&str, Option<&str>)> =
             args.options.podman.given.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
         assert!(given.contains(&("network", Some("host"))) && given.contains(&("cap-add", Some("NET_RAW"))));
-        assert!(given.contains(&("detach", Some("true"))) && given.len() == 4);
+        assert!(given.contains(&("publish-all", Some("true"))) && given.len() == 4);
     }
 
     #[test]

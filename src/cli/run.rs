@@ -73,6 +73,9 @@ pub struct RunOptions {
     /// Give the payload a terminal of its own; with -i your keys go to it, also from a standard input that is none
     #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub tty: Option<bool>,
+    /// Start the run and return: it outlives this terminal, and its output is in a log (`ces logs`)
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub detach: Option<bool>,
     /// Reach a port of the container from this host's loopback (HOST:CONTAINER; HOST 0 is any free one), or from a
     /// socket that you alone can open (unix:CONTAINER, unix:PATH:CONTAINER)
     #[arg(short, long, value_name = "PORTS", action = ArgAction::Append)]
@@ -147,7 +150,7 @@ impl RunOptions {
             };
         }
         merge! {
-            options: project, profile, entrypoint, workdir, user, hostname, name, interactive, tty, memory, cpus,
+            options: project, profile, entrypoint, workdir, user, hostname, name, interactive, tty, detach, memory, cpus,
                 pids_limit, shm_size, timeout, read_only, json_summary;
             lists: env, env_file, arg_file, opt_file, publish, volumes, mounts, tmpfs, ulimits;
             switches: gpu, data_ro

@@ -2,7 +2,7 @@
 
 use crate::cli::{Command, Global, PullArgs};
 use crate::commands::{
-    Context, bundle, doctor, fsck, images, inspect, manual, policy, prune, ps, pull, records, rmi, run,
+    Context, bundle, doctor, fsck, images, inspect, logs, manual, policy, prune, ps, pull, records, rmi, run,
 };
 use crate::error::{Error, Kind, Result, Stage};
 
@@ -38,6 +38,7 @@ pub fn dispatch(global: &Global, command: &Command) -> Result<u8> {
         Command::Doctor(args) => doctor::doctor(global, args),
         Command::Ps(args) => ps::ps(global, args),
         Command::Stop(args) => ps::stop(global, args),
+        Command::Logs(args) => logs::logs(global, args),
         Command::Exec(_) => Err(later("exec")),
         Command::Runs(args) => records::runs(global, args),
         Command::Record(args) => records::record(global, args),

@@ -30,6 +30,8 @@ pub mod run;
 pub mod bundle;
 /// `ces ps`, `ces stop`.
 pub mod ps;
+/// `ces logs`.
+pub mod logs;
 /// `ces runs`, `ces record`, `ces verify`.
 pub mod records;
 /// `ces doctor`.

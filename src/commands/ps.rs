@@ -1,5 +1,7 @@
 //! `ces ps`, `ces stop`: runs that are alive.
 
+use std::fs;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -11,7 +13,9 @@ use crate::cli::{Global, ListArgs, StopArgs};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::dirs::Dirs;
+use crate::host::sys;
 use crate::run::job::{self, Journal};
+use crate::run::record::{Record, State};
 use crate::run::supervise::GRACE;
 
 /// Lists the caller's running jobs; real root sees everyone's.
@@ -19,47 +23,61 @@ use crate::run::supervise::GRACE;
 /// # Errors
 /// When the running jobs cannot be read.
 pub fn ps(global: &Global, args: &ListArgs) -> Result<u8> {
-    let running = running(global)?;
+    let dirs = Dirs::new(&Caller::find()?, global.root.as_deref());
+    let jobs: Vec<(Journal, &str)> =
+        running(global)?.into_iter().map(|journal| (state(&dirs, &journal), journal)).map(|(s, j)| (j, s)).collect();
     if args.json {
-        let list: Vec<_> = running.iter().map(|j| json!({"id": j.id, "name": j.name, "image": j.image, "researcher": j.researcher, "pid": j.pid, "started": j.started})).collect();
+        let list: Vec<_> = jobs
+            .iter()
+            .map(|(j, state)| {
+                json!({"id": j.id, "name": j.name, "image": j.image, "project": j.project, "researcher": j.researcher,
+                    "pid": j.pid, "started": j.started, "state": state, "detached": j.detached})
+            })
+            .collect();
         print::json(&list)?;
         return Ok(0);
     }
-    let mut rows = vec![["ID", "NAME", "IMAGE", "RESEARCHER", "STARTED"].map(str::to_owned)];
-    rows.extend(running.iter().map(|j| {
-        [
-            j.id.to_string(),
-            j.name.clone().unwrap_or_else(|| "-".to_owned()),
-            j.image.clone(),
-            j.researcher.clone(),
-            j.started.clone(),
-        ]
+    let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let mut rows = vec![["ID", "NAME", "IMAGE", "PROJECT", "RESEARCHER", "STARTED", "STATE"].map(str::to_owned)];
+    rows.extend(jobs.iter().map(|(j, state)| {
+        let state = if j.detached { format!("{state}, detached") } else { (*state).to_owned() };
+        let who = j.researcher.clone();
+        [j.id.to_string(), or_none(&j.name), j.image.clone(), or_none(&j.project), who, j.started.clone(), state]
     }));
     print::table(&rows)?;
     Ok(0)
 }
 
-/// Ends a run: SIGTERM, the grace period, SIGKILL.
+/// How far a job has come that is alive.
+fn state(dirs: &Dirs, journal: &Journal) -> &'static str {
+    match Record::load(&dirs.log, &journal.id) {
+        Ok(record) if record.state != State::Begun => "ending",
+        // Written when everything is in force, a moment before the payload starts.
+        Ok(record) if record.enforced.is_some() => "running",
+        _ => "starting",
+    }
+}
+
+/// Ends a run: SIGTERM, the time of grace, SIGKILL.
 ///
 /// # Errors
 /// When there is no such run, or it does not end.
 pub fn stop(global: &Global, args: &StopArgs) -> Result<u8> {
-    let found = running(global)?.into_iter().find(|j| j.id.as_str() == args.id || j.name.as_deref() == Some(&args.id));
-    let journal = found.ok_or_else(|| {
-        Error::new(Stage::Run, Kind::Missing, format!("no run {} is running", args.id))
-            .hint("ces ps lists the running ones")
-    })?;
-    let pid = i32::try_from(journal.pid)
-        .map(Pid::from_raw)
-        .map_err(|_| Error::new(Stage::Run, Kind::Failed, "the journal holds no process id"))?;
-    let fail = |e: nix::Error| {
-        Error::new(Stage::Run, Kind::Failed, format!("cannot stop run {}", journal.id)).because(e.desc())
-    };
-    kill(pid, Signal::SIGTERM).map_err(fail)?;
-    let mut stopped = gone(global, &journal, GRACE)?;
+    let journal = find(global, &args.id)?;
+    let supervisor = supervisor(global, &journal)?;
+    signal(&supervisor, &journal, Signal::SIGTERM)?;
+    let mut stopped = gone(global, &journal, Duration::from_secs(args.time))?;
     if !stopped {
-        // The container dies with its supervisor; what that leaves is swept up.
-        kill(pid, Signal::SIGKILL).map_err(fail)?;
+        // The container dies with its stage process, and its supervisor closes the run as ever.
+        for stage in stages(&journal) {
+            // ESRCH: it has just ended.
+            kill(stage, Signal::SIGKILL).ok();
+        }
+        stopped = gone(global, &journal, GRACE)?;
+    }
+    if !stopped {
+        // What that leaves is swept up.
+        signal(&supervisor, &journal, Signal::SIGKILL)?;
         stopped = gone(global, &journal, GRACE)?;
     }
     let caller = Caller::find()?;
@@ -75,18 +93,61 @@ pub fn stop(global: &Global, args: &StopArgs) -> Result<u8> {
     Ok(0)
 }
 
+/// The caller's running job with that id or name.
+///
+/// # Errors
+/// When there is none.
+pub fn find(global: &Global, id: &str) -> Result<Journal> {
+    let found = running(global)?.into_iter().find(|j| j.id.as_str() == id || j.name.as_deref() == Some(id));
+    found.ok_or_else(|| {
+        Error::new(Stage::Run, Kind::Missing, format!("no run {id} is running")).hint("ces ps lists the running ones")
+    })
+}
+
+/// The supervising ces, and no other process that may get its number.
+fn supervisor(global: &Global, journal: &Journal) -> Result<OwnedFd> {
+    let gone =
+        || Error::new(Stage::Run, Kind::Missing, format!("run {} has just ended", journal.id)).hint("see ces runs");
+    let pid = i32::try_from(journal.pid).map_err(|_| gone())?;
+    let handle = sys::pidfd_open(Pid::from_raw(pid)).map_err(|_| gone())?;
+    // Its lock is held still, so the handle is its own.
+    if running(global)?.iter().any(|other| other.id == journal.id) { Ok(handle) } else { Err(gone()) }
+}
+
+fn signal(supervisor: &OwnedFd, journal: &Journal, signal: Signal) -> Result<()> {
+    match sys::pidfd_kill(supervisor.as_fd(), signal as i32) {
+        Err(e) if e.raw_os_error() != Some(nix::libc::ESRCH) => {
+            Err(Error::new(Stage::Run, Kind::Failed, format!("cannot stop run {}", journal.id)).because(e))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn stages(journal: &Journal) -> Vec<Pid> {
+    let list = format!("/proc/{0}/task/{0}/children", journal.pid);
+    // Gone with its supervisor: nothing is left to kill.
+    let children = fs::read_to_string(list).unwrap_or_default();
+    children.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect()
+}
+
 fn gone(global: &Global, journal: &Journal, within: Duration) -> Result<bool> {
     let until = Instant::now() + within;
-    while Instant::now() < until {
+    loop {
         if !running(global)?.iter().any(|other| other.id == journal.id) {
             return Ok(true);
         }
+        if Instant::now() >= until {
+            return Ok(false);
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
-    Ok(false)
 }
 
-fn running(global: &Global) -> Result<Vec<Journal>> {
+/// The caller's running jobs; everyone's for real root.
+///
+/// # Errors
+/// When the running jobs cannot be read.
+pub fn running(global: &Global) -> Result<Vec<Journal>> {
     let caller = Caller::find()?;
     let all = job::list(&Dirs::new(&caller, global.root.as_deref()))?;
     let everyone = caller.is_privileged() && !caller.by_sudo;

@@ -83,6 +83,19 @@ pub fn verify(global: &Global, args: &RecordArgs) -> Result<u8> {
     Ok(u8::from(!changes.is_empty()))
 }
 
+/// The record of a run of the caller's, by id, or the last one of that name.
+///
+/// # Errors
+/// When there is none that the caller may see.
+pub fn of(global: &Global, id: &str) -> Result<Record> {
+    let (caller, dirs) = here(global)?;
+    let named = |record: &Record| record.name.as_deref() == Some(id) && may_see(&caller, record);
+    match Record::all(&dirs.log)?.into_iter().rfind(named) {
+        Some(record) => Ok(record),
+        None => find(&caller, &dirs, id),
+    }
+}
+
 fn here(global: &Global) -> Result<(Caller, Dirs)> {
     let caller = Caller::find()?;
     let dirs = Dirs::new(&caller, global.root.as_deref());

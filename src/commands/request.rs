@@ -40,6 +40,7 @@ pub fn read(args: &RunArgs, open: ReadFile<'_>, caller: &BTreeMap<String, String
         name: options.name,
         interactive: options.interactive.unwrap_or(false),
         tty: options.tty.unwrap_or(false),
+        detach: options.detach.unwrap_or(false),
         memory: options.memory.as_deref().map(|text| request::size("memory", text)).transpose()?,
         cpus: options.cpus.as_deref().map(request::cpus).transpose()?,
         pids: options.pids_limit.as_deref().map(request::pids).transpose()?,

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::facts;
 use super::prepare::{self, Prepared};
+use super::print;
 use crate::bundle::identity::HostIds;
 use crate::bundle::rootfs::{Bind, Plan};
 use crate::bundle::spec::{self, HostPaths};
@@ -18,6 +19,7 @@ use crate::host::cgroup::Usage;
 use crate::policy::grant::Granted;
 use crate::policy::request::{Listen, PortRequest};
 use crate::policy::units::show_size;
+use crate::run::detach::{Report, detach, log_path};
 use crate::run::handover;
 use crate::run::job::{Job, JobId, Journal};
 use crate::run::launch::{Launch, launch};
@@ -35,24 +37,47 @@ use crate::text;
 pub fn run(global: &Global, args: &RunArgs) -> Result<u8> {
     let mut prepared = prepare::prepare(global, args)?;
     let id = JobId::new()?;
-    let mut journal = journal(&prepared, &id);
+    let talk = Talk { quiet: global.quiet };
+    let interactive = prepared.grant.interactive;
+    if prepared.request.detach && interactive {
+        prepared.grant.interactive = false;
+        prepared.warnings.push("-i has no effect with -d: nobody types".to_owned());
+    } else if prepared.grant.tty && interactive && !std::io::stdin().is_terminal() {
+        prepared
+            .warnings
+            .push("standard input is not a terminal; what it holds is typed into the payload's".to_owned());
+    }
+    if !prepared.request.detach {
+        return carry_out(prepared, &id, None, &talk);
+    }
+    prepared.warnings.drain(..).for_each(|warning| talk.say(&format!("warning: {warning}")));
+    let log = log_path(&prepared.dirs.log, &id);
+    let started = detach(&log, |report| carry_out(prepared, &id, Some(report), &talk).map(drop));
+    if started.is_err() {
+        // Nothing ran; what the supervisor had to say is in the error. It may not have made one.
+        std::fs::remove_file(&log).ok();
+    }
+    started?;
+    print::line(id.as_str())?;
+    Ok(0)
+}
+
+/// The run from its first directory to its record; `report` is for who started it, if it is detached.
+fn carry_out(mut prepared: Prepared, id: &JobId, report: Option<Report>, talk: &Talk) -> Result<u8> {
+    let mut journal = journal(&prepared, id);
     let paths = host_paths(&prepared, &journal);
     let (spec, notes) = prepared.spec(id.as_str(), &paths, Path::new(crate::bundle::rootfs::ROOTFS))?;
     prepared.warnings.extend(notes);
-    let talk = Talk { quiet: global.quiet };
     prepared.warnings.iter().for_each(|warning| talk.say(&format!("warning: {warning}")));
 
-    if prepared.grant.tty && prepared.grant.interactive && !std::io::stdin().is_terminal() {
-        talk.say("warning: standard input is not a terminal; what it holds is typed into the payload's");
-    }
-    let ports = Ports::open(&port_requests(&prepared, &id)?, &prepared.identity)?;
+    let ports = Ports::open(&port_requests(&prepared, id)?, &prepared.identity)?;
     journal.sockets = ports.files().to_vec();
     let job = Job::begin(&prepared.dirs, &prepared.identity, journal)?;
     let mut record = begin_record(&prepared, &job, &spec);
     record.ports = ports.published().to_vec();
     talk.ports(&record.ports);
-    let done = execute(&prepared, &job, &spec, &paths, ports, &mut record, &talk);
-    let finished = finish(&prepared, job, record, done, &talk);
+    let done = execute(&prepared, &job, &spec, &paths, (ports, report), &mut record, talk);
+    let finished = finish(&prepared, job, record, done, talk);
     if prepared.grant.tty && prepared.grant.interactive {
         session::forget_input();
     }
@@ -69,7 +94,7 @@ fn execute(
     job: &Job,
     spec: &Spec,
     paths: &HostPaths,
-    ports: Ports,
+    (ports, detached): (Ports, Option<Report>),
     record: &mut Record,
     talk: &Talk,
 ) -> Result<(Outcome, Usage)> {
@@ -95,6 +120,7 @@ fn execute(
         time: limits.time,
         interactive: prepared.grant.interactive,
         tty: prepared.grant.tty,
+        detached,
         bounds: vec![
             Bound {
                 what: "scratch",
@@ -152,6 +178,9 @@ fn finish(
     record.ended = Some(words.text.clone());
     record.seconds = Some(outcome.elapsed.as_secs_f64());
     record.peak_memory = usage.peak_memory;
+    if outcome.log_cut {
+        record.warnings.push("the log was full: some of the output was dropped".to_owned());
+    }
     match &collected {
         Ok(outputs) => record.outputs = Some(outputs.clone()),
         Err(error) => record.warnings.push(error.to_string()),
@@ -207,6 +236,8 @@ fn journal(prepared: &Prepared, id: &JobId) -> Journal {
         id: id.clone(),
         pid: std::process::id(),
         name: prepared.grant.name.clone(),
+        project: prepared.data.project.clone(),
+        detached: prepared.request.detach,
         image: prepared.image.reference().to_owned(),
         researcher: caller.name.clone(),
         uid: caller.uid.as_raw(),
@@ -310,6 +341,8 @@ fn begin_record(prepared: &Prepared, job: &Job, spec: &Spec) -> Record {
         ended: None,
         seconds: None,
         peak_memory: None,
+        name: prepared.grant.name.clone(),
+        log: prepared.request.detach.then(|| log_path(&prepared.dirs.log, job.id())),
         outputs: None,
         outputs_path: job.outputs(),
     }

@@ -153,7 +153,6 @@ pub const OPTIONS: &[PodmanOption] = &[
     ("tz", None, Value, Elsewhere("use -e TZ=…")),
     ("unsetenv", None, Value, Elsewhere("set the variable to nothing with -e NAME=")),
     ("unsetenv-all", None, Switch, Elsewhere("set single variables to nothing with -e NAME=")),
-    ("detach", Some('d'), Switch, AlreadyIf(&["false"], FRONT)),
     ("detach-keys", None, Value, AlreadyIf(&[""], "every key is the payload's: nothing detaches from a run")),
     ("secret", None, Value, Elsewhere("put it into a file below your home and bind it with -v")),
     ("stop-signal", None, Value, AlreadyIf(&["SIGTERM", "TERM", "15"], "a run is stopped by SIGTERM, then SIGKILL")),

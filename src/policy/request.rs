@@ -43,6 +43,8 @@ pub struct RunRequest {
     pub interactive: bool,
     /// `--tty`.
     pub tty: bool,
+    /// `--detach`.
+    pub detach: bool,
     /// `--publish`.
     pub ports: Vec<PortRequest>,
     /// `--volume` and `--mount type=bind`.

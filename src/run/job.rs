@@ -84,6 +84,12 @@ pub struct Journal {
     pub pid: u32,
     /// The container's name, if it was given one.
     pub name: Option<String>,
+    /// Its project, for `ces ps`.
+    #[serde(default)]
+    pub project: Option<String>,
+    /// It outlives the terminal that started it.
+    #[serde(default)]
+    pub detached: bool,
     /// The image, for `ces ps`.
     pub image: String,
     /// Who runs it.
@@ -128,6 +134,8 @@ impl Job {
         private(&dirs.running).map_err(|e| fail_path("make", &dirs.running, &e))?;
         let dir = dirs.running.join(journal.id.as_str());
         let new = dirs.running.join(format!("{HALF_MADE}{}.{}", journal.id, journal.pid));
+        // Held until the journal is there, so that of two runs with one name the second sees the first.
+        let _names = journal.name.as_deref().map(|name| claim(dirs, name)).transpose()?;
         let lock = || -> std::io::Result<Flock<File>> {
             private(&new)?;
             let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(new.join("lock"))?;
@@ -335,6 +343,21 @@ pub fn list(dirs: &Dirs) -> Result<Vec<(Journal, Option<Flock<File>>)>> {
     }
     jobs.sort_by(|a: &(Journal, _), b| a.0.id.cmp(&b.0.id));
     Ok(jobs)
+}
+
+/// Makes sure that no run that is alive has this name, and that none takes it while the answer is held.
+fn claim(dirs: &Dirs, name: &str) -> Result<Flock<File>> {
+    let what = |e: &std::io::Error| fail_path("lock", &dirs.running, e);
+    let dir = File::open(&dirs.running).map_err(|e| what(&e))?;
+    let held = Flock::lock(dir, FlockArg::LockExclusive).map_err(|(_, e)| what(&e.into()))?;
+    let taken =
+        |(journal, lock): &(Journal, Option<Flock<File>>)| lock.is_none() && journal.name.as_deref() == Some(name);
+    match list(dirs)?.into_iter().find(taken) {
+        None => Ok(held),
+        Some((other, _)) => Err(Error::new(Stage::Run, Kind::Failed, format!("the name {name} is taken"))
+            .because(format!("run {} has it, and is running", other.id))
+            .hint("choose another name, or end that run with ces stop")),
+    }
 }
 
 /// Removes journals that were being made when their ces was killed: nothing else of those jobs exists.

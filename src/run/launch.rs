@@ -11,6 +11,7 @@ use std::time::Duration;
 use nix::unistd::Pid;
 use oci_spec::runtime::{Capability, LinuxResources, Mount, Spec};
 
+use super::detach::{LARGEST_LOG, Report};
 use super::enforced::{self, Device, Enforced, Expected, Rlimit};
 use super::job::JobId;
 use super::ports::Ports;
@@ -47,6 +48,8 @@ pub struct Launch<'a> {
     pub interactive: bool,
     /// The payload has a terminal of its own (`-t`).
     pub tty: bool,
+    /// The output goes into a log, and who is told of the start (`-d`).
+    pub detached: Option<Report>,
     /// Bounds on scratch and outputs.
     pub bounds: Vec<Bound>,
     /// Published ports; this process's own copies of their listeners are closed once the stage process has them.
@@ -96,7 +99,8 @@ pub fn launch(mut launch: Launch<'_>, before_start: impl FnOnce(&Checked) -> Res
     drop(ends);
     launch.ports.handed_on();
     let pid = stage.pid;
-    let done = converse(&launch, stage, before_start, &mut signals, (pipes, watch));
+    let detached = launch.detached.take().map(|report| (report, LARGEST_LOG));
+    let done = converse(&launch, stage, before_start, &mut signals, (pipes, watch, detached));
     spawn::end(pid);
     spawn::end_orphans();
     let (ended, cgroup) = done;
@@ -111,6 +115,10 @@ fn connect(launch: &Launch<'_>) -> Result<(Vec<Relay>, [Option<OwnedFd>; 3])> {
         // The payload gets a terminal of its own; whatever the caller's streams are stays with ces.
         let nothing = || streams::nothing().map(Some);
         return Ok((Vec::new(), [nothing()?, nothing()?, nothing()?]));
+    }
+    if launch.detached.is_some() {
+        let ((out, stdout), (err, stderr)) = (Relay::for_log(LARGEST_LOG)?, Relay::for_log(LARGEST_LOG)?);
+        return Ok((vec![out, err], [None, Some(stdout), Some(stderr)]));
     }
     let (mut pipes, mut ends) = (Vec::new(), [streams::input_beside_terminal(launch.interactive)?, None, None]);
     for (end, to_stderr) in ends.iter_mut().skip(1).zip([false, true]) {
@@ -140,7 +148,7 @@ fn converse(
     stage: StageProcess,
     before_start: impl FnOnce(&Checked) -> Result<()>,
     signals: &mut Signals,
-    (pipes, watch): (Vec<Relay>, Watch),
+    (pipes, watch, detached): (Vec<Relay>, Watch, Option<(Report, u64)>),
 ) -> (Result<Outcome>, Option<Cgroup>) {
     let pid = stage.pid;
     // Joining a cgroup waits for the kernel (an RCU grace period, milliseconds): meanwhile the stage mounts. The thread
@@ -191,6 +199,7 @@ fn converse(
             limit: launch.time,
             pipes,
             terminal,
+            detached,
             interactive: launch.interactive,
             watch,
         };

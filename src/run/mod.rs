@@ -36,6 +36,8 @@ pub mod quota;
 pub mod streams;
 /// The payload's terminal, joined to the caller's.
 pub mod session;
+/// A run that outlives the terminal that started it.
+pub mod detach;
 /// While the container runs: signals, deadline, exit status.
 pub mod supervise;
 /// What the engine says when it fails.

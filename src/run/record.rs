@@ -89,6 +89,12 @@ pub struct Record {
     pub seconds: Option<f64>,
     /// Highest memory use.
     pub peak_memory: Option<u64>,
+    /// The name it was given.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Where its output is, if it was detached.
+    #[serde(default)]
+    pub log: Option<PathBuf>,
     /// What is in the outputs.
     pub outputs: Option<Outputs>,
     /// The outputs directory.

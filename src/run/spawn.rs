@@ -314,8 +314,13 @@ fn read_only_self() -> Result<OwnedFd> {
 pub fn end(pid: Pid) {
     // ESRCH: it has ended by itself; ECHILD: it has been waited for.
     if kill(pid, Signal::SIGKILL).is_ok() {
-        while matches!(sys::wait_child(Some(pid), true), Err(e) if e.kind() == std::io::ErrorKind::Interrupted) {}
+        wait(pid);
     }
+}
+
+/// Waits for the end of a child.
+pub fn wait(pid: Pid) {
+    while matches!(sys::wait_child(Some(pid), true), Err(e) if e.kind() == std::io::ErrorKind::Interrupted) {}
 }
 
 /// Ends what a stage process left that was killed while the engine made the container: it became this process's own

@@ -8,10 +8,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{isatty, pipe2, read, write};
 
 use crate::error::{Error, Kind, Result, Stage};
+use crate::policy::units::show_size;
 use crate::text::{SessionFilter, TerminalFilter};
 
 /// What is read at once.
@@ -63,11 +64,24 @@ pub struct Relay {
     /// The last byte of the last line that was read.
     last: u8,
     ended: bool,
+    /// The largest size of the file that it writes to, in bytes.
+    largest: Option<u64>,
+    /// Something was dropped.
+    cut: bool,
 }
 
 impl Relay {
     fn new(from: OwnedFd, to: OwnedFd, filter: Filter, end: End) -> Self {
-        Self { ends: Some((from, to)), filter, end, held: Vec::new(), last: b'\n', ended: false }
+        Self {
+            ends: Some((from, to)),
+            filter,
+            end,
+            held: Vec::new(),
+            last: b'\n',
+            ended: false,
+            largest: None,
+            cut: false,
+        }
     }
 
     /// A relay for standard output or error, and the end of a pipe to take its place; none if it is no terminal.
@@ -82,17 +96,28 @@ impl Relay {
         Ok(Some((Self::new(from, screen, Filter::Pipe(TerminalFilter::default()), End::Output), end)))
     }
 
-    /// From the payload's terminal to standard output, whatever that is.
+    /// A relay for standard output or error into the log, which standard output is, and the end of a pipe to take its place.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn from_terminal(master: BorrowedFd<'_>) -> Result<Self> {
+    pub fn for_log(largest: u64) -> Result<(Self, OwnedFd)> {
+        let (from, end) = pipe2(OFlag::O_CLOEXEC).map_err(|e| fail("make a pipe", e))?;
+        unblock(&from)?;
+        let relay = Self::new(from, copy(std::io::stdout().as_fd())?, Filter::Plain, End::Output);
+        Ok((Self { largest: Some(largest), ..relay }, end))
+    }
+
+    /// From the payload's terminal to standard output, whatever that is; a log does not grow beyond `largest` bytes.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn from_terminal(master: BorrowedFd<'_>, largest: Option<u64>) -> Result<Self> {
         let stdout = std::io::stdout();
         let (filter, to) = match screen(stdout.as_fd())? {
             Some(screen) => (Filter::Session(SessionFilter::default()), screen),
             None => (Filter::Plain, copy(stdout.as_fd())?),
         };
-        Ok(Self::new(copy(master)?, to, filter, End::Output))
+        Ok(Self { largest, ..Self::new(copy(master)?, to, filter, End::Output) })
     }
 
     /// From standard input to the payload's terminal; where it is a file or a pipe, its end becomes `end_of_file`.
@@ -145,6 +170,11 @@ impl Relay {
         matches!(&self.filter, Filter::Session(filter) if filter.has_drawn())
     }
 
+    /// Whether something was dropped for want of room.
+    pub fn was_cut(&self) -> bool {
+        self.cut
+    }
+
     /// Ends it.
     pub fn close(&mut self) {
         self.ends = None;
@@ -175,6 +205,10 @@ impl Relay {
 
     /// Writes some of what is held; false if nobody will ever read it.
     fn drain(&mut self, to: &OwnedFd) -> bool {
+        if let Some(largest) = self.largest {
+            self.log(to, largest);
+            return true;
+        }
         let chunk = self.held.get(..CHUNK.min(self.held.len())).unwrap_or_default();
         match write(to, chunk) {
             Ok(written) => {
@@ -183,6 +217,25 @@ impl Relay {
             }
             Err(Errno::EINTR | Errno::EAGAIN) => true,
             Err(_) => false,
+        }
+    }
+}
+
+impl Relay {
+    /// Appends what is held to the log, or drops it: whoever writes is neither held up nor ended for want of room.
+    fn log(&mut self, to: &OwnedFd, largest: u64) {
+        let held = std::mem::take(&mut self.held);
+        // Both streams are in one file, so its size is what counts.
+        let size = fstat(to).map_or(u64::MAX, |found| u64::try_from(found.st_size).unwrap_or(u64::MAX));
+        let room = usize::try_from(largest.saturating_sub(size)).unwrap_or(usize::MAX).min(held.len());
+        let (kept, dropped) = held.split_at(room);
+        // A file is written in one go but for a full disk.
+        let written = if kept.is_empty() { Ok(0) } else { write(to, kept) };
+        self.cut |= !dropped.is_empty() || written != Ok(kept.len());
+        // Once, by the stream that fills the log; a disk that is full takes no words either.
+        if !dropped.is_empty() && size <= largest {
+            let words = format!("\nces: the log is full ({}); the rest of the output is dropped\n", show_size(largest));
+            write(to, words.as_bytes()).ok();
         }
     }
 }

@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use super::detach::Report;
 use super::init;
 use super::quota::Watch;
 use super::session::Session;
@@ -62,6 +63,8 @@ pub struct Outcome {
     pub exceeded: Option<String>,
     /// Published ports were no longer served, before the end.
     pub relay_lost: bool,
+    /// Something of the output was dropped, because the log was full.
+    pub log_cut: bool,
 }
 
 /// Signals, held back from the moment of [`Signals::hold`] on, so that none is lost and none ends ces halfway.
@@ -111,6 +114,8 @@ pub struct Supervised<'a> {
     pub pipes: Vec<Relay>,
     /// The master side of the payload's own terminal.
     pub terminal: Option<OwnedFd>,
+    /// Who waits for the start, and the bound on the log, if the run is detached.
+    pub detached: Option<(Report, u64)>,
     /// Standard input is passed on to that terminal.
     pub interactive: bool,
     /// Bounds on scratch and outputs.
@@ -125,7 +130,8 @@ pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<
     let mut relays = std::mem::take(&mut run.pipes);
     let mut session = None;
     if let Some(master) = run.terminal.take() {
-        let (begun, joined) = Session::begin(master, run.interactive)?;
+        let (begun, joined) =
+            Session::begin(master, run.interactive, run.detached.as_ref().map(|(_, largest)| *largest))?;
         session = Some(begun);
         relays.extend(joined);
     }
@@ -137,7 +143,7 @@ pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<
     }
     let outcome = ended?;
     let ending = if outcome.ending == Ending::TimedOut { Ending::TimedOut } else { read_ending(run.payload_status) };
-    Ok(Outcome { ending, ..outcome })
+    Ok(Outcome { ending, log_cut: relays.iter().any(Relay::was_cut), ..outcome })
 }
 
 /// From the start to the end of the container; the ending is what ces knows of it, before PID 1's word is read.
@@ -148,6 +154,9 @@ fn until_gone(
     relays: &mut [Relay],
 ) -> Result<Outcome> {
     run.wire.send(&ToStage::Start)?;
+    if let Some((report, _)) = run.detached.take() {
+        report.started();
+    }
     let began = Instant::now();
     let mut exceeded = None;
     let mut relay_lost = false;
@@ -189,7 +198,7 @@ fn until_gone(
                 // None: killed, for want of memory or from outside; the container dies with it.
                 Some(FromStage::Finished) | None => {
                     let ending = if deadline.passed { Ending::TimedOut } else { Ending::Killed };
-                    return Ok(Outcome { ending, elapsed: began.elapsed(), exceeded, relay_lost });
+                    return Ok(Outcome { ending, elapsed: began.elapsed(), exceeded, relay_lost, log_cut: false });
                 }
                 Some(FromStage::Failed(failure)) => return Err(failure.into()),
                 Some(other) => {

@@ -17,6 +17,8 @@ mod run_cleanup;
 mod run_bad_input;
 /// Runs at a terminal.
 mod terminal;
+/// Living with jobs: names, `ps`, `stop`, `logs`, detached runs.
+mod jobs;
 /// What the probe sees from inside: identity, namespaces, network, processes.
 mod isolation;
 /// System calls made for real.

@@ -36,10 +36,11 @@ fn a_payload_has_a_terminal_of_its_own_as_large_as_the_callers() {
     let user = said.lines().rev().nth(1).unwrap_or_default().trim().to_owned();
     let own = said.lines().filter(|line| line.starts_with("crw--w") && line.contains(&format!(" {user} "))).count();
     assert_eq!(own, 2, "the terminal is the user's: {said}");
-    terminal.types("sh -c 'trap \"stty size; exit\" WINCH; echo wait\"\"ing; while :; do sleep 0.1; done'\r");
+    terminal.types("sh -c 'trap \"stty size\" WINCH; echo wait\"\"ing; while :; do sleep 0.1; done'\r");
     terminal.shows("waiting");
     terminal.resize(40, 132);
     terminal.shows("40 132");
+    terminal.types("\x03");
     terminal.shows("$ ");
     terminal.types("exit 7\r");
     assert_eq!(terminal.finish().code(), Some(7));
