@@ -125,14 +125,16 @@ impl Error {
         self.hint.as_deref()
     }
 
-    /// The three-part report, safe for a terminal: text from outside is neutralised.
+    /// The three-part report, safe for a terminal: text from outside is neutralised, and its line breaks are followed by
+    /// space, so that none of its lines looks like one of ours.
     pub fn report(&self) -> String {
-        let mut out = format!("error: {}\n", text::neutral(&self.what));
+        let safe = |text: &str| text::neutral(text).replace('\n', "\n    ");
+        let mut out = format!("error: {}\n", safe(&self.what));
         for cause in &self.because {
-            out.push_str(&format!("  because: {}\n", text::neutral(cause)));
+            out.push_str(&format!("  because: {}\n", safe(cause)));
         }
         if let Some(hint) = &self.hint {
-            out.push_str(&format!("hint: {}\n", text::neutral(hint)));
+            out.push_str(&format!("hint: {}\n", safe(hint)));
         }
         out
     }

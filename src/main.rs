@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use ces::error::{Error, Kind, Result, Stage};
 use ces::host::sys;
-use ces::{cli, commands};
+use ces::{cli, commands, text};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// `ces run` failed or refused, and nothing ran.
@@ -26,13 +26,16 @@ fn main() -> ExitCode {
     let (cli, warnings) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
-            // Help and version are no failures; where they are printed to is clap's decision.
-            let shown = error.print().is_ok();
+            let text = error.render().to_string();
+            let safe = text::neutral(&text);
+            // Help and version are no failures; where they are printed to is clap's decision. What was typed, or pasted, may
+            // hold anything.
+            let shown = if safe == text { error.print().is_ok() } else { say(&safe) };
             return ExitCode::from(if error.use_stderr() || !shown { status(2) } else { 0 });
         }
     };
     for warning in warnings.iter().filter(|_| !cli.global.quiet) {
-        say(&format!("warning: {warning}\n"));
+        say(&format!("warning: {}\n", text::neutral_line(warning)));
     }
     match commands::dispatch(&cli.global, &cli.command) {
         Ok(code) => ExitCode::from(code),
@@ -83,7 +86,7 @@ fn enough_descriptors() -> Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, ENOUGH, hard).map_err(|e| fail(format!("the limit is {soft}, and {e}")))
 }
 
-fn say(text: &str) {
-    // With standard error closed there is nobody to tell.
-    if std::io::stderr().write_all(text.as_bytes()).is_err() {}
+/// Whether it could be said: with standard error closed there is nobody to tell.
+fn say(text: &str) -> bool {
+    std::io::stderr().write_all(text.as_bytes()).is_ok()
 }

@@ -42,9 +42,33 @@ pub fn neutral_bytes(input: &[u8]) -> String {
     out
 }
 
+/// JSON, in which every character that is unsafe for a terminal is written as JSON's own escape: the document stays the
+/// same. JSON itself escapes only the control characters below 0x20; 0x9b, for one, begins a sequence as ESC `[` does.
+pub fn json(document: &str) -> String {
+    let mut out = String::with_capacity(document.len());
+    for c in document.chars() {
+        if c == '\n' || !is_unsafe(c) {
+            out.push(c);
+        } else {
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+        }
+    }
+    out
+}
+
+/// Control characters, marks of direction, line breaks that are not `\n`, and the invisible characters of "tags".
 fn is_unsafe(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+        || matches!(
+            c,
+            '\u{61c}'
+                | '\u{200e}'
+                | '\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2066}'..='\u{2069}'
+                | '\u{feff}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
 }
 
 fn push_escaped(out: &mut String, c: char) {
@@ -151,6 +175,16 @@ mod tests {
         assert_eq!(filter.pass(b"0m\x1b[2J"), b"\x1b[0m\\x1b[2J");
         assert_eq!(filter.pass(b"caf\xc3"), b"caf");
         assert_eq!(filter.pass(b"\xa9 \xff"), "\u{e9} \\xff".as_bytes());
+    }
+
+    #[test]
+    fn a_document_stays_the_same_and_steers_no_terminal() {
+        let label = "\u{9b}31m \u{7f} \u{202e}gpj \u{e0041} \x1b]52;c;aGk=\x07 \u{2028} \u{f6} \u{1f600}";
+        let document = serde_json::json!({ label: [label] });
+        let safe = json(&serde_json::to_string_pretty(&document).unwrap());
+        assert!(safe.chars().all(|c| c == '\n' || !is_unsafe(c)), "{safe}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&safe).unwrap(), document);
+        assert!(safe.contains('\u{f6}') && safe.contains("\\udb40\\udc41"), "{safe}");
     }
 
     #[test]

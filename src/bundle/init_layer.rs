@@ -72,6 +72,19 @@ pub fn lay(rootfs: &Path, destination: &Path, shape: Shape) -> Result<PathBuf> {
     Ok(real)
 }
 
+/// Checks that the image does not lead `asked` into another of the mounts, where its mount point would be made in what is
+/// bound there: the project's data, say.
+///
+/// # Errors
+/// When it does.
+pub fn apart(asked: &Path, real: &Path, mounts: &[PathBuf]) -> Result<()> {
+    let led_into = |other: &&PathBuf| *other != asked && real.starts_with(other) && !asked.starts_with(other);
+    match mounts.iter().find(led_into) {
+        Some(_) => Err(refused(asked, &format!("the image leads it to {}", shown(real)))),
+        None => Ok(()),
+    }
+}
+
 /// Makes the working directory where the image lacks it (as Docker does); gives its path with links resolved.
 ///
 /// # Errors

@@ -32,7 +32,7 @@ pub fn spec(global: &Global, args: &SpecArgs) -> Result<u8> {
     };
     let (spec, _) = prepared.spec("ID", &paths, Path::new("rootfs"))?;
     let text = spec::to_json(&spec)?;
-    print::document(&text)?;
+    print::json_text(&text)?;
     Ok(0)
 }
 

@@ -20,20 +20,16 @@ pub fn line(text: &str) -> Result<()> {
 /// # Errors
 /// When standard output is closed.
 pub fn json(value: &impl Serialize) -> Result<()> {
-    // Control characters are escaped by JSON; the others by no program that reads it.
-    out(&serde_json::to_string_pretty(value).map_err(|e| Error::new(Stage::Cli, Kind::Failed, e.to_string()))?)
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::new(Stage::Cli, Kind::Failed, e.to_string()))?;
+    out(&text::json(&text))
 }
 
-/// Prints a text as it is; it is ours, and ends with a line break.
+/// Prints a document that is JSON already, and ends with a line break.
 ///
 /// # Errors
 /// When standard output is closed.
-pub fn document(text: &[u8]) -> Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    stdout
-        .write_all(text)
-        .and_then(|()| stdout.flush())
-        .map_err(|e| Error::new(Stage::Cli, Kind::Failed, "cannot write to standard output").because(e))
+pub fn json_text(document: &[u8]) -> Result<()> {
+    out(text::json(&String::from_utf8_lossy(document)).trim_end_matches('\n'))
 }
 
 /// Says something beside the data, on standard error.

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -14,6 +14,7 @@ use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use oci_spec::runtime::Spec;
@@ -97,6 +98,13 @@ impl Payload {
     }
 }
 
+/// Whether nobody holds the other end of a pipe any more (poll(2), POLLERR).
+fn reader_is_gone(pipe: BorrowedFd<'_>) -> nix::Result<bool> {
+    let mut fds = [PollFd::new(pipe, PollFlags::empty())];
+    poll(&mut fds, PollTimeout::ZERO)?;
+    Ok(fds.iter().any(|fd| fd.revents().is_some_and(|events| events.contains(PollFlags::POLLERR))))
+}
+
 /// The engine opens the container's own null device in the place of the host's, but for reading alone: writing to it would
 /// be an error (EBADF).
 fn writable_null() -> std::io::Result<()> {
@@ -121,6 +129,10 @@ impl Executor for Payload {
             |what: &str, why: String| ExecutorValidationError::ArgValidationError(format!("cannot {what}: {why}"));
         // After the last change of ids, which would clear it.
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| refuse("follow ces into death", e.to_string()))?;
+        // It may have died before it was followed; nobody else holds the other end of this pipe.
+        if reader_is_gone(self.status.as_fd()).map_err(|e| refuse("see whether ces is there", e.to_string()))? {
+            return Err(refuse("go on", "ces is gone".to_owned()));
+        }
         writable_null().map_err(|e| refuse("open the null device for the output", e.to_string()))?;
         sys::close_paths().map_err(|e| refuse("close the engine's directories", e.to_string()))?;
         for filter in self.filters.iter() {

@@ -189,6 +189,7 @@ fn lay_mount_points(mut spec: Spec, plan: &Plan) -> Result<(Spec, Moved)> {
         let real = init_layer::lay(rootfs, &destination, shape)?;
         init_layer::verify(rootfs, &real)?;
         if real != destination {
+            init_layer::apart(&destination, &real, &destinations)?;
             moved.push((destination, real.clone()));
             mount.set_destination(real);
         }

@@ -2,12 +2,13 @@
 //!
 //! Takes the journals of jobs; gives nothing; trusts the lock (held: alive); refuses to touch a job that is alive.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::Flock;
-use nix::sys::signal::kill;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::handover;
@@ -20,6 +21,7 @@ use crate::host::caller::Caller;
 use crate::host::cgroup;
 use crate::host::dirs::Dirs;
 use crate::host::idmap::IdMap;
+use crate::host::sys;
 
 /// Cleans up after every job whose ces is gone; gives what could not be cleaned up, in words.
 ///
@@ -65,6 +67,7 @@ fn is_gone(pid: u32) -> bool {
 
 fn clean(dirs: &Dirs, caller: &Caller, journal: &Journal) -> Result<()> {
     let privileged = caller.is_privileged();
+    end_survivors(&journal.outputs);
     if privileged {
         // First: it kills what is still running in it.
         cgroup::remove_stale(journal.id.as_str())?;
@@ -85,6 +88,23 @@ fn clean(dirs: &Dirs, caller: &Caller, journal: &Journal) -> Result<()> {
         record.save(&dirs.log)?;
     }
     job::forget(dirs, &journal.id)
+}
+
+/// Ends what was left of a container that the engine was making when both its ces and its stage process were killed, within
+/// microseconds of each other: it waits for a start that nobody will give, and where there is no control group nothing else
+/// ends it. It is known by the name of its program and by the run's outputs among its mounts.
+fn end_survivors(outputs: &str) {
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).map(Pid::from_raw);
+        // Held before it is looked at, so that it is this process and no later one of the same number that is ended.
+        let Some(held) = pid.and_then(|pid| sys::pidfd_open(pid).ok()) else { continue };
+        let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
+        let is_stage = read("cmdline") == b"ces\0__stage\0";
+        if is_stage && String::from_utf8_lossy(&read("mountinfo")).contains(&format!("/{outputs} ")) {
+            // ESRCH: it has just ended.
+            sys::pidfd_kill(held.as_fd(), Signal::SIGKILL as i32).ok();
+        }
+    }
 }
 
 /// Gives what an interrupted run left in its outputs to the researcher.

@@ -99,6 +99,29 @@ fn the_stage_process_killed_at_any_moment_is_one_error_and_nothing_is_left() {
     assert!(killed > repetitions() / 4, "only {killed} kills met a stage process");
 }
 
+/// Without a control group nothing but the processes themselves, and the next command, can end what is left.
+#[test]
+fn ces_and_its_stage_killed_at_once_at_any_moment_leave_nothing_that_runs_on_without_a_control_group() {
+    let Some(host) = Host::of_an_ordinary_user() else { return };
+    host.pull_demo("demo");
+    let whole = a_whole_run(&host);
+    let mut killed = 0;
+    for moment in moments(whole) {
+        let words = ["localhost/demo", "/bin/sh", "-c", "sleep 0.5; echo x > /scratch/x"];
+        let mut child = host.run_command(&words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("ces");
+        sleep(moment);
+        let ces = pid_of(&child);
+        // The stage first, or its death would follow from that of ces.
+        let stages = started_by(ces);
+        killed += stages.iter().filter(|stage| kill(**stage, Signal::SIGKILL).is_ok()).count();
+        kill(ces, Signal::SIGKILL).ok();
+        child.wait().expect("its end");
+        Ran::from(host.ces().arg("images").output()).exits(0);
+        host.nothing_is_left();
+    }
+    assert!(killed > 3, "only {killed} kills met a stage process");
+}
+
 #[test]
 fn every_process_below_ces_killed_at_once_leaves_nothing() {
     let Some(host) = Host::with_demo() else { return };

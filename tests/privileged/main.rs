@@ -25,10 +25,14 @@ mod isolation;
 mod isolation_calls;
 /// Files, mounts and devices, one by one.
 mod isolation_files;
+/// Names and texts from outside, as ces shows them.
+mod shown;
 /// The same bundles under crun and runc: calls, facts, documents.
 mod portable;
 /// Payloads that take all they can get.
 mod attacks;
+/// What the engine would do by itself.
+mod engine_traps;
 /// Killed at any moment, out of descriptors, out of space.
 mod faults;
 /// Bundles under other runtimes, and a real image.

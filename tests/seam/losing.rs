@@ -140,6 +140,22 @@ pub static LOSSES: [Loss; 55] = [
     loss("the_processor_limit", "the processor limit", nothing),
 ];
 
+/// What the engine cannot do, from its first steps to its last: the run fails in its middle.
+pub static FAILURES: [Loss; 5] = [
+    loss("a_mount_that_exists", "no-such-file-system", |r| {
+        let mounts = r["spec"]["mounts"].as_array_mut().unwrap();
+        mounts.push(json!({"destination": "/extra", "type": "no-such-file-system", "source": "x", "options": []}));
+    }),
+    loss("a_device_that_may_be_made", "create the container", |r| {
+        r["spec"]["linux"]["devices"] = json!([{"path": "/dev/sda", "type": "b", "major": 8, "minor": 0}]);
+    }),
+    loss("a_directory_to_work_in", "working directory", |r| r["spec"]["process"]["cwd"] = json!("/etc/passwd/x")),
+    loss("a_limit_that_may_be_set", "create the container", |r| {
+        r["spec"]["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 1_u64 << 40, "hard": 1_u64 << 40}]);
+    }),
+    loss("seccomp_filters_that_load", "install the seccomp filter", nothing),
+];
+
 /// What only the host's root can take away again.
 const HELPED: [&str; 4] = ["the_control_group", "the_memory_limit", "the_limit_of_processes", "the_processor_limit"];
 
@@ -212,7 +228,7 @@ pub fn stage() -> u8 {
     let mut request: Value = serde_json::from_str(&text).unwrap();
     let env = request["spec"]["process"]["env"].as_array().unwrap();
     let word = env.iter().find_map(|e| e.as_str()?.strip_prefix(WORD)?.strip_prefix('=')).unwrap_or("nothing");
-    if let Some(loss) = LOSSES.iter().find(|loss| loss.name == word) {
+    if let Some(loss) = LOSSES.iter().chain(&FAILURES).find(|loss| loss.name == word) {
         (loss.change)(&mut request);
         if HELPED.contains(&loss.name) {
             start_helper(loss.name, request["job"].as_str().unwrap());
@@ -355,6 +371,11 @@ pub unsafe extern "C" fn syscall(
     }
     if number == libc::SYS_seccomp && a == 1 {
         let nth = FILTERS.fetch_add(1, Ordering::Relaxed);
+        if lies("seccomp_filters_that_load") {
+            // SAFETY: the C library's own place for the number.
+            unsafe { *libc::__errno_location() = libc::EINVAL };
+            return -1;
+        }
         if lies("seccomp") || lies("the_second_seccomp_filter") && nth == 1 {
             return 0;
         }

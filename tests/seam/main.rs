@@ -58,6 +58,11 @@ fn tests() -> ExitCode {
         })
     };
     let mut all: Vec<Trial> = LOSSES.iter().map(each).collect();
+    all.push(Trial::test("an_engine_that_fails_in_the_middle_leaves_nothing", || {
+        losing::FAILURES.iter().for_each(refused);
+        losing::FAILURES.iter().for_each(|loss| refused_on(Host::of_an_ordinary_user(), loss));
+        Ok(())
+    }));
     all.push(Trial::test("an_ordinary_users_run_is_refused_as_well", || {
         ordinary();
         Ok(())

@@ -12,6 +12,11 @@ const IMAGE: &str = "application/vnd.oci.image";
 
 /// Writes a layout at `dir` whose tag `tag` is the demonstration image with `config` as its configuration.
 pub fn with_config(dir: &Path, tag: &str, config: &Value) -> PathBuf {
+    with_layer(dir, tag, config, None)
+}
+
+/// The same, with one more layer on top: an archive, not compressed.
+pub fn with_layer(dir: &Path, tag: &str, config: &Value, layer: Option<&[u8]>) -> PathBuf {
     let demo = demo_layout();
     let index: Value = read(&demo.join("index.json"));
     let first = &index["manifests"][0];
@@ -25,12 +30,19 @@ pub fn with_config(dir: &Path, tag: &str, config: &Value) -> PathBuf {
     for layer in manifest["layers"].as_array().expect("layers") {
         fs::copy(blob_path(&demo, layer), blob_path(&layout, layer)).expect("a layer");
     }
+    let mut layers = manifest["layers"].clone();
+    if let Some(bytes) = layer {
+        let added = add_bytes(&layout, "layer.v1.tar", bytes);
+        document["rootfs"]["diff_ids"].as_array_mut().expect("diff ids").push(added["digest"].clone());
+        document["history"] = Value::Null;
+        layers.as_array_mut().expect("layers").push(added);
+    }
     let config = add(&layout, "config.v1+json", &document);
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": format!("{IMAGE}.manifest.v1+json"),
         "config": config,
-        "layers": manifest["layers"],
+        "layers": layers,
     });
     let mut manifest = add(&layout, "manifest.v1+json", &manifest);
     manifest["annotations"] = json!({ "org.opencontainers.image.ref.name": tag });
@@ -41,9 +53,12 @@ pub fn with_config(dir: &Path, tag: &str, config: &Value) -> PathBuf {
 
 /// Adds a JSON document to the blobs and gives its descriptor.
 fn add(layout: &Path, kind: &str, document: &Value) -> Value {
-    let bytes = document.to_string().into_bytes();
-    let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    fs::write(layout.join("blobs/sha256").join(&digest), &bytes).expect("a blob");
+    add_bytes(layout, kind, document.to_string().as_bytes())
+}
+
+fn add_bytes(layout: &Path, kind: &str, bytes: &[u8]) -> Value {
+    let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    fs::write(layout.join("blobs/sha256").join(&digest), bytes).expect("a blob");
     json!({ "mediaType": format!("{IMAGE}.{kind}"), "digest": format!("sha256:{digest}"), "size": bytes.len() })
 }
 
