@@ -116,6 +116,9 @@ pub struct RunOptions {
     /// Mount safe data read-only, even where writing is allowed
     #[arg(long)]
     pub data_ro: bool,
+    /// Pass the payload's output to your terminal as it is: escape sequences can then write your clipboard, and more
+    #[arg(long)]
+    pub raw: bool,
     /// Write a summary of the run to FILE, as JSON
     #[arg(long, value_name = "FILE")]
     pub json_summary: Option<PathBuf>,
@@ -153,7 +156,7 @@ impl RunOptions {
             options: project, profile, entrypoint, workdir, user, hostname, name, interactive, tty, detach, memory, cpus,
                 pids_limit, shm_size, timeout, read_only, json_summary;
             lists: env, env_file, arg_file, opt_file, publish, volumes, mounts, tmpfs, ulimits;
-            switches: gpu, data_ro
+            switches: gpu, data_ro, raw
         }
     }
 }

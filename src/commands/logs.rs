@@ -41,8 +41,8 @@ pub fn logs(global: &Global, args: &LogsArgs) -> Result<u8> {
                 break;
             }
             match &mut filter {
-                Some(filter) => print::document(&filter.pass(bytes))?,
-                None => print::document(bytes)?,
+                Some(filter) => print::bytes(&filter.pass(bytes))?,
+                None => print::bytes(bytes)?,
             }
         }
         if !more {

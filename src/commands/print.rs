@@ -32,6 +32,18 @@ pub fn json_text(document: &[u8]) -> Result<()> {
     out(text::json(&String::from_utf8_lossy(document)).trim_end_matches('\n'))
 }
 
+/// Prints bytes as they are: those of a payload, which are filtered already where they go to a terminal.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn bytes(bytes: &[u8]) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout
+        .write_all(bytes)
+        .and_then(|()| stdout.flush())
+        .map_err(|e| Error::new(Stage::Cli, Kind::Failed, "cannot write to standard output").because(e))
+}
+
 /// Says something beside the data, on standard error.
 ///
 /// # Errors

@@ -49,6 +49,7 @@ pub fn read(args: &RunArgs, open: ReadFile<'_>, caller: &BTreeMap<String, String
         read_only: options.read_only.unwrap_or(false),
         gpu: options.gpu,
         data_ro: options.data_ro,
+        raw: options.raw,
         json_summary: options.json_summary,
         podman: options.podman.given,
         ..RunRequest::default()

@@ -121,6 +121,7 @@ fn execute(
         interactive: prepared.grant.interactive,
         tty: prepared.grant.tty,
         detached,
+        raw: prepared.request.raw,
         bounds: vec![
             Bound {
                 what: "scratch",

@@ -69,6 +69,8 @@ pub struct RunRequest {
     pub gpu: bool,
     /// `--data-ro`.
     pub data_ro: bool,
+    /// `--raw`.
+    pub raw: bool,
     /// `--json-summary`.
     pub json_summary: Option<PathBuf>,
     /// Options of podman that ces does not have: name and value.

@@ -50,6 +50,8 @@ pub struct Launch<'a> {
     pub tty: bool,
     /// The output goes into a log, and who is told of the start (`-d`).
     pub detached: Option<Report>,
+    /// A terminal gets the output as it is (`--raw`).
+    pub raw: bool,
     /// Bounds on scratch and outputs.
     pub bounds: Vec<Bound>,
     /// Published ports; this process's own copies of their listeners are closed once the stage process has them.
@@ -122,7 +124,7 @@ fn connect(launch: &Launch<'_>) -> Result<(Vec<Relay>, [Option<OwnedFd>; 3])> {
     }
     let (mut pipes, mut ends) = (Vec::new(), [streams::input_beside_terminal(launch.interactive)?, None, None]);
     for (end, to_stderr) in ends.iter_mut().skip(1).zip([false, true]) {
-        if let Some((pipe, write)) = Relay::for_output(to_stderr)? {
+        if let Some((pipe, write)) = Relay::for_output(to_stderr, launch.raw)? {
             pipes.push(pipe);
             *end = Some(write);
         }
@@ -201,6 +203,7 @@ fn converse(
             terminal,
             detached,
             interactive: launch.interactive,
+            raw: launch.raw,
             watch,
         };
         supervise::start_and_wait(run, signals)

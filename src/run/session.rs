@@ -29,13 +29,18 @@ pub struct Session {
 
 impl Session {
     /// Joins the terminals: output always, input (and raw mode, if standard input is a terminal) when `interactive`;
-    /// a log takes no more than `largest` bytes.
+    /// a log takes no more than `largest` bytes, and `unfiltered` output reaches a terminal as it is.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn begin(master: OwnedFd, interactive: bool, largest: Option<u64>) -> Result<(Self, Vec<Relay>)> {
+    pub fn begin(
+        master: OwnedFd,
+        interactive: bool,
+        largest: Option<u64>,
+        unfiltered: bool,
+    ) -> Result<(Self, Vec<Relay>)> {
         streams::unblock(&master)?;
-        let mut relays = vec![Relay::from_terminal(master.as_fd(), largest)?];
+        let mut relays = vec![Relay::from_terminal(master.as_fd(), largest, unfiltered)?];
         if interactive {
             let modes = tcgetattr(&master).map_err(|e| fail("read the modes of the container's terminal", e))?;
             let end_of_file = SpecialCharacterIndices::VEOF as usize;

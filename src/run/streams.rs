@@ -84,16 +84,18 @@ impl Relay {
         }
     }
 
-    /// A relay for standard output or error, and the end of a pipe to take its place; none if it is no terminal.
+    /// A relay for standard output or error, through a filter unless `unfiltered`, and the end of a pipe to take its place;
+    /// none if it is no terminal.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn for_output(to_stderr: bool) -> Result<Option<(Self, OwnedFd)>> {
+    pub fn for_output(to_stderr: bool, unfiltered: bool) -> Result<Option<(Self, OwnedFd)>> {
         let screen = if to_stderr { screen(std::io::stderr().as_fd()) } else { screen(std::io::stdout().as_fd()) };
         let Some(screen) = screen? else { return Ok(None) };
         let (from, end) = pipe2(OFlag::O_CLOEXEC).map_err(|e| fail("make a pipe", e))?;
         unblock(&from)?;
-        Ok(Some((Self::new(from, screen, Filter::Pipe(TerminalFilter::default()), End::Output), end)))
+        let filter = if unfiltered { Filter::Plain } else { Filter::Pipe(TerminalFilter::default()) };
+        Ok(Some((Self::new(from, screen, filter, End::Output), end)))
     }
 
     /// A relay for standard output or error into the log, which standard output is, and the end of a pipe to take its place.
@@ -111,9 +113,10 @@ impl Relay {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn from_terminal(master: BorrowedFd<'_>, largest: Option<u64>) -> Result<Self> {
+    pub fn from_terminal(master: BorrowedFd<'_>, largest: Option<u64>, unfiltered: bool) -> Result<Self> {
         let stdout = std::io::stdout();
         let (filter, to) = match screen(stdout.as_fd())? {
+            Some(screen) if unfiltered => (Filter::Plain, screen),
             Some(screen) => (Filter::Session(SessionFilter::default()), screen),
             None => (Filter::Plain, copy(stdout.as_fd())?),
         };

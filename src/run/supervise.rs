@@ -118,6 +118,8 @@ pub struct Supervised<'a> {
     pub detached: Option<(Report, u64)>,
     /// Standard input is passed on to that terminal.
     pub interactive: bool,
+    /// A terminal gets the output as it is.
+    pub raw: bool,
     /// Bounds on scratch and outputs.
     pub watch: Watch,
 }
@@ -130,8 +132,8 @@ pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<
     let mut relays = std::mem::take(&mut run.pipes);
     let mut session = None;
     if let Some(master) = run.terminal.take() {
-        let (begun, joined) =
-            Session::begin(master, run.interactive, run.detached.as_ref().map(|(_, largest)| *largest))?;
+        let largest = run.detached.as_ref().map(|(_, largest)| *largest);
+        let (begun, joined) = Session::begin(master, run.interactive, largest, run.raw)?;
         session = Some(begun);
         relays.extend(joined);
     }

@@ -198,6 +198,69 @@ fn what_draws_reaches_the_callers_terminal_and_what_reaches_beyond_it_does_not()
 }
 
 #[test]
+fn without_a_terminal_of_its_own_output_is_harmless_on_the_callers_and_raw_is_a_wish_to_be_spoken() {
+    let Some(host) = Host::with_demo() else { return };
+    let script = "printf '\\033]52;c;ZXZpbA==\\007out\\n'; printf '\\033[2Jerr\\n' >&2";
+    let shown = |options: &[&str]| {
+        let mut terminal = at_terminal(&host, &[options, &["localhost/demo", "sh", "-c", script]].concat());
+        assert_eq!(terminal.finish().code(), Some(0));
+        terminal.all().to_owned()
+    };
+    let harmless = shown(&["-q"]);
+    assert!(!harmless.contains('\x1b') && !harmless.contains('\x07'), "{harmless:?}");
+    assert!(harmless.contains("\\x1b]52;c;ZXZpbA==\\x07out") && harmless.contains("\\x1b[2Jerr"), "{harmless:?}");
+    for options in [&["-q", "--raw"][..], &["-q", "--raw", "-t"]] {
+        let raw = shown(options);
+        assert!(raw.contains("\x1b]52;c;ZXZpbA==\x07out") && raw.contains("\x1b[2Jerr"), "{options:?}: {raw:?}");
+    }
+}
+
+#[test]
+fn a_flood_that_nobody_reads_is_held_back_and_the_deadline_holds() {
+    let Some(host) = Host::with_demo() else { return };
+    for options in [&[][..], &["-t"]] {
+        // The terminal's buffer is full in a moment, and nobody empties it.
+        let ready = host.run_command(&[options, &["-q", "--timeout", "2s", "localhost/demo", "/bin/yes"]].concat());
+        let ends = nix::pty::openpty(None, None).expect("a terminal");
+        nix::fcntl::fcntl(&ends.master, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
+            .expect("its flags");
+        let mut command = host.command("setsid");
+        command.args(ready.get_args().skip_while(|word| *word != "--").skip(1));
+        ready.get_envs().filter_map(|(name, value)| Some((name, value?))).for_each(|(name, value)| {
+            command.env(name, value);
+        });
+        let mut child =
+            command.stdout(ends.slave.try_clone().expect("a copy")).stderr(ends.slave).spawn().expect("ces");
+        let status = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let mut most = 0;
+        let began = std::time::Instant::now();
+        let code = loop {
+            let line = |status: String| {
+                status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok())
+            };
+            most = most.max(line(status(child.id())).unwrap_or(0));
+            if let Some(ended) = child.try_wait().expect("its status") {
+                break ended.code();
+            }
+            // What is held back at the end is read at last, as by a person who comes back.
+            if began.elapsed() > std::time::Duration::from_secs(6) {
+                // EAGAIN: everything is read.
+                while nix::unistd::read(&ends.master, &mut [0; 4096]).is_ok_and(|n| n > 0) {}
+            }
+            assert!(
+                began.elapsed() < std::time::Duration::from_secs(30),
+                "{options:?}: ces hangs: {}",
+                status(child.id())
+            );
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        };
+        assert_eq!(code, Some(124), "{options:?}");
+        assert!(most > 0 && most < 100_000, "{most} kB of memory in ces, {options:?}");
+        host.nothing_is_left();
+    }
+}
+
+#[test]
 fn a_payload_cannot_type_into_any_terminal() {
     let Some(host) = Host::with_probe() else { return };
     let script = "/safe_data/probe calls > /safe_outputs/calls; echo terminals: $(ls /dev/pts) end";
