@@ -16,6 +16,7 @@ use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::dirs::Dirs;
 use crate::host::idmap::IdMap;
+use crate::host::sockets;
 use crate::image::store::{Store, StoredImage};
 use crate::policy::grant::{Grant, GrantFacts};
 use crate::policy::request::RunRequest;
@@ -112,7 +113,21 @@ pub fn prepare(global: &Global, args: &RunArgs) -> Result<Prepared> {
     let user = container_user(&grant, &image)?;
     let identity = Identity::new(&caller, user.uid, user.gid, data.group.into_iter().collect())?;
     safe_data::check_access(&data, &identity.payload(), caller.is_privileged(), grant.data == Access::Rw)?;
+    refuse_sockets(&data, &grant)?;
     Ok(Prepared { dirs, policy, request, image, data, grant, user, identity, warnings })
+}
+
+/// A service of the host that listens in what is bound would be a way out of the container.
+fn refuse_sockets(data: &SafeData, grant: &Grant) -> Result<()> {
+    // Sockets have the names by which they were bound, and mostly those are without links.
+    let resolved = facts::resolve(&data.path);
+    let own = grant.binds.iter().map(|bind| bind.source.as_path());
+    let found = sockets::below(own.chain([data.path.as_path()]).chain(resolved.as_deref()))
+        .map_err(|e| Error::new(Stage::Bundle, Kind::Host, "cannot list the sockets of this host").because(e))?;
+    let Some(first) = found.first() else { return Ok(()) };
+    Err(Error::new(Stage::Bundle, Kind::Failed, format!("{} is a socket of the host", first.display()))
+        .because("a payload could talk to whoever listens there, past every other protection")
+        .hint("end the service, or have it listen elsewhere; or bind another directory"))
 }
 
 /// Who the image, or the request, says the payload is.

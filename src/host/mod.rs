@@ -10,5 +10,7 @@ pub mod dirs;
 pub mod idmap;
 /// Signals that ask long work to stop.
 pub mod signals;
+/// Sockets of the host that a bind would lead to.
+pub mod sockets;
 /// System calls that need `unsafe`; the only such place.
 pub mod sys;

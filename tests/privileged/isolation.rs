@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
+use std::process::Stdio;
 
 use serde_json::Value;
 
@@ -116,6 +118,45 @@ fn neither_abstract_nor_path_sockets_of_the_host_are_reached() {
         assert_eq!(errno(&words[1]), Some(Some(2)), "no such file");
         assert!(heard.accept().is_err() && also.accept().is_err(), "nobody came");
         assert!(!facts["unix_sockets"].as_str().expect("net/unix").contains(host.token()));
+    });
+}
+
+#[test]
+fn a_service_of_the_host_that_listens_in_what_is_bound_is_a_refusal() {
+    each_host(|host| {
+        host.policy("[mounts]\nallow = [{ host = \"~\", access = \"rw\" }]\n");
+        let home = &host.researcher().dir;
+        let run = |options: &[&str]| host.run(&[options, &["localhost/demo", "/bin/true"]].concat());
+        // Bound by the name that it has on the test's host, as a service there would have bound it.
+        let serve = |name: &str| {
+            let script = "import socket,sys,time; s=socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); print('up', flush=True); time.sleep(60)";
+            let path = home.join(name);
+            let mut service = host
+                .command("python3")
+                .args(["-c", script])
+                .arg(&path)
+                .stdout(Stdio::piped())
+                .spawn()
+                .expect("a service");
+            let mut line = String::new();
+            BufReader::new(service.stdout.take().expect("its output")).read_line(&mut line).expect("its word");
+            assert_eq!(line, "up\n");
+            (service, path)
+        };
+        run(&[]).exits(0);
+        fs::create_dir(host.home().join("work")).expect("a directory to bind");
+        let bind = format!("{}:/work:ro", home.join("work").display());
+        for (name, options) in [("safe_data/service", &[][..]), ("work/service", &["-v", &bind])] {
+            let outputs = host.named("outputs_").len();
+            let (mut service, path) = serve(name);
+            let ran = run(options);
+            service.kill().expect("it is there");
+            service.wait().expect("its end");
+            ran.refuses(125, &[&path.display().to_string(), "socket of the host"]);
+            assert_eq!(host.named("outputs_").len(), outputs, "nothing ran");
+            // What is left of it is a name: nobody listens.
+            run(options).exits(0);
+        }
     });
 }
 

@@ -181,6 +181,29 @@ fn data_that_is_read_only_is_so_in_every_mount_below_and_for_every_user() {
 }
 
 #[test]
+fn data_cannot_be_linked_out_and_reading_it_leaves_no_trace() {
+    use std::os::unix::fs::MetadataExt as _;
+    each_host(|host| {
+        let file = host.home().join("safe_data/ward.csv");
+        // Long ago, or the kernel would not write a new time (relatime).
+        let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+        let times = std::fs::FileTimes::new().set_accessed(old).set_modified(old);
+        std::fs::File::options().write(true).open(&file).expect("the data").set_times(times).expect("its times");
+        let script = "for to in /safe_outputs /scratch /tmp /dev/shm; do
+                ln /safe_data/ward.csv $to/link 2>/dev/null && echo linked to $to
+            done; cat /safe_data/ward.csv > /dev/null; echo end";
+        let ran = host.run(&["--data-ro", "localhost/root", "/bin/sh", "-c", script]);
+        assert_eq!(ran.exits(0), "end\n");
+        let found = std::fs::metadata(&file).expect("the data");
+        assert_eq!(found.nlink(), 1);
+        // An ordinary user may not mount so that times stay; then the time of access is one more thing that tells.
+        if host.records().pop().expect("a record")["mode"] == "enforced" {
+            assert_eq!(found.atime(), 1_000_000_000);
+        }
+    });
+}
+
+#[test]
 fn where_a_user_can_write_is_a_short_list() {
     each_host(|host| {
         let report = host.probe(&["--data-ro"], "localhost/demo", &["writable", "/dev", "/etc", "/bin", "/safe_data"]);
