@@ -30,6 +30,8 @@ pub struct Identity {
     pub uid: u32,
     /// The container's group.
     pub gid: u32,
+    /// The payload's ids, where it has a user namespace of its own inside the container's (`run::nested`).
+    pub nested: Option<(u32, u32)>,
 }
 
 /// Host ids to act with.
@@ -44,12 +46,17 @@ pub struct HostIds {
 }
 
 impl Identity {
-    /// The identity of a run in which the image's user is `uid`:`gid`.
+    /// The identity of a run in which the image's user is `uid`:`gid`. A payload with `capabilities` may change to other
+    /// users, and then must have the container's own.
     ///
     /// # Errors
     /// When the ids are outside what this host maps.
-    pub fn new(caller: &Caller, uid: u32, gid: u32, groups: Vec<Gid>) -> Result<Self> {
+    pub fn new(caller: &Caller, uid: u32, gid: u32, groups: Vec<Gid>, capabilities: bool) -> Result<Self> {
         let on_disk = IdMap::on_disk(caller)?;
+        let nested = (!caller.is_privileged() && !capabilities && (uid, gid) != (0, 0)).then_some((uid, gid));
+        if nested.is_some() {
+            return Ok(Self { caller: caller.clone(), container: on_disk.clone(), on_disk, groups, uid, gid, nested });
+        }
         for (what, id, outside) in [("user", uid, on_disk.uid_outside(uid)), ("group", gid, on_disk.gid_outside(gid))] {
             if outside.is_none() {
                 return Err(Error::new(
@@ -58,7 +65,7 @@ impl Identity {
                     format!("the image's {what} {id} has no id on this host"),
                 )
                 .because(if on_disk.is_single() {
-                    "without subordinate ids only the image's root can run".to_owned()
+                    "there are no subordinate ids for it (/etc/subuid, /etc/subgid)".to_owned()
                 } else {
                     format!("ids up to {} are mapped", RANGE - 1)
                 })
@@ -73,7 +80,26 @@ impl Identity {
         } else {
             on_disk.clone()
         };
-        Ok(Self { caller: caller.clone(), on_disk, container, groups, uid, gid })
+        Ok(Self { caller: caller.clone(), on_disk, container, groups, uid, gid, nested })
+    }
+
+    /// The same for a bundle that other programs run, which know no namespace in a namespace.
+    ///
+    /// # Errors
+    /// When the ids are outside what this host maps.
+    pub fn portable(&self) -> Result<Self> {
+        Self::new(&self.caller, self.uid, self.gid, self.groups.clone(), true)
+    }
+
+    /// The map of the namespace in which the payload is: id there → id on the host.
+    pub fn payload_map(&self) -> IdMap {
+        let one = |inside, outside| vec![Extent { inside, outside, count: 1 }];
+        match self.nested {
+            None => self.container.clone(),
+            Some((uid, gid)) => {
+                IdMap { uids: one(uid, self.caller.uid.as_raw()), gids: one(gid, self.caller.gid.as_raw()) }
+            }
+        }
     }
 
     /// The map of the layers' mounts, where ids on disk and in the container differ (mount_setattr(2), "ID-mapped
@@ -95,9 +121,10 @@ impl Identity {
 
     /// The host ids of the container's user: who reads the data and writes the outputs.
     pub fn payload(&self) -> HostIds {
+        let map = self.payload_map();
         HostIds {
-            uid: self.container.uid_outside(self.uid).unwrap_or(u32::MAX),
-            gid: self.container.gid_outside(self.gid).unwrap_or(u32::MAX),
+            uid: map.uid_outside(self.uid).unwrap_or(u32::MAX),
+            gid: map.gid_outside(self.gid).unwrap_or(u32::MAX),
             groups: self.groups.iter().map(|g| g.as_raw()).collect(),
         }
     }

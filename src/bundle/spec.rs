@@ -13,7 +13,7 @@ use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{
     Capabilities, Capability, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxIdMapping,
     LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, PosixRlimit, PosixRlimitBuilder,
-    PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+    PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, User, UserBuilder,
 };
 
 use super::image_user::ResolvedUser;
@@ -120,11 +120,19 @@ pub fn notes(input: &SpecInput<'_>) -> Result<Vec<String>> {
 }
 
 /// The spec for libcontainer: the same, less what ces has done before it calls it (user, network and cgroup namespace,
-/// id maps, resources, seccomp, the score for the out-of-memory killer).
-pub fn engine_spec(spec: &Spec) -> Spec {
+/// id maps, resources, seccomp, the score for the out-of-memory killer). Where the payload gets a `nested` user namespace,
+/// the container's root enters it.
+pub fn engine_spec(spec: &Spec, nested: bool) -> Spec {
     let mut engine = spec.clone();
     if let Some(process) = engine.process_mut() {
         process.set_oom_score_adj(None);
+        if nested {
+            // What it needs to map itself (user_namespaces(7): the parent's 0, CAP_SETFCAP), and drops there.
+            let one = || Some(Capabilities::from([Capability::Setfcap]));
+            let mut held = process.capabilities().clone().unwrap_or_default();
+            held.set_bounding(one()).set_effective(one()).set_permitted(one());
+            process.set_user(User::default()).set_capabilities(Some(held));
+        }
     }
     if let Some(linux) = engine.linux_mut() {
         linux

@@ -333,7 +333,7 @@ fn limits_become_resources_without_swap() {
 #[test]
 fn the_engine_gets_what_ces_has_not_done_itself() {
     let whole = build(json!({ "Cmd": ["x"] }), &RunRequest::default()).unwrap();
-    let engine = spec::engine_spec(&whole);
+    let engine = spec::engine_spec(&whole, false);
     let linux = engine.linux().as_ref().unwrap();
     assert!(linux.uid_mappings().is_none() && linux.gid_mappings().is_none() && linux.resources().is_none());
     assert!(linux.seccomp().is_none() && linux.cgroups_path().is_none());

@@ -41,7 +41,8 @@ pub fn spec(global: &Global, args: &SpecArgs) -> Result<u8> {
 /// # Errors
 /// As `ces run`; and when the directory is not new.
 pub fn bundle(global: &Global, args: &BundleArgs) -> Result<u8> {
-    let prepared = prepare::prepare(global, &args.run())?;
+    let mut prepared = prepare::prepare(global, &args.run())?;
+    prepared.identity = prepared.identity.portable()?;
     let dir = std::path::absolute(&args.dir)
         .map_err(|e| Error::new(Stage::Cli, Kind::Usage, format!("cannot use {}", args.dir.display())).because(e))?;
     make_directories(&prepared, &dir)?;

@@ -209,7 +209,7 @@ fn mounts(caller: &Caller, dirs: &Dirs) -> Finding {
 }
 
 fn try_mounts(caller: &Caller, dirs: &Dirs) -> Result<()> {
-    let identity = Identity::new(caller, 0, 0, Vec::new())?;
+    let identity = Identity::new(caller, 0, 0, Vec::new(), false)?;
     let dir = dirs.store.join("work").join(format!("doctor-{}", JobId::new()?));
     let layer = dir.join("layer");
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&layer).map_err(|e| {

@@ -110,8 +110,14 @@ pub fn prepare(global: &Global, args: &RunArgs) -> Result<Prepared> {
     let data = safe_data::find(&caller, policy.data_root(), request.project.as_deref())?;
     let facts = gather_facts(&policy, &caller, &request, &image, data.project.clone())?;
     let grant = policy.grant(&request, &facts)?;
-    let user = container_user(&grant, &image)?;
-    let identity = Identity::new(&caller, user.uid, user.gid, data.group.into_iter().collect())?;
+    let user = container_user(grant.user.as_deref(), &image)?;
+    let identity = Identity::new(
+        &caller,
+        user.uid,
+        user.gid,
+        data.group.into_iter().collect(),
+        !grant.profile.capabilities.is_empty(),
+    )?;
     safe_data::check_access(&data, &identity.payload(), caller.is_privileged(), grant.data == Access::Rw)?;
     refuse_sockets(&data, &grant)?;
     Ok(Prepared { dirs, policy, request, image, data, grant, user, identity, warnings })
@@ -130,10 +136,10 @@ fn refuse_sockets(data: &SafeData, grant: &Grant) -> Result<()> {
         .hint("end the service, or have it listen elsewhere; or bind another directory"))
 }
 
-/// Who the image, or the request, says the payload is.
-fn container_user(grant: &Grant, image: &StoredImage) -> Result<ResolvedUser> {
+/// Who the payload is: `asked`, or whom the image names.
+pub(super) fn container_user(asked: Option<&str>, image: &StoredImage) -> Result<ResolvedUser> {
     let config = image.config().config().as_ref();
-    let named = grant.user.as_deref().or_else(|| config.and_then(|c| c.user().as_deref()));
+    let named = asked.or_else(|| config.and_then(|c| c.user().as_deref()));
     let layers: Vec<PathBuf> = image.layers().iter().map(|layer| layer.path().to_path_buf()).collect();
     let passwd = image_files::read(&layers, Path::new("/etc/passwd"))?;
     let group = image_files::read(&layers, Path::new("/etc/group"))?;
@@ -152,7 +158,7 @@ impl Prepared {
             grant: &self.grant,
             image: self.image.config(),
             user: &self.user,
-            ids: &self.identity.container,
+            ids: &self.identity.payload_map(),
             paths,
             rootfs,
             job,

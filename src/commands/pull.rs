@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Context, prepare, print};
-use crate::bundle::identity::acting_as;
+use crate::bundle::identity::{Identity, acting_as};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::signals::Interrupt;
 use crate::image::document::Platform;
@@ -13,6 +13,8 @@ use crate::image::reference::{Reference, Source};
 use crate::image::source::{self, Credentials};
 use crate::image::store::Store;
 use crate::image::unpack::parent::Unpacker;
+use crate::run::later::Later;
+use crate::run::reown;
 
 /// What `ces pull` is asked.
 #[derive(Debug, Clone, Default)]
@@ -56,6 +58,8 @@ pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
         Source::Registry(reference) => credentials(ctx, args, reference.host())?,
         _ => None,
     };
+    // Before the first thread.
+    let giving = Later::new(|reference| give_to_researcher(ctx, reference))?;
     let interrupt = Interrupt::watch()?;
     let origin = source::open(&source, &ctx.registries, credentials)?;
     let store = Store::open(&ctx.dirs, &ctx.caller)?;
@@ -65,10 +69,24 @@ pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
     let interrupt = &interrupt;
     let request = Request { reference, source: args.source.clone(), by, platform, progress: &progress, interrupt };
     let pulled = pull_image(&store, &unpacker, origin.as_ref(), &request)?;
+    giving.run(&pulled.reference)?;
     if args.json {
         return print::json(&pulled);
     }
     print::line(&format!("{}@{}", pulled.reference.split('@').next().unwrap_or_default(), pulled.digest))
+}
+
+/// What belongs to the image's user will be the researcher's in every run: done here, once.
+fn give_to_researcher(ctx: &Context, reference: &str) -> Result<()> {
+    if ctx.caller.is_privileged() {
+        // Each run maps the layers then (idmapped mounts).
+        return Ok(());
+    }
+    let image = Store::open(&ctx.dirs, &ctx.caller)?.find(reference)?;
+    // An image without a usable user can still be pulled; what is wrong with it is told when it is run.
+    let Ok(user) = prepare::container_user(None, &image) else { return Ok(()) };
+    let identity = Identity::new(&ctx.caller, user.uid, user.gid, Vec::new(), false)?;
+    reown::layers(&ctx.dirs, &image, &identity).map(drop)
 }
 
 /// The name a user chose. An image of a file cannot take the name of a registry that the policy trusts: only who could

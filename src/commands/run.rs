@@ -26,6 +26,7 @@ use crate::run::launch::{Launch, launch};
 use crate::run::ports::{Ports, Published};
 use crate::run::quota::Bound;
 use crate::run::record::{Record, State, now};
+use crate::run::reown;
 use crate::run::session;
 use crate::run::supervise::{Ending, Outcome};
 use crate::text;
@@ -104,7 +105,7 @@ fn execute(
     let plan = Plan {
         root_mode: root.mode,
         root_owner: prepared.identity.for_mounting(root.uid, root.gid)?,
-        layers: prepared.image.layers().iter().map(|layer| layer.path().to_path_buf()).collect(),
+        layers: reown::layers(&prepared.dirs, &prepared.image, &prepared.identity)?,
         work: job.journal.work.clone(),
         binds: binds(prepared, spec, paths),
         root_ids: prepared.identity.root(),
@@ -114,7 +115,7 @@ fn execute(
         id: job.id(),
         identity: &prepared.identity,
         spec,
-        engine_spec: spec::engine_spec(spec),
+        engine_spec: spec::engine_spec(spec, prepared.identity.nested.is_some()),
         plan,
         limits_required: limits.required,
         time: limits.time,

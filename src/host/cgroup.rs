@@ -19,11 +19,21 @@ use crate::error::{Error, Kind, Result, Stage};
 /// Every cgroup of ours carries this prefix, so that a sweep knows its own.
 pub const PREFIX: &str = "ces-";
 
+/// Calls to the service manager.
+mod dbus;
+/// Scopes of systemd.
+mod systemd;
+/// Version 2.
+mod v2;
+
 /// The cgroup of one job.
 #[allow(missing_debug_implementations, reason = "libcgroups' manager has none")]
-pub struct Cgroup {
-    manager: AnyCgroupManager,
-    files: Files,
+pub struct Cgroup(Version);
+
+#[allow(missing_debug_implementations, reason = "libcgroups' manager has none")]
+enum Version {
+    One { manager: AnyCgroupManager, files: Files },
+    Two(v2::Group),
 }
 
 /// The limits in force, as the kernel's files say; `None` where the kernel says "no limit".
@@ -37,6 +47,20 @@ pub struct Observed {
     pub cpus: Option<f64>,
     /// Processes and threads.
     pub pids: Option<u64>,
+}
+
+impl Observed {
+    /// The same, less what the controllers in `missing` would limit.
+    #[must_use]
+    pub fn without(self, missing: &[&str]) -> Self {
+        let has = |name: &str| !missing.contains(&name);
+        Self {
+            memory: self.memory.filter(|_| has("memory")),
+            memory_and_swap: self.memory_and_swap.filter(|_| has("memory")),
+            cpus: self.cpus.filter(|_| has("cpu")),
+            pids: self.pids.filter(|_| has("pids")),
+        }
+    }
 }
 
 /// What the job used.
@@ -54,19 +78,16 @@ impl Cgroup {
     /// # Errors
     /// When the host has no usable cgroup set-up, or the kernel refuses a limit.
     pub fn create(job: &str, pid: Pid, resources: &LinuxResources) -> Result<Self> {
+        if matches!(setup()?, CgroupSetup::Unified) {
+            return v2::Group::create(job, pid, resources).map(|group| Self(Version::Two(group))).map_err(|e| {
+                fail("no control group can be had here")
+                    .because(e)
+                    .hint("as an ordinary user, log in so that systemd runs a manager for you; else use sudo")
+            });
+        }
         let name = format!("{PREFIX}{job}");
-        let setup = setup()?;
-        let manager = create_cgroup_manager(CgroupConfig {
-            cgroup_path: Path::new("/").join(&name),
-            systemd_cgroup: false,
-            container_name: name.clone(),
-        })
-        .map_err(|e| fail("cannot use control groups").caused_by(&e))?;
-        let files = match setup {
-            CgroupSetup::Unified => Files::V2(Path::new("/sys/fs/cgroup").join(&name)),
-            CgroupSetup::Hybrid | CgroupSetup::Legacy => Files::V1(v1_directories(&name)?),
-        };
-        let cgroup = Self { manager, files };
+        let manager = v1_manager(&name)?;
+        let cgroup = Self(Version::One { manager, files: Files(v1_directories(&name)?) });
         let made = cgroup.fill(pid, resources);
         if made.is_err() {
             // Best effort: what is left is empty or dies with the job; the next sweep removes it.
@@ -76,16 +97,19 @@ impl Cgroup {
     }
 
     fn fill(&self, pid: Pid, resources: &LinuxResources) -> Result<()> {
+        let Version::One { manager, .. } = &self.0 else { return Ok(()) };
         let pid = nix_of_libcgroups::unistd::Pid::from_raw(pid.as_raw());
-        self.manager.add_task(pid).map_err(|e| fail("cannot put the job into its control group").caused_by(&e))?;
+        manager.add_task(pid).map_err(|e| fail("cannot put the job into its control group").caused_by(&e))?;
         let options = ControllerOpt { resources, disable_oom_killer: false, oom_score_adj: None, freezer_state: None };
-        self.manager.apply(&options).map_err(|e| fail("the kernel refused a resource limit").caused_by(&e))?;
-        if let Files::V2(dir) = &self.files {
-            // One process of the job out of memory: all of it is (cgroup-v2, memory.oom.group).
-            fs::write(dir.join("memory.oom.group"), "1").map_err(|e| fail("cannot set memory.oom.group").because(e))?;
-            set_swap(dir, resources)?;
+        manager.apply(&options).map_err(|e| fail("the kernel refused a resource limit").caused_by(&e))
+    }
+
+    /// Limits that cannot be had here: `memory`, `cpu`, `pids`.
+    pub fn missing(&self) -> &[&'static str] {
+        match &self.0 {
+            Version::One { .. } => &[],
+            Version::Two(group) => group.missing(),
         }
-        Ok(())
     }
 
     /// The limits in force.
@@ -93,12 +117,19 @@ impl Cgroup {
     /// # Errors
     /// When a file that must exist cannot be read or understood.
     pub fn observed(&self) -> Result<Observed> {
-        self.files.observed().map_err(|e| fail("cannot read the limits back").because(e))
+        let observed = match &self.0 {
+            Version::One { files, .. } => files.observed(),
+            Version::Two(group) => group.observed(),
+        };
+        observed.map_err(|e| fail("cannot read the limits back").because(e))
     }
 
     /// What the job used so far.
     pub fn usage(&self) -> Usage {
-        self.files.usage()
+        match &self.0 {
+            Version::One { files, .. } => files.usage(),
+            Version::Two(group) => group.usage(),
+        }
     }
 
     /// Kills what is left in the cgroup and removes it.
@@ -106,18 +137,21 @@ impl Cgroup {
     /// # Errors
     /// When a process does not die or the kernel keeps the directory.
     pub fn remove(&self) -> Result<()> {
-        self.manager.remove().map_err(|e| fail("cannot remove the job's control group").caused_by(&e))
+        let what = "cannot remove the job's control group";
+        match &self.0 {
+            Version::One { manager, .. } => manager.remove().map_err(|e| fail(what).caused_by(&e)),
+            Version::Two(group) => group.remove().map_err(|e| fail(what).because(e)),
+        }
     }
 }
 
-/// The swap limit of version 2, which counts swap alone. libcgroups 0.7 leaves it out when it is zero, which here means
-/// "none", not "nothing said". Kernels without swap have no such file, and nothing to limit.
-fn set_swap(dir: &Path, resources: &LinuxResources) -> Result<()> {
-    let Some((limit, both)) = resources.memory().as_ref().and_then(|m| m.limit().zip(m.swap())) else { return Ok(()) };
-    match fs::write(dir.join("memory.swap.max"), both.saturating_sub(limit).max(0).to_string()) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(fail("cannot set memory.swap.max").because(e)),
-        _ => Ok(()),
-    }
+fn v1_manager(name: &str) -> Result<AnyCgroupManager> {
+    create_cgroup_manager(CgroupConfig {
+        cgroup_path: Path::new("/").join(name),
+        systemd_cgroup: false,
+        container_name: name.to_owned(),
+    })
+    .map_err(|e| fail("cannot use control groups").caused_by(&e))
 }
 
 /// Removes the cgroup of a job whose supervisor is gone.
@@ -125,13 +159,11 @@ fn set_swap(dir: &Path, resources: &LinuxResources) -> Result<()> {
 /// # Errors
 /// As [`Cgroup::remove`].
 pub fn remove_stale(job: &str) -> Result<()> {
-    let manager = create_cgroup_manager(CgroupConfig {
-        cgroup_path: Path::new("/").join(format!("{PREFIX}{job}")),
-        systemd_cgroup: false,
-        container_name: String::new(),
-    })
-    .map_err(|e| fail("cannot use control groups").caused_by(&e))?;
-    manager.remove().map_err(|e| fail("cannot remove a stale control group").caused_by(&e))
+    let what = "cannot remove a stale control group";
+    if matches!(setup()?, CgroupSetup::Unified) {
+        return v2::remove_stale(job).map_err(|e| fail(what).because(e));
+    }
+    v1_manager(&format!("{PREFIX}{job}"))?.remove().map_err(|e| fail(what).caused_by(&e))
 }
 
 /// Which cgroup set-up the host has.
@@ -150,64 +182,34 @@ fn fail(what: &str) -> Error {
     Error::new(Stage::Host, Kind::Host, what)
 }
 
-/// Where the kernel's files of one cgroup are.
-enum Files {
-    V1(BTreeMap<&'static str, PathBuf>),
-    V2(PathBuf),
-}
+/// Where the kernel's files of one cgroup are, by controller.
+struct Files(BTreeMap<&'static str, PathBuf>);
 
 impl Files {
     fn observed(&self) -> io::Result<Observed> {
-        match self {
-            Self::V1(dirs) => {
-                let bytes =
-                    |file: &str| dirs.get("memory").map(|d| v1_bytes(&d.join(file))).transpose().map(Option::flatten);
-                let cpus = match dirs.get("cpu") {
-                    None => None,
-                    Some(dir) => {
-                        let quota: i64 = number(&dir.join("cpu.cfs_quota_us"))?;
-                        let period: u32 = number(&dir.join("cpu.cfs_period_us"))?;
-                        u32::try_from(quota).ok().map(|quota| f64::from(quota) / f64::from(period.max(1)))
-                    }
-                };
-                Ok(Observed {
-                    memory: bytes("memory.limit_in_bytes")?,
-                    memory_and_swap: bytes("memory.memsw.limit_in_bytes")?,
-                    cpus,
-                    pids: dirs.get("pids").map(|d| or_max(&d.join("pids.max"))).transpose()?.flatten(),
-                })
+        let dirs = &self.0;
+        let bytes = |file: &str| dirs.get("memory").map(|d| v1_bytes(&d.join(file))).transpose().map(Option::flatten);
+        let cpus = match dirs.get("cpu") {
+            None => None,
+            Some(dir) => {
+                let quota: i64 = number(&dir.join("cpu.cfs_quota_us"))?;
+                let period: u32 = number(&dir.join("cpu.cfs_period_us"))?;
+                u32::try_from(quota).ok().map(|quota| f64::from(quota) / f64::from(period.max(1)))
             }
-            Self::V2(dir) => {
-                let memory = or_max(&dir.join("memory.max"))?;
-                let swap = match or_max(&dir.join("memory.swap.max")) {
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => Some(0),
-                    other => other?,
-                };
-                let text = fs::read_to_string(dir.join("cpu.max"))?;
-                let mut fields = text.split_whitespace().map(str::parse::<u32>);
-                let cpus = match (fields.next(), fields.next()) {
-                    (Some(Ok(quota)), Some(Ok(period))) => Some(f64::from(quota) / f64::from(period.max(1))),
-                    _ => None,
-                };
-                let memory_and_swap = memory.zip(swap).map(|(memory, swap)| memory.saturating_add(swap));
-                Ok(Observed { memory, memory_and_swap, cpus, pids: or_max(&dir.join("pids.max"))? })
-            }
-        }
+        };
+        Ok(Observed {
+            memory: bytes("memory.limit_in_bytes")?,
+            memory_and_swap: bytes("memory.memsw.limit_in_bytes")?,
+            cpus,
+            pids: dirs.get("pids").map(|d| or_max(&d.join("pids.max"))).transpose()?.flatten(),
+        })
     }
 
     fn usage(&self) -> Usage {
-        match self {
-            Self::V1(dirs) => {
-                let Some(dir) = dirs.get("memory") else { return Usage::default() };
-                Usage {
-                    peak_memory: number(&dir.join("memory.max_usage_in_bytes")).ok(),
-                    oom_kills: field(&dir.join("memory.oom_control"), "oom_kill"),
-                }
-            }
-            Self::V2(dir) => Usage {
-                peak_memory: number(&dir.join("memory.peak")).ok(),
-                oom_kills: field(&dir.join("memory.events"), "oom_kill"),
-            },
+        let Some(dir) = self.0.get("memory") else { return Usage::default() };
+        Usage {
+            peak_memory: number(&dir.join("memory.max_usage_in_bytes")).ok(),
+            oom_kills: field(&dir.join("memory.oom_control"), "oom_kill"),
         }
     }
 }

@@ -86,15 +86,16 @@ fn fail(what: &str) -> Error {
 pub struct Payload {
     filters: Rc<Vec<BpfProgram>>,
     status: Rc<OwnedFd>,
+    nested: Option<(u32, u32)>,
 }
 
 impl Payload {
-    /// A payload whose wait status goes to `status`.
+    /// A payload whose wait status goes to `status`; with `nested` ids in a user namespace of its own.
     ///
     /// # Errors
     /// When the seccomp profile does not compile.
-    pub fn new(status: OwnedFd) -> Result<Self> {
-        Ok(Self { filters: Rc::new(seccomp::compile()?), status: Rc::new(status) })
+    pub fn new(status: OwnedFd, nested: Option<(u32, u32)>) -> Result<Self> {
+        Ok(Self { filters: Rc::new(seccomp::compile()?), status: Rc::new(status), nested })
     }
 }
 
@@ -127,6 +128,11 @@ impl Executor for Payload {
     fn validate(&self, _spec: &Spec) -> std::result::Result<(), ExecutorValidationError> {
         let refuse =
             |what: &str, why: String| ExecutorValidationError::ArgValidationError(format!("cannot {what}: {why}"));
+        if let Some((uid, gid)) = self.nested {
+            super::nested::enter(uid, gid).map_err(|e| {
+                refuse("give the image's user its number (a user namespace in a user namespace)", e.to_string())
+            })?;
+        }
         // After the last change of ids, which would clear it.
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| refuse("follow ces into death", e.to_string()))?;
         // It may have died before it was followed; nobody else holds the other end of this pipe.

@@ -84,6 +84,7 @@ pub fn launch(mut launch: Launch<'_>, before_start: impl FnOnce(&Checked) -> Res
         job: launch.id.to_string(),
         privileged: identity.caller.is_privileged(),
         groups: identity.payload().groups,
+        nested: identity.nested,
         plan: launch.plan.clone(),
         spec: launch.engine_spec.clone(),
         ports: launch.ports.containers(),
@@ -136,7 +137,17 @@ fn connect(launch: &Launch<'_>) -> Result<(Vec<Relay>, [Option<OwnedFd>; 3])> {
 fn place(launch: &Launch<'_>, pid: Pid) -> Result<(Option<Cgroup>, Vec<String>)> {
     let resources = resources(launch.spec).cloned().unwrap_or_default();
     match Cgroup::create(launch.id.as_str(), pid, &resources) {
-        Ok(cgroup) => Ok((Some(cgroup), Vec::new())),
+        Ok(cgroup) if cgroup.missing().is_empty() => Ok((Some(cgroup), Vec::new())),
+        Ok(cgroup) if launch.limits_required => {
+            let error = Error::new(Stage::Run, Kind::Host, format!("no limit of {}", cgroup.missing().join(", ")))
+                .because("the control group in which ces was called does not have it to give");
+            cgroup.remove()?;
+            Err(error.hint("the policy requires limits (limits.required); without them nothing runs"))
+        }
+        Ok(cgroup) => {
+            let warning = format!("no limit of {}: the host gives you none", cgroup.missing().join(", "));
+            Ok((Some(cgroup), vec![warning]))
+        }
         Err(error) if launch.limits_required => {
             Err(error.hint("the policy requires limits (limits.required); without them nothing runs"))
         }
@@ -188,7 +199,8 @@ fn converse(
             .map_err(|e| Error::new(Stage::Run, Kind::Failed, "the container's first process is gone").because(e))?;
         let limits = cgroup.as_ref().map(Cgroup::observed).transpose()?;
         let terminal_is = terminal.as_ref().map(|master| Device::peer_of(master.as_fd())).transpose()?;
-        let expected = Expected { terminal: terminal_is, ..expected(launch, cgroup.is_some(), &moved)? };
+        let expected =
+            Expected { terminal: terminal_is, ..expected(launch, cgroup.as_ref().map(Cgroup::missing), &moved)? };
         let enforced = enforced::check(init, &expected, limits)?;
         before_start(&Checked { enforced, warnings })?;
         if signals.interrupted()? {
@@ -262,7 +274,9 @@ fn resources(spec: &Spec) -> Option<&LinuxResources> {
 }
 
 /// What the spec promises, in the kernel's terms.
-fn expected(launch: &Launch<'_>, has_cgroup: bool, moved: &[(PathBuf, PathBuf)]) -> Result<Expected> {
+///
+/// `missing` are the limits that a cgroup does not have; none at all without a cgroup.
+fn expected(launch: &Launch<'_>, missing: Option<&[&str]>, moved: &[(PathBuf, PathBuf)]) -> Result<Expected> {
     let spec = launch.spec;
     let linux = spec.linux().as_ref();
     let paths = |paths: Option<&Vec<String>>| paths.into_iter().flatten().map(PathBuf::from).collect::<Vec<_>>();
@@ -284,11 +298,11 @@ fn expected(launch: &Launch<'_>, has_cgroup: bool, moved: &[(PathBuf, PathBuf)])
         mounts.insert(path, vec!["ro"]);
     }
     let capabilities = spec.process().as_ref().and_then(|p| p.capabilities().as_ref()?.bounding().clone());
-    let limits = has_cgroup.then(|| resources(spec).map(limits).unwrap_or_default());
+    let limits = missing.map(|missing| resources(spec).map(limits).unwrap_or_default().without(missing));
     Ok(Expected {
         payload: launch.identity.payload(),
         groups: if launch.identity.caller.is_privileged() { launch.identity.payload().groups } else { own_groups()? },
-        map: launch.identity.container.clone(),
+        map: launch.identity.payload_map(),
         capabilities: capabilities.into_iter().flatten().map(bit).fold(0, |a, b| a | b),
         mounts,
         own: own_file_systems(spec, moved),
@@ -296,7 +310,7 @@ fn expected(launch: &Launch<'_>, has_cgroup: bool, moved: &[(PathBuf, PathBuf)])
         seccomp_filters: enforced::own_filters()?.map(|own| own + 2),
         masked: paths(linux.and_then(|l| l.masked_paths().as_ref())),
         limits,
-        cgroup: has_cgroup.then(|| format!("{PREFIX}{}", launch.id)),
+        cgroup: missing.map(|_| format!("{PREFIX}{}", launch.id)),
         terminal: None,
     })
 }

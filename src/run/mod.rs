@@ -40,6 +40,12 @@ pub mod session;
 pub mod detach;
 /// While the container runs: signals, deadline, exit status.
 pub mod supervise;
+/// A user namespace in the container's, for an image's own user.
+mod nested;
+/// What belongs to an image's user, given to the researcher once.
+pub mod reown;
+/// Work for a child that was forked while there was one thread.
+pub mod later;
 /// What the engine says when it fails.
 pub mod engine_log;
 /// PID 1 of the container: the payload's parent and reaper.

@@ -41,6 +41,8 @@ pub struct StageRequest {
     pub privileged: bool,
     /// Host groups to keep; used when privileged (a user's groups cannot be dropped).
     pub groups: Vec<u32>,
+    /// The payload's ids, where it has a user namespace of its own.
+    pub nested: Option<(u32, u32)>,
     /// What to mount.
     pub plan: Plan,
     /// What the engine does: the bundle's spec less what ces does itself.
@@ -123,7 +125,12 @@ fn stage(
     let owner = Uid::from_raw(process.map_or(0, |process| process.user().uid()));
     let console = process.and_then(Process::terminal).unwrap_or(false);
     let console = console.then(|| Console::listen(Path::new(STATE))).transpose()?;
-    let container = engine::create(&request.job, &spec, Payload::new(status)?, console.as_ref().map(Console::path))?;
+    let container = engine::create(
+        &request.job,
+        &spec,
+        Payload::new(status, request.nested)?,
+        console.as_ref().map(Console::path),
+    )?;
     let master = console.map(|console| console.take(owner)).transpose()?;
     let passed: Vec<_> = master.iter().map(AsFd::as_fd).collect();
     wire.send_with(&FromStage::Created { init: container.init().as_raw(), moved }, &passed)?;

@@ -68,9 +68,11 @@ fn is_gone(pid: u32) -> bool {
 fn clean(dirs: &Dirs, caller: &Caller, journal: &Journal) -> Result<()> {
     let privileged = caller.is_privileged();
     end_survivors(&journal.outputs);
-    if privileged {
-        // First: it kills what is still running in it.
-        cgroup::remove_stale(journal.id.as_str())?;
+    // First: it kills what is still running in it.
+    match cgroup::remove_stale(journal.id.as_str()) {
+        // A user without control groups has none to remove.
+        Err(_) if !privileged => {}
+        removed => removed?,
     }
     let map = IdMap::on_disk(caller)?;
     let outputs = hand_over(journal, &map, privileged);

@@ -24,13 +24,19 @@ fn tests() -> BTreeMap<String, Vec<String>> {
 }
 
 /// Functions that follow `#[test]`, with other attributes between them perhaps; and the tests of `seam`, which has a main
-/// of its own: those it names itself, and one for each line of its table of losses.
+/// of its own: those it names itself, and one for each line of its table of losses; and those
+/// that `for_each_caller!` lists.
 fn in_file(text: &str) -> Vec<String> {
     let after = |begin: &'static str| text.split(begin).skip(1).filter_map(|rest| rest.split('"').next());
     let own = after("Trial::test(\"").map(str::to_owned);
     let mut found: Vec<String> = own.chain(after("loss(\"").map(|name| format!("refused_without_{name}"))).collect();
     let mut is_test = false;
+    let mut is_list = false;
     for line in text.lines().map(str::trim) {
+        is_list = line == "for_each_caller!(" || is_list && line != ");";
+        if let Some(name) = line.strip_suffix(',').filter(|_| is_list) {
+            found.push(name.to_owned());
+        }
         match line.strip_prefix("fn ").and_then(|rest| rest.split_once('(')) {
             Some((name, _)) if is_test => {
                 found.push(name.to_owned());

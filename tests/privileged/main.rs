@@ -7,6 +7,8 @@
 mod run;
 /// What becomes of arguments, users and configuration.
 mod run_config;
+/// The same promises to whoever calls.
+mod callers;
 /// Limits, deadlines and exit codes.
 mod run_limits;
 /// Ports of the container on the host, inwards only.

@@ -1,5 +1,7 @@
 //! What the tests share: a host of one's own, runs on it, and what they left behind.
 
+/// The four ways to call `ces`.
+pub mod callers;
 /// OCI layouts made by tests: the demonstration image with another configuration.
 pub mod layout;
 /// What is left on a host after runs: mounts, control groups, processes, directories.
@@ -407,6 +409,12 @@ pub fn skip<T>(why: &str) -> Option<T> {
     assert!(std::env::var_os("CES_MUST_RUN").is_none(), "{test} must run, but cannot: {why}");
     writeln!(std::io::stderr(), "SKIPPED {test}: {why}").expect("standard error");
     None
+}
+
+/// Whether systemd runs a manager for the researcher, who then can have control groups.
+pub fn has_user_manager() -> bool {
+    let researcher = User::from_name(RESEARCHER).ok().flatten();
+    researcher.is_some_and(|user| Path::new(&format!("/run/user/{}/systemd", user.uid)).exists())
 }
 
 /// Whether a program is there; if not, the test is skipped.

@@ -5,7 +5,7 @@
 //! Refuses an image with anything damaged or missing, by name.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,7 @@ pub struct StoredImage {
     config: Config,
     record: ImageRecord,
     layers: Vec<LayerDir>,
+    directory: PathBuf,
     _lock: File,
 }
 
@@ -90,6 +91,11 @@ impl StoredImage {
     /// directory on top.
     pub fn root(&self) -> RootMeta {
         self.layers.iter().rev().find_map(|layer| layer.record().root).unwrap_or_default()
+    }
+
+    /// Its directory in the store: what belongs to this image alone and goes with it.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// What the store notes about it.
@@ -215,7 +221,7 @@ impl Store {
                 None => return Err(damaged(format!("layer {diff_id} is missing, or was unpacked for other ids"))),
             }
         }
-        Ok(StoredImage { reference, manifest, config, record, layers, _lock: lock })
+        Ok(StoredImage { reference, manifest, config, record, layers, directory: path, _lock: lock })
     }
 
     /// Whether the image is here, whole.

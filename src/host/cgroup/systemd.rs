@@ -1,0 +1,93 @@
+//! A scope of systemd's: the part of the tree that the service manager leaves to this run (systemd.scope(5),
+//! org.freedesktop.systemd1(5), "Control Group APIs and Delegation").
+//!
+//! Takes a job's name and its two processes; gives the directory of their scope; trusts systemd and the kernel's files;
+//! refuses to wait for ever.
+//!
+//! The supervising `ces` goes into the scope too: it keeps the scope alive until the last figures are read, and when it
+//! ends, however it ends, systemd removes the scope and all below it.
+
+use std::env;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::unistd::{Pid, geteuid};
+
+use super::dbus::{Body, Call, Connection, Value};
+
+/// How long systemd may take to make a scope.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where one's service manager can be asked: first by its bus, then itself.
+pub fn sockets(privileged: bool) -> Vec<(PathBuf, bool)> {
+    if !Path::new("/run/systemd/system").is_dir() {
+        // sd_booted(3)
+        return Vec::new();
+    }
+    if privileged {
+        // Never from the environment: it is the caller's.
+        return vec![("/run/dbus/system_bus_socket".into(), true), ("/run/systemd/private".into(), false)];
+    }
+    let usual = PathBuf::from(format!("/run/user/{}", geteuid()));
+    let runtime = env::var_os("XDG_RUNTIME_DIR").map_or(usual, PathBuf::from);
+    [(runtime.join("bus"), true), (runtime.join("systemd/private"), false)]
+        .into_iter()
+        .filter(|(socket, _)| socket.exists())
+        .collect()
+}
+
+/// Makes the scope `name` in `ces.slice`, with this process and `job` in it; gives its directory below `root`.
+///
+/// # Errors
+/// When there is no manager, it refuses, or it does not do it in time.
+pub fn scope(sockets: &[(PathBuf, bool)], root: &Path, name: &str, job: Pid) -> io::Result<PathBuf> {
+    let mut connected = Err(io::Error::new(io::ErrorKind::NotFound, "no service manager of yours is running"));
+    for (socket, is_bus) in sockets {
+        connected = Connection::open(socket, geteuid().as_raw(), *is_bus)
+            .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", socket.display())));
+        if connected.is_ok() {
+            break;
+        }
+    }
+    let unit = format!("{name}.scope");
+    let pids = [Pid::this().as_raw().unsigned_abs(), job.as_raw().unsigned_abs()];
+    let mut body = Body::default();
+    body.text(&unit);
+    body.text("fail");
+    body.properties(&[
+        ("Description", Value::Text("a container of ces")),
+        ("Slice", Value::Text("ces.slice")),
+        ("Delegate", Value::Truth(true)),
+        ("CollectMode", Value::Text("inactive-or-failed")),
+        ("PIDs", Value::Numbers(&pids)),
+    ]);
+    body.no_structures();
+    connected?.call(&Call {
+        destination: "org.freedesktop.systemd1",
+        path: "/org/freedesktop/systemd1",
+        interface: "org.freedesktop.systemd1.Manager",
+        member: "StartTransientUnit",
+        signature: "ssa(sv)a(sa(sv))",
+        body,
+    })?;
+    // The answer says that the job is queued; the kernel says when it is done.
+    let began = Instant::now();
+    loop {
+        let groups = [Pid::this(), job].map(|pid| super::v2::group_of(pid).ok());
+        if let [Some(ours), Some(theirs)] = &groups
+            && ours == theirs
+            && ours.ends_with(&format!("/{unit}"))
+        {
+            return Ok(root.join(ours.trim_start_matches('/')));
+        }
+        if began.elapsed() > PATIENCE {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("systemd did not start {unit}")));
+        }
+        if fs::metadata(format!("/proc/{job}")).is_err() {
+            return Err(io::Error::other("the job ended meanwhile"));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

@@ -1,0 +1,387 @@
+//! Version 2: a part of the tree that is ours to divide, and the job's group in it (admin-guide/cgroup-v2).
+//!
+//! Takes a job, its process and the limits; gives the job's `Group`; trusts the kernel's files; refuses where no part
+//! of the tree is ours.
+//!
+//! ```text
+//! below/              a scope that systemd made for this run, or the group in which ces was called
+//!   ces-rest/         whoever was in `below`: a group that divides memory holds no process ("No Internal Process")
+//!   ces-<job>/        the job, with its limits
+//! ```
+//!
+//! Where `below` is decided in this order: inside what another manager has delegated (Slurm, a container) below the group
+//! of the caller, so that the manager's own limits and its accounting hold; with systemd in a scope; else below the
+//! caller's group, or as root below the root of the tree.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{Pid, geteuid};
+use oci_spec::runtime::LinuxResources;
+
+use super::{Observed, PREFIX, Usage, field, number, or_max, systemd};
+
+const ROOT: &str = "/sys/fs/cgroup";
+/// The group of those who make room.
+const REST: &str = "ces-rest";
+/// What a job's limits need.
+const NEEDED: [&str; 3] = ["memory", "cpu", "pids"];
+/// How long killed processes may take to leave their group.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The job's group.
+#[derive(Debug)]
+pub struct Group {
+    dir: PathBuf,
+    below: Below,
+    missing: Vec<&'static str>,
+}
+
+/// The directory whose part is ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Below {
+    /// Made for this run; it goes with this process.
+    Scope(PathBuf),
+    /// It was there before.
+    Existing(PathBuf),
+}
+
+/// What decides where a job's group is made.
+#[derive(Debug, Clone, Copy)]
+struct Facts<'a> {
+    /// The caller's group.
+    own: &'a str,
+    /// A manager other than the user's own systemd has given a group above, or the caller's own, away.
+    delegated: bool,
+    /// A service manager can be asked.
+    systemd: bool,
+    /// As the host's root.
+    privileged: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Choice {
+    Scope,
+    Below(PathBuf),
+}
+
+/// Pure; see the module's introduction.
+fn choose(facts: &Facts<'_>) -> Choice {
+    let mut own = Path::new(facts.own.trim_start_matches('/'));
+    // Whoever made room for an earlier job.
+    while own.file_name().is_some_and(|name| name == REST) {
+        own = own.parent().unwrap_or(Path::new(""));
+    }
+    if !facts.delegated && facts.systemd {
+        return Choice::Scope;
+    }
+    let root = Path::new(ROOT);
+    Choice::Below(if facts.delegated || !facts.privileged { root.join(own) } else { root.to_path_buf() })
+}
+
+/// The group of a process, as `/proc/<pid>/cgroup` names it.
+pub(super) fn group_of(pid: Pid) -> io::Result<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"));
+    path.map(str::to_owned).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "in no group of version 2"))
+}
+
+/// Whether a manager has given this group, or one above it, away: systemd marks those (`Delegate=`), but the manager of a
+/// user's own services is no other manager. Slurm on a systemd that does not mark yet is known by name.
+fn is_delegated(own: &str) -> bool {
+    let marked = |dir: &Path| {
+        let mut value = [0; 8];
+        ["user.delegate", "trusted.delegate"]
+            .iter()
+            .any(|name| matches!(rustix::fs::getxattr(dir, *name, &mut value[..]), Ok(1) if value[0] == b'1'))
+    };
+    own.contains("/slurm")
+        || Path::new(own)
+            .ancestors()
+            .take_while(|group| !is_user_manager(group))
+            .any(|group| marked(&Path::new(ROOT).join(group.strip_prefix("/").unwrap_or(group))))
+}
+
+fn is_user_manager(group: &Path) -> bool {
+    group.file_name().is_some_and(|name| {
+        let name = name.to_string_lossy();
+        name.starts_with("user@") && name.ends_with(".service")
+    })
+}
+
+impl Group {
+    /// Makes the group, puts `pid` into it and sets the limits.
+    pub(super) fn create(job: &str, pid: Pid, resources: &LinuxResources) -> io::Result<Self> {
+        let own = group_of(Pid::this())?;
+        let privileged = geteuid().is_root();
+        let sockets = systemd::sockets(privileged);
+        let facts = Facts { own: &own, delegated: is_delegated(&own), systemd: !sockets.is_empty(), privileged };
+        let name = format!("{PREFIX}{job}");
+        let below = match choose(&facts) {
+            Choice::Scope => Below::Scope(systemd::scope(&sockets, Path::new(ROOT), &name, pid)?),
+            Choice::Below(dir) => Below::Existing(dir),
+        };
+        let mut group = Self { dir: below.dir().join(&name), below, missing: Vec::new() };
+        let made = group.fill(pid, resources);
+        if made.is_err() {
+            // Best effort: what is left is empty or dies with the job; the next sweep removes it.
+            group.remove().ok();
+        }
+        made.map(|()| group)
+    }
+
+    fn fill(&mut self, pid: Pid, resources: &LinuxResources) -> io::Result<()> {
+        let below = self.below.dir();
+        let _held = lock(below)?;
+        fs::create_dir(&self.dir).map_err(|e| named(&self.dir, &e))?;
+        join(&self.dir, pid)?;
+        divide(below)?;
+        let there = words(&self.dir.join("cgroup.controllers"))?;
+        self.missing = NEEDED.into_iter().filter(|name| !there.iter().any(|c| c == name)).collect();
+        if self.missing.len() == NEEDED.len() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("{} divides nothing", below.display())));
+        }
+        self.limit(resources)
+    }
+
+    fn limit(&self, resources: &LinuxResources) -> io::Result<()> {
+        let put =
+            |file: &str, text: String| fs::write(self.dir.join(file), text).map_err(|e| named(Path::new(file), &e));
+        let has = |controller: &str| !self.missing.contains(&controller);
+        if let Some(memory) = resources.memory().as_ref().filter(|_| has("memory")) {
+            if let Some(limit) = memory.limit() {
+                put("memory.max", limit.max(0).to_string())?;
+                let swap = memory.swap().map_or(0, |both| both.saturating_sub(limit).max(0));
+                match put("memory.swap.max", swap.to_string()) {
+                    // A kernel without swap has nothing to limit.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    other => other?,
+                }
+            }
+            // One process of the job out of memory: all of it is.
+            put("memory.oom.group", "1".to_owned())?;
+        }
+        if let Some(quota) = resources.cpu().as_ref().filter(|_| has("cpu")).and_then(|cpu| cpu.quota()) {
+            let period = resources.cpu().as_ref().and_then(|cpu| cpu.period()).unwrap_or(100_000);
+            put("cpu.max", format!("{quota} {period}"))?;
+        }
+        if let Some(pids) = resources.pids().as_ref().filter(|_| has("pids")) {
+            put("pids.max", pids.limit().max(0).to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Limits that cannot be had here, by the kernel's names.
+    pub(super) fn missing(&self) -> &[&'static str] {
+        &self.missing
+    }
+
+    pub(super) fn observed(&self) -> io::Result<Observed> {
+        let has = |controller: &str| !self.missing.contains(&controller);
+        let mut is = Observed::default();
+        if has("memory") {
+            is.memory = or_max(&self.dir.join("memory.max"))?;
+            let swap = match or_max(&self.dir.join("memory.swap.max")) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Some(0),
+                other => other?,
+            };
+            is.memory_and_swap = is.memory.zip(swap).map(|(memory, swap)| memory.saturating_add(swap));
+        }
+        if has("cpu") {
+            let text = fs::read_to_string(self.dir.join("cpu.max"))?;
+            let mut fields = text.split_whitespace().map(str::parse::<u32>);
+            if let (Some(Ok(quota)), Some(Ok(period))) = (fields.next(), fields.next()) {
+                is.cpus = Some(f64::from(quota) / f64::from(period.max(1)));
+            }
+        }
+        if has("pids") {
+            is.pids = or_max(&self.dir.join("pids.max"))?;
+        }
+        Ok(is)
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        Usage {
+            peak_memory: number(&self.dir.join("memory.peak")).ok(),
+            oom_kills: field(&self.dir.join("memory.events"), "oom_kill"),
+        }
+    }
+
+    pub(super) fn remove(&self) -> io::Result<()> {
+        clear(&self.dir)?;
+        match &self.below {
+            Below::Scope(_) => Ok(()),
+            Below::Existing(dir) => put_back(dir),
+        }
+    }
+}
+
+impl Below {
+    fn dir(&self) -> &Path {
+        match self {
+            Self::Scope(dir) | Self::Existing(dir) => dir,
+        }
+    }
+}
+
+/// Two commands that divide or put back one group at a time would be in each other's way.
+fn lock(dir: &Path) -> io::Result<Flock<fs::File>> {
+    let file = fs::File::open(dir).map_err(|e| named(dir, &e))?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e.into())
+}
+
+fn join(dir: &Path, pid: Pid) -> io::Result<()> {
+    fs::write(dir.join("cgroup.procs"), pid.to_string()).map_err(|e| named(dir, &e))
+}
+
+/// Lets the groups below `dir` have limits; whoever is in it makes room where the kernel asks for that.
+fn divide(dir: &Path) -> io::Result<()> {
+    let control = dir.join("cgroup.subtree_control");
+    let (there, on) = (words(&dir.join("cgroup.controllers"))?, words(&control)?);
+    let has = |list: &[String], name: &str| list.iter().any(|c| c == name);
+    for name in NEEDED.into_iter().filter(|name| has(&there, name) && !has(&on, name)) {
+        let mut tried = 0;
+        while let Err(e) = fs::write(&control, format!("+{name}")) {
+            // Someone may fork between a look and the next.
+            if e.raw_os_error() != Some(libc::EBUSY) || tried == 10 {
+                return Err(named(&control, &e));
+            }
+            tried += 1;
+            let rest = dir.join(REST);
+            match fs::create_dir(&rest) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(named(&rest, &e)),
+                _ => move_all(dir, &rest)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn move_all(from: &Path, to: &Path) -> io::Result<()> {
+    for pid in words(&from.join("cgroup.procs"))?.iter().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw) {
+        match join(to, pid) {
+            // It has ended meanwhile.
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// With the last job gone, those who made room go back.
+fn put_back(dir: &Path) -> io::Result<()> {
+    let rest = dir.join(REST);
+    if !rest.is_dir() {
+        return Ok(());
+    }
+    let _held = lock(dir)?;
+    let jobs = fs::read_dir(dir)?.flatten().filter(|entry| {
+        let name = entry.file_name();
+        name != REST && name.as_encoded_bytes().starts_with(PREFIX.as_bytes())
+    });
+    if jobs.count() > 0 {
+        return Ok(());
+    }
+    let off: Vec<String> = words(&dir.join("cgroup.subtree_control"))?.iter().map(|name| format!("-{name}")).collect();
+    fs::write(dir.join("cgroup.subtree_control"), off.join(" ")).map_err(|e| named(dir, &e))?;
+    move_all(&rest, dir)?;
+    match fs::remove_dir(&rest) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(named(&rest, &e)),
+        _ => Ok(()),
+    }
+}
+
+/// Kills what is in a group and removes it.
+fn clear(dir: &Path) -> io::Result<()> {
+    match fs::write(dir.join("cgroup.kill"), "1") {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(named(dir, &e)),
+        _ => {}
+    }
+    let began = Instant::now();
+    loop {
+        match fs::remove_dir(dir) {
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) && began.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(named(dir, &e)),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Removes the group of a job whose supervisor is gone, wherever it is; scopes have gone by themselves.
+pub(super) fn remove_stale(job: &str) -> io::Result<()> {
+    let name = format!("{PREFIX}{job}");
+    let mut look = vec![PathBuf::from(ROOT)];
+    while let Some(dir) = look.pop() {
+        // A group may vanish meanwhile.
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            let ours = entry.file_name().to_str() == Some(&name)
+                && entry.metadata().is_ok_and(|found| found.uid() == geteuid().as_raw());
+            if ours {
+                clear(&entry.path())?;
+                put_back(&dir)?;
+            } else {
+                look.push(entry.path());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn words(path: &Path) -> io::Result<Vec<String>> {
+    let text = fs::read_to_string(path).map_err(|e| named(path, &e))?;
+    Ok(text.split_whitespace().map(str::to_owned).collect())
+}
+
+/// The kernel's error with the file's name, and its number where it has one.
+fn named(path: &Path, e: &io::Error) -> io::Error {
+    match e.raw_os_error().map(Errno::from_raw) {
+        // These decide what happens next.
+        Some(Errno::EBUSY | Errno::ESRCH) => io::Error::from_raw_os_error(e.raw_os_error().unwrap_or_default()),
+        _ => io::Error::new(e.kind(), format!("{}: {e}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_put_where_its_limits_hold_and_its_manager_sees_it() {
+        let session = "/user.slice/user-1000.slice/session-3.scope";
+        let slurm = "/system.slice/slurmstepd.scope/job_7/step_0/user/task_0";
+        let below = |path: &str| Choice::Below(PathBuf::from(path));
+        let cases = [
+            (session, false, true, false, Choice::Scope),
+            (session, false, true, true, Choice::Scope),
+            // Never out of what a batch system gave, not even as root.
+            (slurm, true, true, false, below("/sys/fs/cgroup/system.slice/slurmstepd.scope/job_7/step_0/user/task_0")),
+            (slurm, true, true, true, below("/sys/fs/cgroup/system.slice/slurmstepd.scope/job_7/step_0/user/task_0")),
+            // Without systemd.
+            ("/", false, false, true, below("/sys/fs/cgroup")),
+            ("/sshd", false, false, true, below("/sys/fs/cgroup")),
+            ("/mine", false, false, false, below("/sys/fs/cgroup/mine")),
+            // A second job, while the first has made its caller move.
+            ("/mine/ces-rest", false, false, false, below("/sys/fs/cgroup/mine")),
+        ];
+        for (own, delegated, systemd, privileged, expected) in cases {
+            assert_eq!(choose(&Facts { own, delegated, systemd, privileged }), expected, "{own} {delegated} {systemd}");
+        }
+    }
+
+    #[test]
+    fn slurm_is_known_by_name_and_a_users_own_manager_is_no_other() {
+        assert!(is_delegated("/system.slice/slurmstepd.scope/job_7/step_0"));
+        assert!(is_user_manager(Path::new("/user.slice/user-1000.slice/user@1000.service")));
+        assert!(!is_user_manager(Path::new("/user.slice/user@x/job")));
+    }
+}

@@ -1,0 +1,146 @@
+//! The four ways to call `ces`, each as it is done on a real host.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::{Host, Ran, WARD_CSV, children, demo_layout};
+
+/// Who calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// Root itself, without sudo.
+    Root,
+    /// The researcher, through sudo.
+    Sudo,
+    /// The researcher, with subordinate ids.
+    UserWithSubids,
+    /// The researcher, with no id but their own.
+    User,
+}
+
+impl Caller {
+    /// Whether the policy binds them.
+    pub fn is_enforced(self) -> bool {
+        matches!(self, Self::Root | Self::Sudo)
+    }
+}
+
+/// A test's host with somebody who calls.
+pub struct Desk {
+    /// The host.
+    pub host: Host,
+    /// Who calls.
+    pub caller: Caller,
+}
+
+impl Desk {
+    /// A host on which `caller` may call `ces`: sudoers, subordinate ids and the projects' group are as a site has them.
+    pub fn new(caller: Caller) -> Option<Self> {
+        let host = Host::new()?;
+        let etc = host.inside(Path::new("/etc"));
+        let name = host.researcher().name.clone();
+        fs::create_dir_all(etc.join("sudoers.d")).expect("sudoers.d");
+        let ces = env!("CARGO_BIN_EXE_ces");
+        let sudoers = etc.join("sudoers.d/ces");
+        fs::write(&sudoers, format!("{name} ALL=(root) NOPASSWD: {ces}\n")).expect("a sudoers file");
+        fs::set_permissions(&sudoers, fs::Permissions::from_mode(0o440)).expect("its mode");
+        let subids = if caller == Caller::UserWithSubids { format!("{name}:100000:65536\n") } else { String::new() };
+        for file in ["subuid", "subgid"] {
+            fs::write(etc.join(file), &subids).expect("subordinate ids");
+        }
+        let groups = fs::read_to_string(etc.join("group")).expect("groups");
+        fs::write(etc.join("group"), format!("{groups}projx:x:45678:{name}\n")).expect("groups");
+        if caller == Caller::Root {
+            // Root itself is nobody's researcher: what the container is to read must be open to all on the way.
+            let home = host.inside(Path::new("/root"));
+            fs::create_dir(home.join("safe_data")).expect("safe data");
+            fs::set_permissions(home.join("safe_data"), fs::Permissions::from_mode(0o1777)).expect("safe data");
+            fs::write(home.join("safe_data/ward.csv"), WARD_CSV).expect("safe data");
+            fs::set_permissions(&home, fs::Permissions::from_mode(0o755)).expect("a home that is open");
+        }
+        Some(Self { host, caller })
+    }
+
+    /// The same with the demonstration image.
+    pub fn with_demo(caller: Caller) -> Option<Self> {
+        let desk = Self::new(caller)?;
+        desk.ces(&["pull", &format!("oci:{}:demo", demo_layout().display())]).exits(0);
+        Some(desk)
+    }
+
+    /// The command, not yet started.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let ces = env!("CARGO_BIN_EXE_ces");
+        let root = self.host.tmp().join("ces");
+        if self.caller == Caller::Root {
+            let mut command = self.host.ces_as_root();
+            command.args(words);
+            return command;
+        }
+        let mut words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
+        if self.caller == Caller::Sudo {
+            words.splice(0..0, ["sudo".to_owned(), "-n".to_owned(), quoted(ces), format!("--root={}", root.display())]);
+        } else {
+            words.insert(0, quoted(ces));
+        }
+        // A login: supplementary groups, and with systemd a session and a manager of one's own.
+        let mut command = self.host.command("runuser");
+        command.args(["--login", "--shell", "/bin/sh", &self.host.researcher().name, "--command"]);
+        command.arg(format!("export CES_TEST={}; exec {}", self.host.token(), words.join(" ")));
+        command
+    }
+
+    /// `ces` with these words, to its end.
+    #[expect(clippy::print_stderr, reason = "shown with a test that fails, so that its table's line is known")]
+    pub fn ces(&self, words: &[&str]) -> Ran {
+        eprintln!("{:?}: ces {words:?}", self.caller);
+        Ran::from(self.command(words).output())
+    }
+
+    /// `ces run` of a shell script in the demonstration image.
+    pub fn sh(&self, options: &[&str], script: &str) -> Ran {
+        self.ces(&[&["run"], options, &["localhost/demo", "/bin/sh", "-c", script]].concat())
+    }
+
+    /// Where this caller's outputs are made.
+    pub fn home(&self) -> PathBuf {
+        if self.caller == Caller::Root { self.host.inside(Path::new("/root")) } else { self.host.home() }
+    }
+
+    /// Directories in that home whose names begin so.
+    pub fn named(&self, prefix: &str) -> Vec<PathBuf> {
+        let mut found = children(&self.home());
+        found.retain(|path| path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(prefix.as_bytes())));
+        found
+    }
+
+    /// The outputs of the last run.
+    pub fn outputs(&self) -> PathBuf {
+        self.named("outputs_").pop().expect("an outputs directory")
+    }
+
+    /// Who the files are to belong to.
+    pub fn owner(&self) -> u32 {
+        if self.caller == Caller::Root { 0 } else { self.host.researcher().uid.as_raw() }
+    }
+
+    /// Where this caller's records are.
+    pub fn log(&self) -> PathBuf {
+        if self.caller.is_enforced() { self.host.root().join("log") } else { self.host.home().join(".local/state/ces") }
+    }
+
+    /// The record of the last run.
+    pub fn record(&self) -> Value {
+        let runs = children(&self.log().join("runs"));
+        let last = runs.iter().rfind(|path| path.extension().is_some_and(|e| e == "json")).expect("a record");
+        serde_json::from_str(&fs::read_to_string(last).expect("a record")).expect("JSON")
+    }
+}
+
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
