@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     for warning in warnings.iter().filter(|_| !cli.global.quiet) {
         say(&format!("warning: {}\n", text::neutral_line(warning)));
     }
-    match commands::dispatch(&cli.global, &cli.command) {
+    match commands::through_sudo(&argv, &cli.command).and_then(|()| commands::dispatch(&cli.global, &cli.command)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             say(&error.report());

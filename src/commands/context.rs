@@ -1,6 +1,7 @@
 //! What the verbs about images are given.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use super::print;
 use crate::cli::Global;
@@ -8,6 +9,7 @@ use crate::error::Result;
 use crate::host::caller::Caller;
 use crate::host::dirs::Dirs;
 use crate::image::source::{RegistryRule, RegistryRules};
+use crate::image::store::Store;
 use crate::image::unpack::Limits;
 use crate::policy::reader::Rule;
 use crate::policy::{ImageLimits, Policy};
@@ -24,6 +26,10 @@ pub struct Context {
     pub registries: RegistryRules,
     /// How much a layer may ask for.
     pub limits: Limits,
+    /// Every researcher may see every image.
+    pub shared: bool,
+    /// The directory of all projects' data.
+    pub data_root: PathBuf,
 }
 
 impl Context {
@@ -33,7 +39,7 @@ impl Context {
     /// When the caller is nobody, or the policy cannot be trusted.
     pub fn new(global: &Global) -> Result<Self> {
         let caller = Caller::find()?;
-        let dirs = Dirs::new(&caller, global.root.as_deref());
+        let dirs = Dirs::new(&caller, global.root.as_deref())?;
         sweep(&dirs, &caller)?;
         let policy = Policy::load(&caller, global.policy.as_deref())?;
         let rules = policy.registries();
@@ -50,9 +56,30 @@ impl Context {
                 contact: rules.contact.clone(),
             },
             limits: limits(&policy.images().limits),
+            shared: policy.images().shared.value,
+            data_root: policy.data_root().to_path_buf(),
             caller,
         })
     }
+}
+
+impl Context {
+    /// The store, with the images in sight that this caller may see.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn store(&self) -> Result<Store> {
+        open_store(&self.dirs, &self.caller, self.shared)
+    }
+}
+
+/// The store; `shared` when the policy shows every image to everybody.
+///
+/// # Errors
+/// As [`Store::open`].
+pub fn open_store(dirs: &Dirs, caller: &Caller, shared: bool) -> Result<Store> {
+    let store = Store::open(dirs, caller)?;
+    Ok(if shared { store.seeing_all() } else { store })
 }
 
 /// What the policy says about sizes, over what is built in.

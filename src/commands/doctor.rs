@@ -52,7 +52,7 @@ struct Finding {
 /// When the caller is nobody, or the policy cannot be trusted.
 pub fn doctor(global: &Global, args: &ListArgs) -> Result<u8> {
     let caller = Caller::find()?;
-    let dirs = Dirs::new(&caller, global.root.as_deref());
+    let dirs = Dirs::new(&caller, global.root.as_deref())?;
     let policy = Policy::load(&caller, global.policy.as_deref());
     let limits_required = policy.as_ref().map_or(true, |p| p.limits().required.value);
     let findings = vec![

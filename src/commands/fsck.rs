@@ -2,7 +2,6 @@
 
 use super::{Context, print};
 use crate::error::Result;
-use crate::image::store::Store;
 use crate::image::store::check::{Damage, Findings, What};
 use crate::image::unpack::parent::Unpacker;
 
@@ -20,7 +19,7 @@ pub struct FsckArgs {
 /// # Errors
 /// When the store cannot be read.
 pub fn fsck(ctx: &Context, args: &FsckArgs) -> Result<u8> {
-    let store = Store::open(&ctx.dirs, &ctx.caller)?;
+    let store = ctx.store()?;
     let findings = store.check(&Unpacker::new(&ctx.caller, &ctx.limits)?, args.repair)?;
     if args.json {
         print::json(&findings)?;

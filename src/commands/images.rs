@@ -2,7 +2,6 @@
 
 use super::{Context, print};
 use crate::error::Result;
-use crate::image::store::Store;
 
 /// What `ces images` is asked.
 #[derive(Debug, Clone, Default)]
@@ -18,7 +17,7 @@ pub struct ImagesArgs {
 /// # Errors
 /// When the store cannot be read.
 pub fn images(ctx: &Context, args: &ImagesArgs) -> Result<()> {
-    let images = Store::open(&ctx.dirs, &ctx.caller)?.images()?;
+    let images = ctx.store()?.images()?;
     if args.json {
         return print::json(&images);
     }

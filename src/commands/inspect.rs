@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{Context, print};
 use crate::error::Result;
 use crate::image::reference::Digest;
-use crate::image::store::{ImageRecord, LayerRecord, Store};
+use crate::image::store::{ImageRecord, LayerRecord};
 
 /// What `ces inspect` is asked.
 #[derive(Debug, Clone, Default)]
@@ -29,7 +29,7 @@ struct Inspected<'a> {
 /// # Errors
 /// When it is not there, or damaged.
 pub fn inspect(ctx: &Context, args: &InspectArgs) -> Result<()> {
-    let image = Store::open(&ctx.dirs, &ctx.caller)?.find(&args.image)?;
+    let image = ctx.store()?.find(&args.image)?;
     print::json(&Inspected {
         reference: image.reference(),
         digest: image.manifest_digest(),

@@ -41,5 +41,9 @@ pub mod policy;
 /// `ces completions`, `ces man`.
 pub mod manual;
 
+/// The same call through sudo.
+mod elevate;
+
 pub use context::Context;
 pub use dispatch::dispatch;
+pub use elevate::through_sudo;

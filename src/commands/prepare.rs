@@ -17,7 +17,7 @@ use crate::host::caller::Caller;
 use crate::host::dirs::Dirs;
 use crate::host::idmap::IdMap;
 use crate::host::sockets;
-use crate::image::store::{Store, StoredImage};
+use crate::image::store::StoredImage;
 use crate::policy::grant::{Grant, GrantFacts};
 use crate::policy::request::RunRequest;
 use crate::policy::{Access, Policy};
@@ -101,12 +101,12 @@ pub fn gather_facts(
 /// Each stage's own.
 pub fn prepare(global: &Global, args: &RunArgs) -> Result<Prepared> {
     let caller = Caller::find()?;
-    let dirs = Dirs::new(&caller, global.root.as_deref());
+    let dirs = Dirs::new(&caller, global.root.as_deref())?;
     let policy = Policy::load(&caller, global.policy.as_deref())?;
     let mut request = read_request(&caller, args)?;
     let warnings = std::mem::take(&mut request.warnings);
     super::context::sweep(&dirs, &caller)?;
-    let image = Store::open(&dirs, &caller)?.find(&request.image)?;
+    let image = super::context::open_store(&dirs, &caller, policy.images().shared.value)?.find(&request.image)?;
     let data = safe_data::find(&caller, policy.data_root(), request.project.as_deref())?;
     let facts = gather_facts(&policy, &caller, &request, &image, data.project.clone())?;
     let grant = policy.grant(&request, &facts)?;

@@ -2,7 +2,6 @@
 
 use super::{Context, print};
 use crate::error::Result;
-use crate::image::store::Store;
 use crate::image::unpack::parent::Unpacker;
 
 /// What `ces prune` is asked.
@@ -17,7 +16,7 @@ pub struct PruneArgs {
 /// # Errors
 /// When something cannot be deleted.
 pub fn prune(ctx: &Context, args: &PruneArgs) -> Result<()> {
-    let store = Store::open(&ctx.dirs, &ctx.caller)?;
+    let store = ctx.store()?;
     let freed = store.prune(&Unpacker::new(&ctx.caller, &ctx.limits)?)?;
     if args.json {
         return print::json(&freed);

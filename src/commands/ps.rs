@@ -23,7 +23,7 @@ use crate::run::supervise::GRACE;
 /// # Errors
 /// When the running jobs cannot be read.
 pub fn ps(global: &Global, args: &ListArgs) -> Result<u8> {
-    let dirs = Dirs::new(&Caller::find()?, global.root.as_deref());
+    let dirs = Dirs::new(&Caller::find()?, global.root.as_deref())?;
     let jobs: Vec<(Journal, &str)> =
         running(global)?.into_iter().map(|journal| (state(&dirs, &journal), journal)).map(|(s, j)| (j, s)).collect();
     if args.json {
@@ -81,7 +81,7 @@ pub fn stop(global: &Global, args: &StopArgs) -> Result<u8> {
         stopped = gone(global, &journal, GRACE)?;
     }
     let caller = Caller::find()?;
-    super::context::sweep(&Dirs::new(&caller, global.root.as_deref()), &caller)?;
+    super::context::sweep(&Dirs::new(&caller, global.root.as_deref())?, &caller)?;
     if !stopped {
         return Err(Error::new(Stage::Run, Kind::Failed, format!("run {} does not end", journal.id)));
     }
@@ -149,7 +149,7 @@ fn gone(global: &Global, journal: &Journal, within: Duration) -> Result<bool> {
 /// When the running jobs cannot be read.
 pub fn running(global: &Global) -> Result<Vec<Journal>> {
     let caller = Caller::find()?;
-    let all = job::list(&Dirs::new(&caller, global.root.as_deref()))?;
+    let all = job::list(&Dirs::new(&caller, global.root.as_deref())?)?;
     let everyone = caller.is_privileged() && !caller.by_sudo;
     Ok(all
         .into_iter()

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::{Context, prepare, print};
 use crate::bundle::identity::{Identity, acting_as};
+use crate::bundle::safe_data;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::signals::Interrupt;
 use crate::image::document::Platform;
@@ -11,7 +12,7 @@ use crate::image::progress::Progress;
 use crate::image::pull::{Request, pull as pull_image};
 use crate::image::reference::{Reference, Source};
 use crate::image::source::{self, Credentials};
-use crate::image::store::Store;
+use crate::image::store::visibility::Holder;
 use crate::image::unpack::parent::Unpacker;
 use crate::run::later::Later;
 use crate::run::reown;
@@ -54,6 +55,7 @@ pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
         Some(platform) => platform.parse()?,
         None => Platform::host(),
     };
+    refuse_a_name_that_is_taken(ctx, &reference)?;
     let credentials = match &source {
         Source::Registry(reference) => credentials(ctx, args, reference.host())?,
         _ => None,
@@ -61,13 +63,15 @@ pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
     // Before the first thread.
     let giving = Later::new(|reference| give_to_researcher(ctx, reference))?;
     let interrupt = Interrupt::watch()?;
+    let holders = holders(ctx, &source, credentials.is_some());
     let origin = source::open(&source, &ctx.registries, credentials)?;
-    let store = Store::open(&ctx.dirs, &ctx.caller)?;
+    let store = ctx.store()?;
     let unpacker = Unpacker::new(&ctx.caller, &ctx.limits)?;
     let progress = Progress::new(args.quiet);
     let by = ctx.caller.name.clone();
     let interrupt = &interrupt;
-    let request = Request { reference, source: args.source.clone(), by, platform, progress: &progress, interrupt };
+    let request =
+        Request { reference, source: args.source.clone(), by, holders, platform, progress: &progress, interrupt };
     let pulled = pull_image(&store, &unpacker, origin.as_ref(), &request)?;
     giving.run(&pulled.reference)?;
     if args.json {
@@ -76,13 +80,35 @@ pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
     print::line(&format!("{}@{}", pulled.reference.split('@').next().unwrap_or_default(), pulled.digest))
 }
 
+/// Who may see an image that took rights of the researcher's own to get: they, and their project. None: everybody.
+fn holders(ctx: &Context, source: &Source, with_password: bool) -> Option<Vec<Holder>> {
+    let own = with_password || !matches!(source, Source::Registry(_));
+    let caller = &ctx.caller;
+    (own && caller.by_sudo && !ctx.shared).then(|| {
+        // Without a project it is theirs alone.
+        let group = safe_data::find(caller, &ctx.data_root, None).ok().and_then(|data| data.group);
+        let group = group.map(nix::unistd::Gid::as_raw).filter(|group| *group != caller.gid.as_raw());
+        vec![Holder { uid: caller.uid.as_raw(), group }]
+    })
+}
+
+/// A name of this host, which nobody else vouches for, is not taken from those who use it.
+fn refuse_a_name_that_is_taken(ctx: &Context, reference: &Reference) -> Result<()> {
+    if reference.host() == "localhost" && ctx.store()?.hides(reference)? {
+        return Err(Error::new(Stage::Policy, Kind::Policy, format!("the name {reference} is taken"))
+            .because("another project has an image of that name")
+            .hint("give yours another with --name"));
+    }
+    Ok(())
+}
+
 /// What belongs to the image's user will be the researcher's in every run: done here, once.
 fn give_to_researcher(ctx: &Context, reference: &str) -> Result<()> {
     if ctx.caller.is_privileged() {
         // Each run maps the layers then (idmapped mounts).
         return Ok(());
     }
-    let image = Store::open(&ctx.dirs, &ctx.caller)?.find(reference)?;
+    let image = ctx.store()?.find(reference)?;
     // An image without a usable user can still be pulled; what is wrong with it is told when it is run.
     let Ok(user) = prepare::container_user(None, &image) else { return Ok(()) };
     let identity = Identity::new(&ctx.caller, user.uid, user.gid, Vec::new(), false)?;

@@ -98,7 +98,7 @@ pub fn of(global: &Global, id: &str) -> Result<Record> {
 
 fn here(global: &Global) -> Result<(Caller, Dirs)> {
     let caller = Caller::find()?;
-    let dirs = Dirs::new(&caller, global.root.as_deref());
+    let dirs = Dirs::new(&caller, global.root.as_deref())?;
     // So that no run is called running whose ces is gone.
     super::context::sweep(&dirs, &caller)?;
     Ok((caller, dirs))

@@ -2,7 +2,6 @@
 
 use super::{Context, print};
 use crate::error::Result;
-use crate::image::store::Store;
 use crate::image::unpack::parent::Unpacker;
 
 /// What `ces rmi` is asked.
@@ -19,7 +18,7 @@ pub struct RmiArgs {
 /// # Errors
 /// When an image is not there, or in use.
 pub fn rmi(ctx: &Context, args: &RmiArgs) -> Result<()> {
-    let store = Store::open(&ctx.dirs, &ctx.caller)?;
+    let store = ctx.store()?;
     let unpacker = Unpacker::new(&ctx.caller, &ctx.limits)?;
     for image in &args.images {
         let freed = store.remove(image, &unpacker)?;

@@ -21,6 +21,16 @@ pub enum Mode {
     Advisory,
 }
 
+impl Mode {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Enforced => "enforced",
+            Self::Advisory => "advisory",
+        }
+    }
+}
+
 /// The person on whose behalf `ces` works.
 #[derive(Debug, Clone)]
 pub struct Caller {

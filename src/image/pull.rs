@@ -22,6 +22,7 @@ use super::progress::Progress;
 use super::reference::{DiffId, Digest, Reference};
 use super::source::{Checked, Origin};
 use super::store::layer::PinnedLayer;
+use super::store::visibility::Holder;
 use super::store::workspace::Workspace;
 use super::store::{ImageRecord, LayerRecord, Store};
 use super::unpack::parent::{BlobPipe, Unpacker};
@@ -44,6 +45,8 @@ pub struct Request<'a> {
     pub source: String,
     /// Who asks.
     pub by: String,
+    /// Who may see it; none: everybody.
+    pub holders: Option<Vec<Holder>>,
     /// Which of several builds.
     pub platform: Platform,
     /// Where to show progress.
@@ -116,7 +119,7 @@ pub fn pull(store: &Store, unpacker: &Unpacker, origin: &dyn Origin, request: &R
         devices_skipped: 0,
     };
     if store.has(&manifest.digest)? {
-        store.name(&pulled.reference, &manifest.digest)?;
+        store.name(&pulled.reference, &manifest.digest, request.holders.clone())?;
         return Ok(pulled);
     }
     let most = unpacker.limits().layers;
@@ -194,6 +197,7 @@ pub fn pull(store: &Store, unpacker: &Unpacker, origin: &dyn Origin, request: &R
         pulled: Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         by: request.by.clone(),
         source: request.source.clone(),
+        holders: request.holders.clone(),
     };
     store.commit(&pulled.reference, &manifest, &config, &record)?;
     Ok(pulled)
@@ -206,9 +210,10 @@ fn present(store: &Store, config: &Config) -> Result<Places> {
     let chain_ids = config.chain_ids();
     let mut places = Vec::with_capacity(config.diff_ids.len());
     for (diff_id, chain_id) in config.diff_ids.iter().zip(&chain_ids) {
-        let found = match store.pin_layer(diff_id.digest(), diff_id)? {
+        let pin = |key| if store.shows_layer(key)? { store.pin_layer(key, diff_id) } else { Ok(None) };
+        let found = match pin(diff_id.digest())? {
             Some(layer) => Some(layer),
-            None => store.pin_layer(chain_id, diff_id)?,
+            None => pin(chain_id)?,
         };
         places.push(found.map(std::sync::Arc::new));
     }

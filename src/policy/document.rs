@@ -11,6 +11,7 @@ use super::{
     Registries, profile, units,
 };
 use crate::error::Result;
+use crate::host::caller::Mode;
 
 /// Processes and threads a run gets that asks for nothing.
 const PIDS_DEFAULT: u64 = 4096;
@@ -27,11 +28,13 @@ impl Policy {
         let half = facts.memory_bytes / 2;
         Self {
             file: "built-in".to_owned(),
+            mode: None,
             contact: None,
             registries: Registries::default(),
             images: Images {
                 approved: None,
                 require_digest: Rule::builtin("images.require_digest", false),
+                shared: Rule::builtin("images.shared", false),
                 limits: ImageLimits::default(),
             },
             data: Data {
@@ -79,6 +82,11 @@ impl Policy {
         policy.file = file.to_owned();
         let mut top = Table::parse(text, file)?;
         policy.contact = top.string("contact")?;
+        policy.mode = top.text("mode", "\"enforced\" or \"advisory\"", |text| match text {
+            "enforced" => Some(Mode::Enforced),
+            "advisory" => Some(Mode::Advisory),
+            _ => None,
+        })?;
         policy.registries.contact = policy.contact.as_ref().map(|rule| rule.value.clone());
         if let Some(table) = top.table("registries")? {
             read_registries(table, &mut policy.registries)?;
@@ -199,6 +207,7 @@ fn is_loopback(rest: &str) -> bool {
 fn read_images(mut table: Table<'_>, images: &mut Images) -> Result<()> {
     images.approved = absolute(&mut table, "approved")?;
     set(&mut images.require_digest, table.boolean("require_digest")?);
+    set(&mut images.shared, table.boolean("shared")?);
     if let Some(mut table) = table.table("limits")? {
         images.limits = ImageLimits {
             layer: size(&mut table, "layer")?,

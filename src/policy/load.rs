@@ -12,6 +12,7 @@ use super::approved::Approved;
 use super::{HostFacts, Policy};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
+use crate::host::dirs::check_directory;
 
 /// The site's policy.
 pub const SITE_FILE: &str = "/etc/ces/policy.toml";
@@ -121,15 +122,6 @@ fn check_owner(meta: &fs::Metadata) -> Result<(), String> {
     }
     if meta.mode() & 0o022 != 0 {
         return Err(format!("its mode is {:04o}", meta.mode() & 0o7777));
-    }
-    Ok(())
-}
-
-fn check_directory(dir: &Path, meta: &fs::Metadata) -> Result<(), String> {
-    // A sticky directory keeps others from renaming what root owns.
-    let sticky = meta.mode() & 0o1000 != 0;
-    if meta.uid() != 0 || (meta.mode() & 0o022 != 0 && !sticky) {
-        return Err(format!("{} is owned by uid {}, mode {:04o}", dir.display(), meta.uid(), meta.mode() & 0o7777));
     }
     Ok(())
 }

@@ -34,6 +34,7 @@ pub mod show;
 mod tests;
 
 use crate::error::{Error, Kind, Stage};
+use crate::host::caller::Mode;
 use reader::Rule;
 
 /// How files may be reached.
@@ -126,6 +127,8 @@ pub struct Images {
     pub approved: Option<Rule<PathBuf>>,
     /// Whether an image must be named by digest.
     pub require_digest: Rule<bool>,
+    /// Whether an image that a researcher pulled with rights of their own is for all researchers.
+    pub shared: Rule<bool>,
     /// How much an image may ask of the store.
     pub limits: ImageLimits,
 }
@@ -185,6 +188,7 @@ pub struct MountRule {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
     file: String,
+    mode: Option<Rule<Mode>>,
     contact: Option<Rule<String>>,
     registries: Registries,
     images: Images,
@@ -202,6 +206,11 @@ impl Policy {
     /// The file it was read from, or `built-in`.
     pub fn file(&self) -> &str {
         &self.file
+    }
+
+    /// Whether an ordinary user's call is made again through sudo.
+    pub fn is_enforced(&self) -> bool {
+        self.mode.as_ref().is_some_and(|mode| mode.value == Mode::Enforced)
     }
 
     /// Whom to ask, printed with every refusal.

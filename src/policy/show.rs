@@ -28,6 +28,11 @@ impl Policy {
         say("approved images", list, approved.map(|r| &r.origin));
         let digest = &self.images.require_digest;
         say("digest required", digest.value.to_string(), Some(&digest.origin));
+        let shared = &self.images.shared;
+        say("images shared by all", shared.value.to_string(), Some(&shared.origin));
+        if let Some(mode) = &self.mode {
+            say("mode", mode.value.name().to_owned(), Some(&mode.origin));
+        }
         let most = &self.images.limits;
         for (what, rule, bytes) in [
             ("bytes of a layer", &most.layer, true),

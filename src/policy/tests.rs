@@ -61,6 +61,7 @@ fn every_key_of_the_documentation_is_read() {
     let most = &policy.images().limits;
     let value = |rule: &Option<super::reader::Rule<u64>>| rule.as_ref().unwrap().value;
     assert_eq!((value(&most.layer), value(&most.image)), (20 << 30, 60 << 30));
+    assert!(!policy.images().shared.value);
     assert_eq!((value(&most.entries), value(&most.layers)), (2_000_000, 500));
     let limits = policy.limits();
     assert_eq!(limits.memory.max.as_ref().unwrap().value, 64 << 30);
@@ -70,7 +71,8 @@ fn every_key_of_the_documentation_is_read() {
         limits.memory.max.as_ref().unwrap().origin.to_string(),
         format!("policy.toml line {}: limits.memory.max", memory_line())
     );
-    assert_eq!(policy.rules().iter().filter(|rule| rule.because.contains("policy.toml")).count(), 33);
+    assert_eq!(policy.rules().iter().filter(|rule| rule.because.contains("policy.toml")).count(), 35);
+    assert!(policy.is_enforced());
 }
 
 #[test]
@@ -202,6 +204,9 @@ fn a_project_narrows_further() {
 fn images_come_from_where_the_site_says_by_digest_and_approved() {
     let other = GrantFacts { registry: "docker.io".to_owned(), ..facts() };
     assert!(refusal(&full(), &RunRequest::default(), &other).contains("registries.allow allows ghcr.io"));
+    assert_eq!(parse("mode = \"strict\"").unwrap_err().kind(), crate::error::Kind::Policy);
+    assert!(!parse("mode = \"advisory\"").unwrap().is_enforced());
+    assert!(parse("[images]\nshared = true").unwrap().images().shared.value);
     let policy = parse("[images]\nrequire_digest = true").unwrap();
     assert!(refusal(&policy, &RunRequest::default(), &facts()).contains("@sha256:aaaa"));
     assert!(policy.grant(&RunRequest::default(), &GrantFacts { named_by_digest: true, ..facts() }).is_ok());

@@ -311,7 +311,7 @@ impl Site {
     }
 
     pub fn dirs(&self) -> Dirs {
-        Dirs::new(&self.caller, Some(self.directory.path()))
+        Dirs::new(&self.caller, Some(self.directory.path())).unwrap()
     }
 
     pub fn store(&self) -> Store {
@@ -325,6 +325,7 @@ impl Site {
     pub fn pull_from(&self, origin: &dyn Origin, name: &str) -> Result<Pulled> {
         let progress = Progress::new(true);
         let request = Request {
+            holders: None,
             reference: name.parse().unwrap(),
             source: "a test".to_owned(),
             by: "tester".to_owned(),

@@ -9,6 +9,8 @@ mod run;
 mod run_config;
 /// The same promises to whoever calls.
 mod callers;
+/// Several researchers, one store, one policy.
+mod through_sudo;
 /// Limits, deadlines and exit codes.
 mod run_limits;
 /// Ports of the container on the host, inwards only.

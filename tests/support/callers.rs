@@ -29,6 +29,9 @@ impl Caller {
     }
 }
 
+/// Another researcher, who is in no project of the first's.
+pub const OTHER: &str = "cesother";
+
 /// A test's host with somebody who calls.
 pub struct Desk {
     /// The host.
@@ -45,15 +48,20 @@ impl Desk {
         let name = host.researcher().name.clone();
         fs::create_dir_all(etc.join("sudoers.d")).expect("sudoers.d");
         let ces = env!("CARGO_BIN_EXE_ces");
-        let sudoers = etc.join("sudoers.d/ces");
-        fs::write(&sudoers, format!("{name} ALL=(root) NOPASSWD: {ces}\n")).expect("a sudoers file");
-        fs::set_permissions(&sudoers, fs::Permissions::from_mode(0o440)).expect("its mode");
         let subids = if caller == Caller::UserWithSubids { format!("{name}:100000:65536\n") } else { String::new() };
         for file in ["subuid", "subgid"] {
             fs::write(etc.join(file), &subids).expect("subordinate ids");
         }
+        // Another researcher, of another project.
+        let passwd = fs::read_to_string(etc.join("passwd")).expect("passwd");
+        fs::write(etc.join("passwd"), format!("{passwd}{OTHER}:x:45999:45999::/home/{OTHER}:/bin/sh\n"))
+            .expect("passwd");
+        let shadow = fs::read_to_string(etc.join("shadow")).expect("shadow");
+        fs::write(etc.join("shadow"), format!("{shadow}{OTHER}:*:19000:0:99999:7:::\n")).expect("shadow");
+        let sudoers = format!("{name} ALL=(root) NOPASSWD: {ces}\n{OTHER} ALL=(root) NOPASSWD: {ces}\n");
+        fs::write(etc.join("sudoers.d/ces"), sudoers).expect("a sudoers file");
         let groups = fs::read_to_string(etc.join("group")).expect("groups");
-        fs::write(etc.join("group"), format!("{groups}projx:x:45678:{name}\n")).expect("groups");
+        fs::write(etc.join("group"), format!("{groups}projx:x:45678:{name}\n{OTHER}:x:45999:\n")).expect("groups");
         if caller == Caller::Root {
             // Root itself is nobody's researcher: what the container is to read must be open to all on the way.
             let home = host.inside(Path::new("/root"));
@@ -92,6 +100,20 @@ impl Desk {
         command.args(["--login", "--shell", "/bin/sh", &self.host.researcher().name, "--command"]);
         command.arg(format!("export CES_TEST={}; exec {}", self.host.token(), words.join(" ")));
         command
+    }
+
+    /// A shell script of the other researcher's.
+    pub fn other(&self, script: &str) -> Ran {
+        let mut command = self.host.command("runuser");
+        command.args(["--login", "--shell", "/bin/sh", OTHER, "--command"]);
+        command.arg(format!("export CES_TEST={}; cd /; {script}", self.host.token()));
+        Ran::from(command.output())
+    }
+
+    /// What the other researcher's `ces` says, through sudo.
+    pub fn other_ces(&self, words: &str) -> Ran {
+        let root = self.host.tmp().join("ces");
+        self.other(&format!("sudo -n {} --root={} {words}", env!("CARGO_BIN_EXE_ces"), root.display()))
     }
 
     /// `ces` with these words, to its end.

@@ -62,6 +62,11 @@ impl Host {
         Self::called(true)
     }
 
+    /// Whether it is an ordinary user who calls.
+    pub fn is_of_an_ordinary_user(&self) -> bool {
+        self.ordinary
+    }
+
     fn called(ordinary: bool) -> Option<Self> {
         if !geteuid().is_root() {
             return skip("not root, so neither sudo nor another mount namespace can be played");

@@ -11,6 +11,7 @@ use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
 use super::layer::LayerDir;
+use super::visibility::{Holder, joined};
 use super::{Lock, Store, read_json, write_file, write_json};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::image::document::{Config, Document, Manifest};
@@ -35,6 +36,9 @@ pub struct ImageRecord {
     pub by: String,
     /// From where, as it was asked for.
     pub source: String,
+    /// Who may see it; none: everybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holders: Option<Vec<Holder>>,
 }
 
 /// An image that is ready to run; nothing of it is removed while this lives.
@@ -120,6 +124,7 @@ impl Store {
         let reference = words.parse::<Reference>();
         if let Ok(reference) = &reference
             && let Some(record) = self.look_up(reference)?
+            && self.shows_image(&record.manifest)?
         {
             return Ok((record.reference, record.manifest));
         }
@@ -138,14 +143,19 @@ impl Store {
                 .refs()?
                 .into_iter()
                 .any(|r| r.manifest == *digest && r.reference.parse::<Reference>().is_ok_and(|r| r.name() == prefix));
-            if known {
+            if known && self.shows_image(digest)? {
                 return Ok((words.to_owned(), digest.clone()));
             }
         }
         let prefix = words.strip_prefix("sha256:").unwrap_or(words);
         let is_prefix = prefix.len() >= 4 && prefix.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if is_prefix {
-            let matching: Vec<_> = self.manifests()?.into_iter().filter(|m| m.hex().starts_with(prefix)).collect();
+            let mut matching = Vec::new();
+            for manifest in self.manifests()?.into_iter().filter(|m| m.hex().starts_with(prefix)) {
+                if self.shows_image(&manifest)? {
+                    matching.push(manifest);
+                }
+            }
             match matching.as_slice() {
                 [manifest] => {
                     let name = name_of(manifest)?.unwrap_or_else(|| manifest.to_string());
@@ -224,10 +234,12 @@ impl Store {
         Ok(StoredImage { reference, manifest, config, record, layers, directory: path, _lock: lock })
     }
 
-    /// Whether the image is here, whole.
+    /// Whether the image is here, whole, and may be seen.
     pub(crate) fn has(&self, manifest: &Digest) -> Result<bool> {
         let _held = self.shared()?;
-        Ok(self.image_path(manifest).is_dir() && self.load(manifest.to_string(), manifest).is_ok())
+        Ok(self.image_path(manifest).is_dir()
+            && self.shows_image(manifest).unwrap_or(true)
+            && self.load(manifest.to_string(), manifest).is_ok())
     }
 
     /// Writes an image whose layers are in place, and lets `reference` stand for it.
@@ -243,15 +255,37 @@ impl Store {
         fs::create_dir_all(&path).map_err(|e| self.error("cannot write an image").because(e))?;
         write_file(&path.join("manifest.json"), &manifest.bytes)?;
         write_file(&path.join("config.json"), &config.bytes)?;
+        let mut record = record.clone();
+        // A damaged one is replaced.
+        if let Ok(Some(before)) = read_json::<ImageRecord>(&path.join("image.json")) {
+            record.holders = joined(before.holders, record.holders);
+        }
         // Last: an image without its record does not exist.
-        write_json(&path.join("image.json"), record)?;
+        write_json(&path.join("image.json"), &record)?;
         self.set_ref(&held, reference, &manifest.digest)
     }
 
-    /// Lets `reference` stand for an image that is here.
-    pub(crate) fn name(&self, reference: &str, manifest: &Digest) -> Result<()> {
+    /// Lets `reference` stand for an image that is here, and `holders` see it.
+    pub(crate) fn name(&self, reference: &str, manifest: &Digest, holders: Option<Vec<Holder>>) -> Result<()> {
         let held = self.exclusive()?;
+        let path = self.image_path(manifest).join("image.json");
+        if let Some(mut record) = read_json::<ImageRecord>(&path)? {
+            record.holders = joined(record.holders, holders);
+            write_json(&path, &record)?;
+        }
         self.set_ref(&held, reference, manifest)
+    }
+
+    /// Whether the name stands for an image that the caller may not see.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn hides(&self, reference: &Reference) -> Result<bool> {
+        let _held = self.shared()?;
+        match self.look_up(reference)? {
+            Some(record) => self.shows_image(&record.manifest).map(|shown| !shown),
+            None => Ok(false),
+        }
     }
 
     /// All images and their names, newest first.
@@ -267,6 +301,9 @@ impl Store {
             let Some(record) = read_json::<ImageRecord>(&self.image_path(&manifest).join("image.json"))? else {
                 continue;
             };
+            if !self.shows(&record) {
+                continue;
+            }
             let mut names =
                 refs.iter().filter(|r| r.manifest == manifest).map(|r| Some(r.reference.clone())).peekable();
             if names.peek().is_none() {

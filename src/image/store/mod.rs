@@ -53,6 +53,11 @@ pub mod check;
 /// Deleting what nothing uses.
 pub mod remove;
 
+/// Whose image is whose.
+pub mod visibility;
+
+use visibility::Viewer;
+
 pub use image::{ImageRecord, Listed, StoredImage};
 pub use layer::{LayerDir, LayerRecord};
 
@@ -61,6 +66,7 @@ pub use layer::{LayerDir, LayerRecord};
 pub struct Store {
     root: PathBuf,
     ids: IdMap,
+    viewer: Viewer,
 }
 
 /// Held while names are looked up (shared) or changed (exclusive).
@@ -96,7 +102,7 @@ impl Store {
                 .because("it belongs to, or may be written by, someone else")
                 .hint("choose another directory with --root, or correct owner and mode (chmod 700)"));
         }
-        Ok(Self { root, ids: IdMap::on_disk(caller)? })
+        Ok(Self { root, ids: IdMap::on_disk(caller)?, viewer: Viewer::of(caller)? })
     }
 
     /// Its directory.

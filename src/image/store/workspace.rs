@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 
 use super::layer::{LISTING, LayerRecord, PinnedLayer, digest_of};
+use super::list;
 use super::{Store, sync_directory, write_json};
 use crate::error::Result;
 use crate::image::unpack::parent::Unpacker;
@@ -95,9 +96,12 @@ impl Drop for Workspace {
 
 /// Deletes a directory below `tmp/`; the tree in it by a child, to whose ids its files may belong.
 pub(crate) fn discard(path: &Path, unpacker: &Unpacker) -> Result<()> {
-    let fs = path.join("fs");
-    if fs.is_dir() {
-        unpacker.remove(&fs)?;
+    // Trees: a layer's own, and those on top of an image.
+    for name in list(path).unwrap_or_default() {
+        let of_trees = name == "fs" || name.starts_with("own-");
+        if of_trees && path.join(&name).is_dir() {
+            unpacker.remove(&path.join(name))?;
+        }
     }
     let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     removed.map_err(|e| {

@@ -1,0 +1,134 @@
+//! Several researchers, one store, one policy: what sudo gives and what it does not.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::callers::{Caller, Desk};
+use crate::support::{Ran, children, demo_layout};
+
+/// A layout that only its owner can read.
+fn private_layout(desk: &Desk, owner: u32) -> String {
+    let copy = desk.host.home().join("layout");
+    let copied =
+        Command::new("cp").args(["-r".as_ref(), demo_layout().as_os_str(), copy.as_os_str()]).status().unwrap();
+    assert!(copied.success());
+    let all = Command::new("chown").args(["-R", &owner.to_string()]).arg(&copy).status().unwrap();
+    assert!(all.success());
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o700)).unwrap();
+    desk.host.researcher().dir.join("layout").display().to_string()
+}
+
+#[test]
+fn an_image_from_a_researchers_own_file_is_not_there_for_another_project() {
+    let Some(desk) = Desk::new(Caller::Sudo) else { return };
+    let layout = private_layout(&desk, desk.owner());
+    let digest =
+        desk.ces(&["pull", &format!("oci:{layout}:demo")]).exits(0).trim().rsplit('@').next().unwrap().to_owned();
+    desk.sh(&[], "true").exits(0);
+
+    assert_eq!(desk.other_ces("images --quiet").exits(0), "");
+    desk.other_ces("inspect localhost/demo").refuses(1, &["is not in the store"]);
+    desk.other_ces(&format!("inspect {digest}")).refuses(1, &["is not in the store"]);
+    desk.other_ces(&format!("run {digest} true")).refuses(125, &["is not in the store"]);
+    desk.other_ces("rmi localhost/demo").refuses(1, &["is not in the store"]);
+    // Nor is its name: someone might run what another put there.
+    let public = demo_layout();
+    desk.other_ces(&format!("pull oci:{}:plain --name demo", public.display())).refuses(3, &["taken", "--name"]);
+
+    // With the same file to read, it is theirs too, under a name of their own.
+    desk.other_ces(&format!("pull oci:{}:demo --name mine", public.display())).exits(0);
+    assert!(desk.other_ces("images --quiet").exits(0).contains("localhost/mine"));
+    desk.other_ces(&format!("inspect {digest}")).exits(0);
+    desk.sh(&[], "true").exits(0);
+}
+
+#[test]
+fn layers_of_an_image_one_may_not_see_are_fetched_again_and_not_lent() {
+    let Some(desk) = Desk::new(Caller::Sudo) else { return };
+    let layout = private_layout(&desk, desk.owner());
+    desk.ces(&["pull", &format!("oci:{layout}:demo")]).exits(0);
+    // The same documents, without the layer's bytes: who has these knows digests, not contents.
+    let stolen = desk.host.tmp().join("stolen");
+    assert!(
+        Command::new("cp")
+            .args(["-r".as_ref(), demo_layout().as_os_str(), stolen.as_os_str()])
+            .status()
+            .unwrap()
+            .success()
+    );
+    for blob in children(&stolen.join("blobs/sha256")) {
+        if fs::metadata(&blob).unwrap().len() > 100_000 {
+            fs::write(&blob, "").unwrap();
+        }
+    }
+    let ran = desk.other_ces(&format!("pull oci:{}:demo --name stolen", stolen.display()));
+    assert_ne!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(desk.other_ces("images --quiet").exits(0), "");
+    // Its owner needs no bytes a second time.
+    desk.ces(&["pull", &format!("oci:{}:demo", stolen.display())]).exits(0);
+}
+
+#[test]
+fn what_root_pulled_and_what_the_policy_shares_is_everybodys() {
+    let Some(desk) = Desk::new(Caller::Sudo) else { return };
+    let root = desk.host.ces_as_root().args(["pull", &format!("oci:{}:plain", demo_layout().display())]).output();
+    Ran::from(root).exits(0);
+    assert_eq!(desk.other_ces("images --quiet").exits(0), "localhost/plain:latest\n");
+    desk.ces(&["pull", &format!("oci:{}:demo", demo_layout().display())]).exits(0);
+    assert_eq!(desk.other_ces("images --quiet").exits(0), "localhost/plain:latest\n");
+    desk.host.policy("[images]\nshared = true\n");
+    assert!(desk.other_ces("images --quiet").exits(0).contains("localhost/demo"));
+}
+
+#[test]
+fn the_projects_members_share_what_one_of_them_pulled() {
+    let Some(desk) = Desk::new(Caller::Sudo) else { return };
+    let data = desk.host.tmp().join("safe/projx");
+    fs::create_dir_all(&data).unwrap();
+    chown(&data, Some(0), Some(45678)).unwrap();
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o770)).unwrap();
+    desk.host.policy(&format!("[data]\nroot = \"{}\"\n", data.parent().unwrap().display()));
+    fs::remove_dir_all(desk.host.home().join("safe_data")).unwrap();
+    desk.ces(&["pull", &format!("oci:{}:demo", demo_layout().display())]).exits(0);
+    assert_eq!(desk.other_ces("images --quiet").exits(0), "");
+    let group = desk.host.inside(Path::new("/etc/group"));
+    let text = fs::read_to_string(&group).unwrap();
+    let line = format!("projx:x:45678:{}", desk.host.researcher().name);
+    fs::write(&group, text.replace(&line, &format!("{line},{}", crate::support::callers::OTHER))).unwrap();
+    assert_eq!(desk.other_ces("images --quiet").exits(0), "localhost/demo:latest\n");
+}
+
+#[test]
+fn another_root_is_accepted_only_where_root_alone_decides_what_is_there() {
+    let Some(desk) = Desk::new(Caller::Sudo) else { return };
+    let ces = env!("CARGO_BIN_EXE_ces");
+    let home = desk.host.researcher().dir.display().to_string();
+    let mut command = desk.host.command("runuser");
+    command.args(["--login", "--shell", "/bin/sh", &desk.host.researcher().name, "--command"]);
+    let ran = Ran::from(command.arg(format!("sudo -n {ces} --root={home}/mine images")).output());
+    ran.refuses(3, &["--root", "sudo", "owned by uid"]);
+    assert!(!desk.host.home().join("mine").exists());
+}
+
+#[test]
+fn where_the_policy_is_to_bind_a_users_call_goes_through_sudo_by_itself() {
+    let Some(desk) = Desk::with_demo(Caller::Sudo) else { return };
+    desk.host.policy("mode = \"enforced\"\n");
+    let ces = env!("CARGO_BIN_EXE_ces");
+    let script = "id -u; echo x > /safe_outputs/f; exit 7";
+    let call = format!("{ces} --root={}/ces run localhost/demo /bin/sh -c '{script}'", desk.host.tmp().display());
+    let mut command = desk.host.command("runuser");
+    command.args(["--login", "--shell", "/bin/sh", &desk.host.researcher().name, "--command"]);
+    let ran = Ran::from(command.arg(&call).output());
+    assert_eq!(ran.exits(7), "1000\n");
+    assert_eq!(desk.record()["mode"], "enforced");
+    assert_eq!(fs::metadata(desk.outputs().join("f")).unwrap().uid(), desk.owner());
+
+    // Who may not use sudo may not use ces.
+    fs::remove_file(desk.host.inside(Path::new("/etc/sudoers.d/ces"))).unwrap();
+    desk.other(&format!("{ces} run localhost/demo true")).refuses(125, &["through sudo", "sudoers"]);
+    // Nor does it call itself for ever where sudo gives no privileges.
+    desk.other(&format!("SUDO_COMMAND={ces} {ces} images")).refuses(3, &["not as root"]);
+}
