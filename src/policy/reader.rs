@@ -298,7 +298,8 @@ pub fn wrong(origin: &Origin, what: &str) -> Error {
 }
 
 fn line_of(text: &str, at: usize) -> usize {
-    text.bytes().take(at).filter(|b| *b == b'\n').count() + 1
+    // Over a slice: that is counted many bytes at once, and this is asked for every key.
+    text.as_bytes().get(..at).unwrap_or_default().iter().filter(|b| **b == b'\n').count() + 1
 }
 
 fn whole(value: &DeValue<'_>) -> Option<u64> {
