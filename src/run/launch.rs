@@ -93,17 +93,23 @@ pub fn launch(mut launch: Launch<'_>, before_start: impl FnOnce(&Checked) -> Res
     // What a killed stage process leaves becomes this process's own, to end.
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|e| Error::new(Stage::Run, Kind::Host, "cannot take over orphans").because(e.desc()))?;
-    let stage = spawn::spawn(
-        &request,
-        identity.layer_map().as_ref(),
-        ends.each_ref().map(Option::as_ref),
-        &launch.ports.listeners(),
-    )?;
+    let prepared = prepare(&launch)?;
+    let cgroup = prepared.as_ref().and_then(|(cgroup, _)| cgroup.as_ref());
+    let streams = ends.each_ref().map(Option::as_ref);
+    let stage = spawn::spawn(&request, identity.layer_map().as_ref(), streams, &launch.ports.listeners(), cgroup);
+    let stage = match stage {
+        Ok(stage) => stage,
+        Err(error) => {
+            // What is left is empty, and the next sweep's; the error is the one to show.
+            cgroup.map_or(Ok(()), Cgroup::remove).ok();
+            return Err(error);
+        }
+    };
     drop(ends);
     launch.ports.handed_on();
     let pid = stage.pid;
     let detached = launch.detached.take().map(|report| (report, LARGEST_LOG));
-    let done = converse(&launch, stage, before_start, &mut signals, (pipes, watch, detached));
+    let done = converse(&launch, stage, prepared, before_start, &mut signals, (pipes, watch, detached));
     spawn::end(pid);
     spawn::end_orphans();
     let (ended, cgroup) = done;
@@ -133,24 +139,38 @@ fn connect(launch: &Launch<'_>) -> Result<(Vec<Relay>, [Option<OwnedFd>; 3])> {
     Ok((pipes, ends))
 }
 
-/// Puts the stage process into a cgroup of the job's own, or says why not.
-fn place(launch: &Launch<'_>, pid: Pid) -> Result<(Option<Cgroup>, Vec<String>)> {
+/// A cgroup, and what is missing where the policy allows to run without.
+type Placed = (Option<Cgroup>, Vec<String>);
+
+/// A cgroup that the stage process enters by itself; none yet where it has to be moved.
+fn prepare(launch: &Launch<'_>) -> Result<Option<Placed>> {
     let resources = resources(launch.spec).cloned().unwrap_or_default();
-    match Cgroup::create(launch.id.as_str(), pid, &resources) {
+    let prepared = Cgroup::prepare(launch.id.as_str(), &resources).transpose();
+    prepared.map(|made| as_required(launch, made)).transpose()
+}
+
+/// Puts the stage process into a cgroup of the job's own, or says why not.
+fn place(launch: &Launch<'_>, pid: Pid) -> Result<Placed> {
+    let resources = resources(launch.spec).cloned().unwrap_or_default();
+    as_required(launch, Cgroup::create(launch.id.as_str(), pid, &resources))
+}
+
+/// Refuses what the policy does not allow to be missing.
+fn as_required(launch: &Launch<'_>, made: Result<Cgroup>) -> Result<Placed> {
+    let hint = "the policy requires limits (limits.required); without them nothing runs";
+    match made {
         Ok(cgroup) if cgroup.missing().is_empty() => Ok((Some(cgroup), Vec::new())),
         Ok(cgroup) if launch.limits_required => {
             let error = Error::new(Stage::Run, Kind::Host, format!("no limit of {}", cgroup.missing().join(", ")))
                 .because("the control group in which ces was called does not have it to give");
             cgroup.remove()?;
-            Err(error.hint("the policy requires limits (limits.required); without them nothing runs"))
+            Err(error.hint(hint))
         }
         Ok(cgroup) => {
             let warning = format!("no limit of {}: the host gives you none", cgroup.missing().join(", "));
             Ok((Some(cgroup), vec![warning]))
         }
-        Err(error) if launch.limits_required => {
-            Err(error.hint("the policy requires limits (limits.required); without them nothing runs"))
-        }
+        Err(error) if launch.limits_required => Err(error.hint(hint)),
         Err(error) => Ok((None, vec![format!("no resource limits: {error}")])),
     }
 }
@@ -159,24 +179,21 @@ fn place(launch: &Launch<'_>, pid: Pid) -> Result<(Option<Cgroup>, Vec<String>)>
 fn converse(
     launch: &Launch<'_>,
     stage: StageProcess,
+    prepared: Option<Placed>,
     before_start: impl FnOnce(&Checked) -> Result<()>,
     signals: &mut Signals,
     (pipes, watch, detached): (Vec<Relay>, Watch, Option<(Report, u64)>),
 ) -> (Result<Outcome>, Option<Cgroup>) {
     let pid = stage.pid;
-    // Joining a cgroup waits for the kernel (an RCU grace period, milliseconds): meanwhile the stage mounts. The thread
-    // has ended before this process forks again.
+    // Being moved into a cgroup waits for the kernel (an RCU grace period, milliseconds): meanwhile the stage mounts. The
+    // thread has ended before this process forks again.
     let (created, placed) = std::thread::scope(|scope| {
-        let placing = scope.spawn(|| place(launch, pid));
-        let mut placing = Some(placing);
-        let mut placed = None;
+        let mut placed = prepared.map(Ok);
+        let mut placing = placed.is_none().then(|| scope.spawn(|| place(launch, pid)));
         let created = until_created(launch, &stage, || {
-            let joined = placing.take().map(|thread| thread.join());
-            placed = Some(
-                joined
-                    .and_then(std::result::Result::ok)
-                    .unwrap_or_else(|| Err(Error::new(Stage::Run, Kind::Failed, "the cgroup was not made"))),
-            );
+            if let Some(thread) = placing.take() {
+                placed = thread.join().ok();
+            }
             matches!(placed, Some(Ok(_)))
         });
         // An early end: the thread is joined all the same.

@@ -22,6 +22,7 @@ use super::stage::{REQUEST_FD, StageRequest};
 use super::wire::{FromStage, ToStage, Wire};
 use crate::bundle::rootfs::{self, Plan};
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::cgroup::Cgroup;
 use crate::host::idmap::IdMap;
 use crate::host::sys::{self, MountChange};
 
@@ -73,7 +74,7 @@ pub(super) fn fork(child: impl FnOnce() -> i32) -> std::io::Result<Pid> {
 }
 
 /// Forks the stage process; `layer_map` is the map of the idmapped layers, if ids differ; `streams` take the place of
-/// standard output and error; `listeners` are those of the request's ports.
+/// the standard ones; `listeners` are those of the request's ports; a prepared `cgroup` is entered first of all.
 ///
 /// # Errors
 /// The kernel's.
@@ -82,6 +83,7 @@ pub fn spawn(
     layer_map: Option<&IdMap>,
     streams: [Option<&OwnedFd>; 3],
     listeners: &[BorrowedFd<'_>],
+    cgroup: Option<&Cgroup>,
 ) -> Result<StageProcess> {
     let layer_ns = layer_map.map(|map| user_namespace(map, request.privileged)).transpose()?;
     let document = sealed_request(request)?;
@@ -90,10 +92,11 @@ pub fn spawn(
     let privileged = request.privileged;
     let pid = fork(|| {
         let layer_ns = layer_ns.as_ref().map(AsFd::as_fd);
-        if let Err(e) = sys::replace_streams(streams) {
-            return theirs
-                .send(&FromStage::Failed(super::stage::failure(&fail("connect the output", e))))
-                .map_or(1, |()| 1);
+        let ready = cgroup
+            .map_or(Ok(()), Cgroup::enter)
+            .and_then(|()| sys::replace_streams(streams).map_err(|e| fail("connect the output", e)));
+        if let Err(error) = ready {
+            return theirs.send(&FromStage::Failed(super::stage::failure(&error))).map_or(1, |()| 1);
         }
         let inherited: Vec<BorrowedFd<'_>> = [document.as_fd(), theirs.as_fd(), status_write.as_fd()]
             .into_iter()

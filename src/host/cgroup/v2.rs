@@ -19,12 +19,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Pid, geteuid};
 use oci_spec::runtime::LinuxResources;
 
-use super::{Observed, PREFIX, Usage, field, number, or_max, systemd};
+use super::{Observed, PREFIX, Usage, field, named, number, or_max, systemd};
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// The group of those who make room.
@@ -340,15 +339,6 @@ pub(super) fn remove_stale(job: &str) -> io::Result<()> {
 fn words(path: &Path) -> io::Result<Vec<String>> {
     let text = fs::read_to_string(path).map_err(|e| named(path, &e))?;
     Ok(text.split_whitespace().map(str::to_owned).collect())
-}
-
-/// The kernel's error with the file's name, and its number where it has one.
-fn named(path: &Path, e: &io::Error) -> io::Error {
-    match e.raw_os_error().map(Errno::from_raw) {
-        // These decide what happens next.
-        Some(Errno::EBUSY | Errno::ESRCH) => io::Error::from_raw_os_error(e.raw_os_error().unwrap_or_default()),
-        _ => io::Error::new(e.kind(), format!("{}: {e}", path.display())),
-    }
 }
 
 #[cfg(test)]
