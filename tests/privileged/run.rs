@@ -281,8 +281,10 @@ fn devices_are_the_harmless_ones() {
 fn two_jobs_at_once_do_not_meet() {
     let Some(host) = Host::with_demo() else { return };
     let wait = "while [ ! -e /safe_outputs/go ]; do sleep 0.05; done; ls /scratch; ps -o comm | grep -c '^sleep$'";
-    let first = host.start(&[], &format!("sleep 100 & echo 1 > /scratch/one; {wait}"));
-    let second = host.start(&[], &format!("sleep 100 & echo 2 > /scratch/two; {wait}"));
+    // Until it is executed, a shell's child has the shell's name.
+    let asleep = "sleep 100 & until [ \"$(cat /proc/$!/comm)\" = sleep ]; do :; done";
+    let first = host.start(&[], &format!("{asleep}; echo 1 > /scratch/one; {wait}"));
+    let second = host.start(&[], &format!("{asleep}; echo 2 > /scratch/two; {wait}"));
     assert_ne!(first.id(), second.id());
     for running in [&first, &second] {
         fs::write(running.outputs.join("go"), "").expect("a signal to go on");
