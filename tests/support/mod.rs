@@ -258,8 +258,6 @@ impl Host {
 
     /// The outputs directory of the only run, or of the last.
     pub fn outputs(&self) -> PathBuf {
-        // By its birth: two runs of one second have names in any order.
-        let born = |dir: &PathBuf| fs::metadata(dir).and_then(|found| found.created()).expect("a time of birth");
         self.named("outputs_").into_iter().max_by_key(born).expect("an outputs directory")
     }
 
@@ -270,13 +268,17 @@ impl Host {
 
     /// The records, oldest first.
     pub fn records(&self) -> Vec<Value> {
+        let mut files = children(&self.root().join("log/runs"));
+        files.retain(|path| path.extension() == Some(OsStr::new("json")));
+        files.sort_by_key(born);
         let read = |path: &PathBuf| serde_json::from_str(&fs::read_to_string(path).expect("a record")).expect("JSON");
-        children(&self.root().join("log/runs"))
-            .iter()
-            .filter(|p| p.extension() == Some(OsStr::new("json")))
-            .map(read)
-            .collect()
+        files.iter().map(read).collect()
     }
+}
+
+/// When it was made: two runs of one second have names in any order.
+fn born(path: &PathBuf) -> std::time::SystemTime {
+    fs::metadata(path).and_then(|found| found.created()).expect("a time of birth")
 }
 
 impl Drop for Host {
