@@ -365,6 +365,15 @@ static void calls(void) {
         snprintf(name, sizeof name, "socket %s high", families[i].name);
         called(name, SYS_socket, families[i].family | HIGH, families[i].type, families[i].protocol, 0);
     }
+    static const struct { const char *name; unsigned long protocol; } netlinks[] = {
+        {"xfrm", 6}, {"audit", 9}, {"connector", 11}, {"netfilter", 12}, {"uevent", 15}, {"generic", 16}, {"crypto", 21}};
+    for (size_t i = 0; i < sizeof netlinks / sizeof *netlinks; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "socket netlink %s", netlinks[i].name);
+        called(name, SYS_socket, AF_NETLINK, SOCK_RAW, netlinks[i].protocol, 0);
+        snprintf(name, sizeof name, "socket netlink %s high", netlinks[i].name);
+        called(name, SYS_socket, AF_NETLINK, SOCK_RAW, netlinks[i].protocol | HIGH, 0);
+    }
     called("socket raw", SYS_socket, AF_INET, SOCK_RAW, IPPROTO_ICMP, 0);
     called("no such call", 1000000, 0, 0, 0, 0);
 #ifdef __x86_64__

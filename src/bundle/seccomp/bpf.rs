@@ -48,14 +48,21 @@ fn plain(groups: &[Group], arch: Arch) -> Rules {
 
 /// One of them must hold.
 fn chain(conditions: &[Condition]) -> Result<Vec<SeccompRule>> {
-    let rule = |condition: &Condition| SeccompRule::new(vec![condition_of(*condition)?]);
+    let rule = |condition: &Condition| {
+        let also = condition.also.map(|(arg, value)| exactly(arg, value));
+        SeccompRule::new([Some(condition_of(*condition)), also].into_iter().flatten().collect::<Result<_, _>>()?)
+    };
     conditions.iter().map(rule).collect::<Result<_, _>>().map_err(failed)
+}
+
+/// All 64 bits: rubbish in the upper half is refused, not overlooked.
+fn exactly(arg: u8, value: u64) -> Result<SeccompCondition, BackendError> {
+    SeccompCondition::new(arg, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, value)
 }
 
 fn condition_of(condition: Condition) -> Result<SeccompCondition, BackendError> {
     match condition.mask {
-        // All 64 bits: rubbish in the upper half is refused, not overlooked.
-        None => SeccompCondition::new(condition.arg, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, condition.value),
+        None => exactly(condition.arg, condition.value),
         Some(mask) => SeccompCondition::new(
             condition.arg,
             SeccompCmpArgLen::Dword,
@@ -174,6 +181,12 @@ mod tests {
             }
             for family in [0, 3, 15, 17, 31, 38, 40, 40 | HIGH, HIGH | 1, 44, u64::MAX] {
                 assert_eq!(call(arch, "socket", arg(0, family)), Err(UNKNOWN), "{family}");
+            }
+            // Of netlink, the protocol that programs list their interfaces with, and none that tells of the host.
+            for (protocol, ok) in [(0, true), (6, false), (9, false), (15, false), (16, false), (HIGH, false)] {
+                let result = call(arch, "socket", [16, 3, protocol, 0, 0, 0]);
+                assert_eq!(result, if ok { Ok(()) } else { Err(UNKNOWN) }, "{protocol}");
+                assert_eq!(call(arch, "socket", [2, 1, protocol, 0, 0, 0]), Ok(()));
             }
             for command in [0x5412, 0x541C, 0x5412 | HIGH, 0x541C | HIGH << 7, 0xffff_ffff_0000_5412] {
                 assert_eq!(call(arch, "ioctl", arg(1, command)), Err(FORBIDDEN), "{command:#x}");

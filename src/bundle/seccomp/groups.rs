@@ -36,6 +36,8 @@ pub struct Condition {
     pub mask: Option<u32>,
     /// What is wanted.
     pub value: u64,
+    /// Another argument, all 64 bits of which must equal a value as well.
+    pub also: Option<(u8, u64)>,
 }
 
 /// A system call that is allowed if one of its conditions holds.
@@ -175,7 +177,8 @@ fn allowing(table: &mut Table<'_>, origin: &Origin) -> Result<Vec<Condition>> {
         let values = none_of.integers("values")?.ok_or_else(|| malformed(format!("{origin} forbids nothing")))?;
         none_of.finish()?;
         let values: Vec<u32> = values.value.iter().map(|v| small(*v, &values.origin)).collect::<Result<_>>()?;
-        let masked = |Masked { mask, wanted }| Condition { arg, mask: Some(mask), value: u64::from(wanted) };
+        let masked =
+            |Masked { mask, wanted }| Condition { arg, mask: Some(mask), value: u64::from(wanted), also: None };
         out.extend(cover::all_but(&values).into_iter().map(masked));
     }
     if out.is_empty() {
@@ -191,11 +194,19 @@ fn conditions(table: &mut Table<'_>, key: &'static str, origin: &Origin) -> Resu
         let mask = one.integer("mask")?.map(|rule| small(rule.value, &rule.origin)).transpose()?;
         let value =
             one.integer("eq")?.ok_or_else(|| malformed(format!("{origin} has a condition without `eq`")))?.value;
+        let also = match (one.integer("and_arg")?, one.integer("and_eq")?) {
+            (None, None) => None,
+            (Some(arg), Some(value)) => {
+                let arg = u8::try_from(arg.value).ok().filter(|arg| *arg < 6);
+                Some((arg.ok_or_else(|| malformed(format!("{origin} has no such argument")))?, value.value))
+            }
+            _ => return Err(malformed(format!("{origin} has one half of `and_arg` and `and_eq`"))),
+        };
         one.finish()?;
         if mask.is_some_and(|mask| value & !u64::from(mask) != 0) {
             return Err(malformed(format!("{origin} wants bits outside its mask")));
         }
-        out.push(Condition { arg, mask, value });
+        out.push(Condition { arg, mask, value, also });
     }
     Ok(out)
 }
@@ -293,6 +304,9 @@ mod tests {
             "any = [{ arg = 0, mask = 0x100000000, eq = 0 }]",
             "any = [{ arg = 0, lt = 2 }]",
             "none_of = { arg = 1, values = [0x100000000] }",
+            "any = [{ arg = 0, eq = 1, and_arg = 2 }]",
+            "any = [{ arg = 0, eq = 1, and_eq = 2 }]",
+            "any = [{ arg = 0, eq = 1, and_arg = 6, and_eq = 2 }]",
         ] {
             assert!(rules(&rule(condition), "f").is_err(), "{condition}");
         }

@@ -55,11 +55,16 @@ fn names(group: &Group, action: LinuxSeccompAction, errno: Option<u32>) -> Resul
 
 fn single(name: &str, condition: Condition, action: LinuxSeccompAction, errno: Option<u32>) -> Result<LinuxSyscall> {
     let mut call =
-        LinuxSyscallBuilder::default().names(vec![name.to_owned()]).action(action).args(vec![argument(condition)?]);
+        LinuxSyscallBuilder::default().names(vec![name.to_owned()]).action(action).args(arguments(condition)?);
     if let Some(errno) = errno {
         call = call.errno_ret(errno);
     }
     call.build().map_err(failed)
+}
+
+fn arguments(condition: Condition) -> Result<Vec<LinuxSeccompArg>> {
+    let also = condition.also.map(|(arg, value)| argument(Condition { arg, mask: None, value, also: None }));
+    [Some(argument(condition)), also].into_iter().flatten().collect()
 }
 
 fn argument(condition: Condition) -> Result<LinuxSeccompArg> {
