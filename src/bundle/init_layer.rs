@@ -106,6 +106,22 @@ pub fn working_directory(rootfs: &Path, cwd: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Makes a `VOLUME` of the image where the image lacks it, as other engines do: a directory of the throw-away layer. What is
+/// there stays as it is, and a path that is no plain absolute one is left alone.
+///
+/// # Errors
+/// When there is no room for it.
+pub fn volume(rootfs: &Path, path: &Path) -> Result<()> {
+    let Ok(relative) = plain(path) else { return Ok(()) };
+    if !path.is_absolute() || COVERED.iter().any(|top| path.starts_with(top)) {
+        return Ok(());
+    }
+    match directory(rootfs, &relative) {
+        Ok(_) | Err(nix::Error::ENOTDIR | nix::Error::ELOOP | nix::Error::ENAMETOOLONG) => Ok(()),
+        Err(e) => Err(fail(path).because(e.desc())),
+    }
+}
+
 /// Checks, after everything is laid, that no component of `destination` is a symbolic link.
 ///
 /// # Errors

@@ -85,6 +85,7 @@ pub fn without_image(policy: &Policy, caller: &Caller, request: &RunRequest) -> 
     let ids = prepare::researcher(caller)?;
     Ok(GrantFacts {
         project: request.project.clone(),
+        data: None,
         home: resolve(&caller.home).unwrap_or_else(|| caller.home.clone()),
         registry: host.unwrap_or("docker.io").to_owned(),
         digest: digest.unwrap_or_default().to_owned(),

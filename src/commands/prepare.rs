@@ -71,18 +71,19 @@ pub fn gather_facts(
     caller: &Caller,
     request: &RunRequest,
     image: &StoredImage,
-    project: Option<String>,
+    data: &SafeData,
 ) -> Result<GrantFacts> {
     let ids = researcher(caller)?;
     let cwd = env::current_dir().map_err(|e| {
         Error::new(Stage::Cli, Kind::Host, "the current directory cannot be found").because(e).hint("change to another")
     })?;
-    let (home, sources) = acting_as(&ids, caller.is_privileged(), || {
-        let home = facts::resolve(&caller.home).unwrap_or_else(|| caller.home.clone());
-        Ok((home, facts::sources(&request.binds, &cwd, &caller.home)))
+    let (home, data_path, sources) = acting_as(&ids, caller.is_privileged(), || {
+        let real = |path: &Path| facts::resolve(path).unwrap_or_else(|| path.to_owned());
+        Ok((real(&caller.home), real(&data.path), facts::sources(&request.binds, &cwd, &caller.home)))
     })?;
     Ok(GrantFacts {
-        project,
+        project: data.project.clone(),
+        data: Some(data_path),
         home,
         registry: image.reference().split('/').next().unwrap_or_default().to_owned(),
         digest: image.manifest_digest().to_string(),
@@ -108,7 +109,7 @@ pub fn prepare(global: &Global, args: &RunArgs) -> Result<Prepared> {
     super::context::sweep(&dirs, &caller)?;
     let image = super::context::open_store(&dirs, &caller, policy.images().shared.value)?.find(&request.image)?;
     let data = safe_data::find(&caller, policy.data_root(), request.project.as_deref())?;
-    let facts = gather_facts(&policy, &caller, &request, &image, data.project.clone())?;
+    let facts = gather_facts(&policy, &caller, &request, &image, &data)?;
     let grant = policy.grant(&request, &facts)?;
     let user = container_user(grant.user.as_deref(), &image)?;
     let identity = Identity::new(

@@ -117,6 +117,7 @@ fn execute(
         spec,
         engine_spec: spec::engine_spec(spec, prepared.identity.nested.is_some()),
         plan,
+        volumes: volumes(prepared),
         limits_required: limits.required,
         time: limits.time,
         interactive: prepared.grant.interactive,
@@ -251,6 +252,11 @@ fn journal(prepared: &Prepared, id: &JobId) -> Journal {
         outputs: format!("outputs_{id}"),
         sockets: Vec::new(),
     }
+}
+
+fn volumes(prepared: &Prepared) -> Vec<PathBuf> {
+    let config = prepared.image.config().config().as_ref();
+    config.and_then(|config| config.volumes().as_ref()).into_iter().flatten().map(PathBuf::from).collect()
 }
 
 /// The granted ports, with every socket's path: beside the outputs where none was given.

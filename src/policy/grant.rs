@@ -33,6 +33,8 @@ const LEAST_MEMORY: u64 = 8 << 20;
 pub struct GrantFacts {
     /// The project whose data the run sees.
     pub project: Option<String>,
+    /// The directory of its data, resolved, where it is known.
+    pub data: Option<PathBuf>,
     /// The caller's home, resolved: what `~` means.
     pub home: PathBuf,
     /// The registry's host in the image's full name.
@@ -162,7 +164,7 @@ impl Policy {
         let limits = self.granted(request, &mut log)?;
         let (shm_bytes, ulimits) = self.process_limits(request, facts, limits.memory_bytes, &mut log)?;
         self.interaction(request, &mut log)?;
-        let binds = mounts::binds(self, request, facts, &mut log)?;
+        let binds = mounts::binds(self, request, facts, data, &mut log)?;
         let tmpfs = mounts::tmpfs(request, limits.memory_bytes, &binds, &mut log)?;
         Ok(Grant {
             profile,

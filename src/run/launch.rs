@@ -40,6 +40,8 @@ pub struct Launch<'a> {
     pub engine_spec: Spec,
     /// What to mount.
     pub plan: Plan,
+    /// Volumes of the image, to be made where it lacks them.
+    pub volumes: Vec<PathBuf>,
     /// Refuse where limits cannot be set.
     pub limits_required: bool,
     /// How long it may run.
@@ -87,6 +89,7 @@ pub fn launch(mut launch: Launch<'_>, before_start: impl FnOnce(&Checked) -> Res
         nested: identity.nested,
         plan: launch.plan.clone(),
         spec: launch.engine_spec.clone(),
+        volumes: launch.volumes.clone(),
         ports: launch.ports.containers(),
     };
     let (pipes, ends) = connect(&launch)?;

@@ -47,6 +47,8 @@ pub struct StageRequest {
     pub plan: Plan,
     /// What the engine does: the bundle's spec less what ces does itself.
     pub spec: Spec,
+    /// Volumes of the image.
+    pub volumes: Vec<PathBuf>,
     /// Published ports of the container, in the order of their listeners.
     pub ports: Vec<u16>,
 }
@@ -120,6 +122,7 @@ fn stage(
         .map_err(|e| fail("bring the loopback interface up", nix::Error::try_from(e).unwrap_or(nix::Error::EIO)))?;
     let relay = start_relay(listeners, &request.ports)?;
     private_cgroup2()?;
+    request.volumes.iter().try_for_each(|path| init_layer::volume(Path::new(ROOTFS), path))?;
     let (spec, moved) = lay_mount_points(request.spec, &request.plan)?;
     let process = spec.process().as_ref();
     let owner = Uid::from_raw(process.map_or(0, |process| process.user().uid()));

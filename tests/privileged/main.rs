@@ -13,6 +13,10 @@ mod callers;
 mod through_sudo;
 /// Limits, deadlines and exit codes.
 mod run_limits;
+/// Places of the host and of memory that a run asks for.
+mod mounts;
+/// EPCC's commands, as they are published.
+mod published;
 /// Ports of the container on the host, inwards only.
 mod ports;
 /// Nothing is left, however a run ends.

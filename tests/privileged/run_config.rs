@@ -147,6 +147,23 @@ fn labels_volumes_and_ports_of_an_image_steer_nothing() {
 }
 
 #[test]
+fn a_volume_that_the_image_lacks_is_a_directory_of_the_run() {
+    let Some(host) = Host::new() else { return };
+    let config = json!({
+        "Env": ["PATH=/bin"],
+        "Volumes": { "/var/cache/tool": {}, "/scratch": {}, "/etc/passwd": {}, "/proc/x": {}, "/../../up": {}, "relative": {} },
+        "Cmd": ["/bin/sh", "-c", "echo x > /var/cache/tool/f && cat /var/cache/tool/f && ls -d /up /relative /proc/x"],
+    });
+    host.pull(&layout::with_config(host.tmp(), "volumes", &config), "volumes");
+    let ran = host.run(&["localhost/volumes"]);
+    assert_eq!(ran.stdout, "x\n", "{ran:?}");
+    assert_eq!(ran.stderr.matches("No such file").count(), 3, "{ran:?}");
+    // Each run has its own.
+    assert_eq!(host.run(&["localhost/volumes", "/bin/sh", "-c", "ls /var/cache/tool"]).exits(0), "");
+    host.nothing_is_left();
+}
+
+#[test]
 fn the_project_is_the_one_that_a_group_of_the_researcher_names() {
     let Some(host) = Host::with_demo() else { return };
     fs::rename(host.home().join("safe_data"), host.home().join("elsewhere")).expect("a rename");

@@ -56,8 +56,14 @@ const OURS: [&str; 9] = [
 /// With `--read-only`, these stay writable, in memory, as podman does.
 const WRITABLE: [&str; 3] = ["/run", "/tmp", "/var/tmp"];
 
-/// The binds a request gets.
-pub(super) fn binds(policy: &Policy, request: &RunRequest, facts: &GrantFacts, log: &mut Log) -> Result<Vec<Bind>> {
+/// The binds a request gets; `data` is how far the run's own data may be reached.
+pub(super) fn binds(
+    policy: &Policy,
+    request: &RunRequest,
+    facts: &GrantFacts,
+    data: Access,
+    log: &mut Log,
+) -> Result<Vec<Bind>> {
     let mut out: Vec<Bind> = Vec::new();
     for asked in &request.binds {
         let option = format!("-v {}:{}", asked.source, asked.destination);
@@ -75,6 +81,14 @@ pub(super) fn binds(policy: &Policy, request: &RunRequest, facts: &GrantFacts, l
             let says = format!("opens {} read-only", rule.value);
             let hint = format!("write {option}:ro, or {}", policy.whom_to_ask());
             return Err(policy.refuse(format!("{option} is refused for writing"), &rule, &says).hint(hint));
+        }
+        // Data that is read-only in `/safe_data` is not writable by another way, also where it is in the caller's home.
+        let same = |data: &PathBuf| source.starts_with(data) || data.starts_with(source);
+        if data == Access::Ro && !asked.read_only && facts.data.as_ref().is_some_and(same) {
+            let rule = Rule::builtin("mounts", ());
+            let hint = format!("bind another directory, or write {option}:ro");
+            let says = "keeps this run's data read-only, wherever it is mounted";
+            return Err(policy.refuse(format!("{option} is refused for writing"), &rule, says).hint(hint));
         }
         if out.iter().any(|known| known.destination == destination) {
             return Err(usage(format!("{option}: something is mounted there already"), "use each destination once"));
