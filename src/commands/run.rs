@@ -52,13 +52,16 @@ pub fn run(global: &Global, args: &RunArgs) -> Result<u8> {
         return carry_out(prepared, &id, None, &talk);
     }
     prepared.warnings.drain(..).for_each(|warning| talk.say(&format!("warning: {warning}")));
-    let log = log_path(&prepared.dirs.log, &id);
+    let logs = prepared.dirs.log.clone();
+    let log = log_path(&logs, &id);
     let started = detach(&log, |report| carry_out(prepared, &id, Some(report), &talk).map(drop));
     if started.is_err() {
         // Nothing ran; what the supervisor had to say is in the error. It may not have made one.
         std::fs::remove_file(&log).ok();
     }
     started?;
+    // The supervisor has said it to its log.
+    talk.ports(&Record::load(&logs, &id)?.ports);
     print::line(id.as_str())?;
     Ok(0)
 }

@@ -357,6 +357,23 @@ fn the_port_that_the_kernel_chose_is_said_and_recorded() {
 }
 
 #[test]
+fn a_detached_run_says_its_port_to_who_started_it_and_serves_it_until_it_is_stopped() {
+    let Some(host) = Host::with_probe() else { return };
+    let words = ["-d", "--name", "db", "-p", "0:8000", "-p", "unix:~/db.sock:8000", "localhost/demo", PROBE];
+    let ran = host.run(&[&words[..], &["serve", "echo", "127.0.0.1", INSIDE]].concat());
+    ran.exits(0);
+    let at = host.records()[0]["ports"][0]["host"].as_str().expect("an address").to_owned();
+    assert!(ran.stderr.contains(&format!("port 8000 of the container is at {at}")), "{ran:?}");
+    wait_until("the payload listens", || host.outputs().join("listening").exists());
+    echoes(TcpStream::connect(&at).expect("the published port"), b"hello");
+    echoes(UnixStream::connect(host.home().join("db.sock")).expect("the published socket"), b"hello");
+    Ran::from(host.ces().args(["stop", "db"]).output()).exits(0);
+    wait_until("the port is closed", || TcpStream::connect(&at).is_err());
+    wait_until("the socket is gone", || !host.home().join("db.sock").exists());
+    host.nothing_is_left();
+}
+
+#[test]
 fn a_published_socket_is_the_researchers_alone_and_goes_with_the_run() {
     let Some(host) = Host::with_probe() else { return };
     let (running, named) = serve(&host, &["-p", "unix:~/db.sock:8000", "-p", "unix:8000"], "echo 127.0.0.1 8000");
