@@ -204,7 +204,7 @@ fn mount_overlay(plan: &Plan) -> Result<()> {
     let options = format!("lowerdir={lower},upperdir=/w/upper,workdir=/w/work,userxattr,volatile");
     mount(Some("overlay"), ROOTFS, Some("overlay"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options.as_str())).map_err(|e| {
         fail("mount the image's layers as one file system (overlay)", e)
-            .hint("overlay needs kernel 5.19 or newer and a store on a file system with user xattrs; ces doctor tells more")
+            .hint("overlay needs kernel 5.19 or newer and a store on a local file system with user xattrs: name one with --root or CES_ROOT; ces doctor tells more")
     })
 }
 

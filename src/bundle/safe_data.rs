@@ -47,8 +47,15 @@ pub fn find(caller: &Caller, root: &Path, project: Option<&str>) -> Result<SafeD
         return Ok(SafeData { project: Some(project.to_owned()), group: group_of(&path, &groups), path });
     }
     let own = caller.home.join("safe_data");
-    if own.is_dir() {
-        return Ok(SafeData { project: None, group: group_of(&own, &groups), path: own });
+    // As the researcher: a home may shut root out (root_squash, FUSE).
+    let researcher = HostIds {
+        uid: caller.uid.as_raw(),
+        gid: caller.gid.as_raw(),
+        groups: groups.iter().map(|group| group.as_raw()).collect(),
+    };
+    let found = acting_as(&researcher, caller.is_privileged(), || Ok(own.is_dir().then(|| group_of(&own, &groups))))?;
+    if let Some(group) = found {
+        return Ok(SafeData { project: None, group, path: own });
     }
     let mut projects: Vec<String> = fs::read_dir(root)
         .map(|dir| {

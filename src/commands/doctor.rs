@@ -7,7 +7,6 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
-use nix::sys::utsname::uname;
 use serde::Serialize;
 
 use super::print;
@@ -18,11 +17,13 @@ use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::{Caller, Mode};
 use crate::host::cgroup;
 use crate::host::dirs::Dirs;
+use crate::host::features::{self, Facts};
 use crate::host::idmap::IdMap;
 use crate::host::sys;
 use crate::policy::Policy;
 use crate::run::job::{self, JobId};
 use crate::run::spawn;
+use crate::run::trial;
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -55,17 +56,17 @@ pub fn doctor(global: &Global, args: &ListArgs) -> Result<u8> {
     let dirs = Dirs::new(&caller, global.root.as_deref())?;
     let policy = Policy::load(&caller, global.policy.as_deref());
     let limits_required = policy.as_ref().map_or(true, |p| p.limits().required.value);
-    let findings = vec![
-        kernel(),
+    let mut findings = host(&caller);
+    findings.extend([
         policy_file(&policy),
         ids(&caller),
         seccomp(),
         landlock(),
-        control_groups(&caller, limits_required),
+        control_groups(limits_required),
         mounts(&caller, &dirs),
         data(policy.as_ref().ok()),
         bounds(policy.as_ref().ok()),
-    ];
+    ]);
     let refused = findings.iter().any(|f| f.grade == Grade::Refused);
     let word = match (refused, caller.mode) {
         (true, _) => "refused",
@@ -112,12 +113,14 @@ fn finding(what: &'static str, needed: &'static str, found: String, problem: Opt
     Finding { what, grade, found, needed, fix }
 }
 
-fn kernel() -> Finding {
-    let release = uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
-    let mut parts = release.split(['.', '-']).map(|p| p.parse::<u32>().unwrap_or(0));
-    let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-    let problem = (version < (5, 19)).then(|| (Grade::Refused, "boot a kernel of 5.19 or newer".to_owned()));
-    finding("kernel", "5.19 or newer", release, problem)
+fn host(caller: &Caller) -> Vec<Finding> {
+    let features = features::judge(&Facts::gather(caller.is_privileged())).into_iter();
+    features
+        .map(|feature| {
+            let problem = feature.fix.map(|fix| (Grade::Refused, fix.to_owned()));
+            finding(feature.what, feature.needed, feature.found, problem)
+        })
+        .collect()
 }
 
 fn policy_file(policy: &Result<Policy>) -> Finding {
@@ -147,7 +150,7 @@ fn ids(caller: &Caller) -> Finding {
             "one id: your own".to_owned(),
             Some((
                 Grade::Warning,
-                "images run as their root only; ask for entries in /etc/subuid and /etc/subgid, or use sudo".to_owned(),
+                "every user of an image is you, and the profile service is not to be had; ask for entries in /etc/subuid and /etc/subgid".to_owned(),
             )),
         ),
         Ok(map) => {
@@ -173,23 +176,23 @@ fn landlock() -> Finding {
     finding("landlock", "for unpacking", found, problem)
 }
 
-fn control_groups(caller: &Caller, required: bool) -> Finding {
+/// Makes a control group, exactly as a run would.
+fn control_groups(required: bool) -> Finding {
     let needed = "memory, cpu, pids";
     let grade = if required { Grade::Refused } else { Grade::Warning };
-    match cgroup::setup() {
-        Err(error) => finding(
+    let kind = cgroup::setup().map_or_else(|_| "none".to_owned(), |setup| setup.to_string());
+    match trial::limits() {
+        Ok(missing) if missing.is_empty() => finding("control groups", needed, format!("tried: {kind}"), None),
+        Ok(missing) => finding(
             "control groups",
             needed,
-            error.to_string(),
-            Some((grade, "mount cgroup2 at /sys/fs/cgroup".to_owned())),
+            format!("{kind}, without {}", missing.join(", ")),
+            Some((grade, "have these delegated (systemd: Delegate= of user@.service), or use sudo".to_owned())),
         ),
-        Ok(setup) if !caller.is_privileged() => finding(
-            "control groups",
-            needed,
-            format!("{setup}, not yours to use"),
-            Some((grade, "without limits a run can use the whole host; use sudo".to_owned())),
-        ),
-        Ok(setup) => finding("control groups", needed, setup.to_string(), None),
+        Err(error) => {
+            let fix = error.hint_text().unwrap_or("without limits a run can use the whole host; use sudo").to_owned();
+            finding("control groups", needed, format!("{kind}: {error}"), Some((grade, fix)))
+        }
     }
 }
 

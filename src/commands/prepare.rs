@@ -15,6 +15,7 @@ use crate::cli::{Global, RunArgs};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::dirs::Dirs;
+use crate::host::features;
 use crate::host::idmap::IdMap;
 use crate::host::sockets;
 use crate::image::store::StoredImage;
@@ -102,6 +103,7 @@ pub fn gather_facts(
 /// Each stage's own.
 pub fn prepare(global: &Global, args: &RunArgs) -> Result<Prepared> {
     let caller = Caller::find()?;
+    features::require(caller.is_privileged())?;
     let dirs = Dirs::new(&caller, global.root.as_deref())?;
     let policy = Policy::load(&caller, global.policy.as_deref())?;
     let mut request = read_request(&caller, args)?;

@@ -72,12 +72,25 @@ pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
     let interrupt = &interrupt;
     let request =
         Request { reference, source: args.source.clone(), by, holders, platform, progress: &progress, interrupt };
-    let pulled = pull_image(&store, &unpacker, origin.as_ref(), &request)?;
+    let pulled = pull_image(&store, &unpacker, origin.as_ref(), &request).map_err(|e| elsewhere(ctx, e))?;
     giving.run(&pulled.reference)?;
     if args.json {
         return print::json(&pulled);
     }
     print::line(&format!("{}@{}", pulled.reference.split('@').next().unwrap_or_default(), pulled.digest))
+}
+
+/// What an ordinary user can do where the home's file system holds no owners or attributes (NFS, FUSE and their like).
+fn elsewhere(ctx: &Context, error: Error) -> Error {
+    let denied = [nix::Error::EPERM, nix::Error::ENOTSUP].map(nix::Error::desc);
+    let unsuited = error.causes().iter().any(|cause| denied.iter().any(|words| cause.contains(*words)));
+    if ctx.caller.is_privileged() || !unsuited {
+        return error;
+    }
+    let store = ctx.dirs.store.display();
+    error.hint(format!(
+        "the file system of the store {store} does not do what ces needs; name a directory on a local one with --root or CES_ROOT"
+    ))
 }
 
 /// Who may see an image that took rights of the researcher's own to get: they, and their project. None: everybody.

@@ -6,6 +6,8 @@ pub mod caller;
 pub mod cgroup;
 /// Where store, running jobs and records live.
 pub mod dirs;
+/// What decides whether containers can run here at all.
+pub mod features;
 /// Which ids inside a user namespace are which outside.
 pub mod idmap;
 /// Signals that ask long work to stop.

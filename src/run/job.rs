@@ -18,6 +18,7 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat2};
 use serde::{Deserialize, Serialize};
@@ -74,6 +75,9 @@ impl fmt::Display for JobId {
 
 /// How the name of a journal begins while it is being made; it ends with the number of the process that makes it.
 const HALF_MADE: &str = ".new-";
+
+/// How often to look for the end of what a file system keeps of a closed file: two seconds in all.
+const LATE_LOOKS: u32 = 200;
 
 /// What a sweep needs to know of a job whose ces is gone.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -254,7 +258,24 @@ impl Job {
     /// When something cannot be removed; the journal then stays, and the next sweep tries again.
     pub fn end(self, identity: &Identity) -> Result<()> {
         discard(&self.journal, &identity.container, identity.caller.is_privileged())?;
-        fs::remove_dir_all(&self.dir).map_err(|e| fail_path("remove", &self.dir, &e))
+        let Self { dir, _lock: lock, .. } = self;
+        let mut removed = fs::remove_dir_all(&dir);
+        // NFS and FUSE keep an open file under another name until it is closed, and a moment longer.
+        drop(lock);
+        for _ in 0..LATE_LOOKS {
+            match &removed {
+                Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
+                    std::thread::sleep(Duration::from_millis(10));
+                    removed = fs::remove_dir_all(&dir);
+                }
+                _ => break,
+            }
+        }
+        match removed {
+            // Meanwhile another command found it without its lock.
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(fail_path("remove", &dir, &e)),
+            _ => Ok(()),
+        }
     }
 
     /// Removes the outputs directory if it is empty: for runs in which nothing ran.

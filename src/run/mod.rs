@@ -44,6 +44,8 @@ pub mod supervise;
 mod nested;
 /// What belongs to an image's user, given to the researcher once.
 pub mod reown;
+/// Limits, tried for `ces doctor`.
+pub mod trial;
 /// Work for a child that was forked while there was one thread.
 pub mod later;
 /// What the engine says when it fails.

@@ -9,6 +9,8 @@ mod run;
 mod run_config;
 /// The same promises to whoever calls.
 mod callers;
+/// Hosts that say no, and odd homes.
+mod hosts;
 /// Several researchers, one store, one policy.
 mod through_sudo;
 /// Limits, deadlines and exit codes.

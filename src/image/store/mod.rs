@@ -91,7 +91,9 @@ impl Store {
     pub fn open(dirs: &Dirs, caller: &Caller) -> Result<Self> {
         let root = dirs.store.clone();
         let fail = |e: std::io::Error| {
-            Error::new(Stage::Store, Kind::Host, format!("cannot open the store {}", root.display())).because(e)
+            Error::new(Stage::Store, Kind::Host, format!("cannot open the store {}", root.display()))
+                .because(e)
+                .hint("name a directory that can be yours, on a local file system, with --root or CES_ROOT")
         };
         for directory in ["layers/sha256", "images/sha256", "refs", "tmp"] {
             DirBuilder::new().recursive(true).mode(0o700).create(root.join(directory)).map_err(fail)?;

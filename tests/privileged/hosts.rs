@@ -1,0 +1,172 @@
+//! Hosts that say no, and homes that are not what one is used to: it works, or is refused with cause and remedy.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::callers::{Caller, Desk};
+use crate::support::{Host, Ran, have};
+
+/// Runs a script of root's in the test's mount namespace.
+#[track_caller]
+fn prepare(host: &Host, script: &str) {
+    Ran::from(host.command("/bin/sh").args(["-ec", script]).output()).exits(0);
+}
+
+#[test]
+fn a_host_without_user_or_network_namespaces_is_refused_with_the_setting_to_change() {
+    for setting in ["user.max_user_namespaces", "user.max_net_namespaces"] {
+        let Some(host) = Host::with_demo() else { return };
+        // In a user namespace of the test's own the setting is its own (namespaces(7)).
+        let script = "echo 0 > \"/proc/sys/user/$1\"; exec \"$2\" \"$3\" run localhost/demo true";
+        let mut command = host.command("unshare");
+        command.args(["--user", "--map-root-user", "sh", "-c", script, "sh"]);
+        command.args([setting.trim_start_matches("user."), "env", env!("CARGO_BIN_EXE_ces")]);
+        command.env("HOME", "/root").env("CES_ROOT", host.tmp().join("ces"));
+        Ran::from(command.output()).refuses(125, &[setting, "is 0", "sysctl", "ces doctor"]);
+        host.nothing_ran();
+    }
+}
+
+#[test]
+fn a_masked_proc_is_refused_and_doctor_says_so_in_one_word() {
+    let Some(desk) = Desk::with_demo(Caller::Sudo) else { return };
+    prepare(&desk.host, "mount -t tmpfs tmpfs /proc/irq");
+    desk.sh(&[], "true").refuses(125, &["/proc/irq", "another container"]);
+    let ran = desk.ces(&["doctor"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert_eq!(ran.stdout.lines().last(), Some("refused"));
+    let json: serde_json::Value = serde_json::from_str(&desk.ces(&["doctor", "--json"]).stdout).unwrap();
+    assert_eq!(json["result"], "refused");
+    let of_proc = json["findings"].as_array().unwrap().iter().find(|finding| finding["what"] == "/proc").unwrap();
+    for key in ["found", "needed", "fix"] {
+        assert!(of_proc[key].as_str().is_some_and(|text| !text.is_empty()), "{of_proc}");
+    }
+}
+
+/// What an ordinary user's home and the data in it are like on other file systems.
+fn works_at_home(desk: &Desk) {
+    let ran = desk.sh(&[], "cat /safe_data/ward.csv > /safe_outputs/copy; mkdir -p /scratch/a; chmod 0 /scratch/a");
+    ran.exits(0);
+    assert_eq!(
+        fs::read_to_string(desk.host.inside(&desk.host.researcher().dir).join(name_of_outputs(desk)).join("copy"))
+            .unwrap(),
+        crate::support::WARD_CSV
+    );
+    assert_eq!(at_home(desk, "scratch_"), Vec::<String>::new());
+}
+
+fn at_home(desk: &Desk, prefix: &str) -> Vec<String> {
+    let home = desk.host.researcher().dir.display().to_string();
+    let listed = Ran::from(as_researcher(desk, &format!("ls -A {home}")).output());
+    listed.exits(0).lines().filter(|name| name.starts_with(prefix)).map(str::to_owned).collect()
+}
+
+fn name_of_outputs(desk: &Desk) -> String {
+    at_home(desk, "outputs_").pop().expect("outputs")
+}
+
+fn as_researcher(desk: &Desk, script: &str) -> Command {
+    let mut command = desk.host.command("runuser");
+    command.args(["--login", "--shell", "/bin/sh", &desk.host.researcher().name, "--command", script]);
+    command
+}
+
+#[test]
+fn a_home_with_noexec_and_nodev_works_for_every_caller() {
+    for caller in [Caller::Sudo, Caller::UserWithSubids, Caller::User] {
+        let Some(desk) = Desk::with_demo(caller) else { return };
+        let home = desk.host.researcher().dir.display().to_string();
+        prepare(&desk.host, &format!("mount -o remount,bind,noexec,nodev,nosuid {home}"));
+        works_at_home(&desk);
+    }
+}
+
+#[test]
+fn a_home_in_memory_works_or_says_where_the_store_should_be() {
+    for caller in [Caller::Sudo, Caller::UserWithSubids, Caller::User] {
+        let Some(desk) = Desk::new(caller) else { return };
+        let (home, uid) = (desk.host.researcher().dir.display().to_string(), desk.owner());
+        prepare(
+            &desk.host,
+            &format!(
+                "mount -t tmpfs -o uid={uid},mode=700 tmpfs {home}; mkdir {home}/safe_data; echo 'ward,nights
+north,3
+south,1
+north,5' > {home}/safe_data/ward.csv; chown -R {uid} {home}/safe_data"
+            ),
+        );
+        let pulled = desk.ces(&["pull", &format!("oci:{}:demo", crate::support::demo_layout().display())]);
+        let ran = desk.sh(&[], "cat /safe_data/ward.csv > /safe_outputs/copy");
+        if pulled.code == Some(0) && ran.code == Some(0) {
+            works_at_home(&desk);
+        } else {
+            // Before kernel 6.6 tmpfs has no attributes of users.
+            ran.refuses(125, &["--root"]);
+        }
+    }
+}
+
+/// Puts a FUSE file system of the researcher's own over their home: as with NFS and its like, root has no rights in it.
+fn fuse_home(desk: &Desk) {
+    let home = desk.host.researcher().dir.display().to_string();
+    let behind = desk.host.tmp().join("behind");
+    prepare(
+        &desk.host,
+        &format!(
+            "chmod 666 /dev/fuse; mkdir -p {0}; mv {home}/* {home}/.[!.]* {0}/ 2>/dev/null || true; chown -R {1} {0}",
+            behind.display(),
+            desk.owner()
+        ),
+    );
+    Ran::from(as_researcher(desk, &format!("cd /; exec bindfs --no-allow-other {} {home}", behind.display())).output())
+        .exits(0);
+    let seen = Ran::from(desk.host.command("ls").arg(&desk.host.researcher().dir).output());
+    assert_ne!(seen.code, Some(0), "root can read it, so this is no test: {seen:?}");
+}
+
+#[test]
+fn a_user_whose_home_has_no_overlay_puts_the_store_elsewhere_and_works() {
+    let Some(()) = have("bindfs") else { return };
+    for caller in [Caller::UserWithSubids, Caller::User] {
+        let Some(desk) = Desk::new(caller) else { return };
+        fuse_home(&desk);
+        let layout = format!("oci:{}:demo", crate::support::demo_layout().display());
+        // On the home itself it is refused, and says what to set.
+        let pulled = desk.ces(&["pull", &layout]);
+        if pulled.code == Some(0) {
+            desk.sh(&[], "true").refuses(125, &["--root"]);
+        } else {
+            pulled.refuses(1, &["--root", "local"]);
+        }
+        let elsewhere = desk.host.tmp().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        std::os::unix::fs::chown(&elsewhere, Some(desk.owner()), None).unwrap();
+        let root = format!("--root={}", elsewhere.display());
+        desk.ces(&[&root, "pull", &layout]).exits(0);
+        desk.ces(&[&root, "run", "localhost/demo", "cp", "/safe_data/ward.csv", "/safe_outputs/copy"]).exits(0);
+        let copy = desk.host.tmp().join("behind").join(name_of_outputs(&desk)).join("copy");
+        assert_eq!(fs::read_to_string(copy).unwrap(), crate::support::WARD_CSV, "{caller:?}");
+    }
+}
+
+#[test]
+fn a_home_that_is_missing_is_named_and_nothing_ran() {
+    for caller in [Caller::Sudo, Caller::User] {
+        let Some(desk) = Desk::with_demo(caller) else { return };
+        let passwd = desk.host.inside(Path::new("/etc/passwd"));
+        let home = desk.host.researcher().dir.display().to_string();
+        let text = fs::read_to_string(&passwd).unwrap();
+        fs::write(&passwd, text.replace(&format!(":{home}:"), ":/nowhere/at/all:")).unwrap();
+        let ran = desk.sh(&[], "true");
+        ran.refuses(125, &["/nowhere/at/all"]);
+    }
+}
+
+#[test]
+fn without_a_runtime_directory_running_jobs_are_kept_in_the_state_directory() {
+    let Some(desk) = Desk::with_demo(Caller::User) else { return };
+    let call = format!("unset XDG_RUNTIME_DIR; {} run localhost/demo true", env!("CARGO_BIN_EXE_ces"));
+    Ran::from(as_researcher(&desk, &call).output()).exits(0);
+    assert!(desk.host.home().join(".local/state/ces/run").is_dir());
+}
