@@ -261,9 +261,15 @@ pub struct ExecArgs {
     /// Keep stdin open
     #[arg(short, long)]
     pub interactive: bool,
-    /// Give the command a terminal
+    /// Give the command a terminal of its own
     #[arg(short, long)]
     pub tty: bool,
+    /// Set a variable, over those of the run; NAME alone takes your value
+    #[arg(short, long, value_name = "NAME[=VALUE]", action = clap::ArgAction::Append, allow_hyphen_values = true)]
+    pub env: Vec<String>,
+    /// Start in this directory of the container [default: the payload's]
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
     /// The run's id or name, then the command
     #[arg(value_name = "ID COMMAND", trailing_var_arg = true, required = true, num_args = 2..)]
     pub words: Vec<String>,
@@ -341,7 +347,7 @@ fn is_run(words: &[OsString]) -> bool {
         if word == "--root" || word == "--policy" {
             words.next();
         } else if !word.as_encoded_bytes().starts_with(b"-") {
-            return word == "run";
+            return word == "run" || word == "exec";
         }
     }
     false

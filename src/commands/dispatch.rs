@@ -2,9 +2,9 @@
 
 use crate::cli::{Command, Global, PullArgs};
 use crate::commands::{
-    Context, bundle, doctor, fsck, images, inspect, logs, manual, policy, prune, ps, pull, records, rmi, run,
+    Context, bundle, doctor, exec, fsck, images, inspect, logs, manual, policy, prune, ps, pull, records, rmi, run,
 };
-use crate::error::{Error, Kind, Result, Stage};
+use crate::error::Result;
 
 /// Runs the verb, and gives the exit status.
 ///
@@ -39,7 +39,7 @@ pub fn dispatch(global: &Global, command: &Command) -> Result<u8> {
         Command::Ps(args) => ps::ps(global, args),
         Command::Stop(args) => ps::stop(global, args),
         Command::Logs(args) => logs::logs(global, args),
-        Command::Exec(_) => Err(later("exec")),
+        Command::Exec(args) => exec::exec(global, args),
         Command::Runs(args) => records::runs(global, args),
         Command::Record(args) => records::record(global, args),
         Command::Verify(args) => records::verify(global, args),
@@ -58,8 +58,4 @@ fn pull_args(global: &Global, args: &PullArgs) -> pull::PullArgs {
         quiet: global.quiet,
         json: args.json,
     }
-}
-
-fn later(verb: &str) -> Error {
-    Error::new(Stage::Cli, Kind::Failed, format!("`ces {verb}` is not there yet"))
 }

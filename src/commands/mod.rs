@@ -30,6 +30,8 @@ pub mod run;
 pub mod bundle;
 /// `ces ps`, `ces stop`.
 pub mod ps;
+/// `ces exec`.
+pub mod exec;
 /// `ces logs`.
 pub mod logs;
 /// `ces runs`, `ces record`, `ces verify`.

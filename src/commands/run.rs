@@ -114,6 +114,8 @@ fn execute(
         root_ids: prepared.identity.root(),
         cover: job.journal.work.clone(),
     };
+    let door = prepared.grant.exec.then(|| job.open_door()).transpose()?;
+    let door = door.map(|listener| (listener, prepared.dirs.log.clone()));
     let start = Launch {
         id: job.id(),
         identity: &prepared.identity,
@@ -125,6 +127,7 @@ fn execute(
         time: limits.time,
         interactive: prepared.grant.interactive,
         tty: prepared.grant.tty,
+        door,
         detached,
         raw: prepared.request.raw,
         bounds: vec![
@@ -184,6 +187,7 @@ fn finish(
     record.ended = Some(words.text.clone());
     record.seconds = Some(outcome.elapsed.as_secs_f64());
     record.peak_memory = usage.peak_memory;
+    record.executed = outcome.executed.clone();
     if outcome.log_cut {
         record.warnings.push("the log was full: some of the output was dropped".to_owned());
     }
@@ -354,6 +358,7 @@ fn begin_record(prepared: &Prepared, job: &Job, spec: &Spec) -> Record {
         peak_memory: None,
         name: prepared.grant.name.clone(),
         log: prepared.request.detach.then(|| log_path(&prepared.dirs.log, job.id())),
+        executed: Vec::new(),
         outputs: None,
         outputs_path: job.outputs(),
     }

@@ -130,6 +130,8 @@ pub struct Grant {
     pub tty: bool,
     /// Whether stdin reaches the payload.
     pub interactive: bool,
+    /// Whether commands may come in later (`ces exec`).
+    pub exec: bool,
     /// Every decision with its reason.
     pub decisions: Vec<Decision>,
 }
@@ -185,6 +187,7 @@ impl Policy {
             ulimits,
             tty: request.tty,
             interactive: request.interactive,
+            exec: self.exec.value,
             decisions: log.0,
         })
     }
@@ -387,6 +390,14 @@ impl Policy {
             ulimits.push(asked.clone());
         }
         Ok((shm, ulimits))
+    }
+
+    /// Whether `ces exec` is allowed.
+    ///
+    /// # Errors
+    /// When it is not, with the line that says so.
+    pub fn may_exec(&self) -> Result<()> {
+        if self.exec.value { Ok(()) } else { Err(self.refuse("ces exec is refused", &self.exec, "is false")) }
     }
 
     fn interaction(&self, request: &RunRequest, log: &mut Log) -> Result<()> {

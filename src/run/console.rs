@@ -46,9 +46,9 @@ impl Console {
     /// When the engine sent none.
     pub fn take(self, owner: Uid) -> Result<OwnedFd> {
         let (stream, _) = self.listener.accept().map_err(|e| fail("take the container's terminal", e))?;
-        let (_, mut passed) =
+        let mut received =
             sys::passed::receive(stream.as_fd(), &mut [0; 64]).map_err(|e| fail("take the container's terminal", e))?;
-        let master = passed.pop().ok_or_else(|| {
+        let master = received.passed.pop().ok_or_else(|| {
             Error::new(Stage::Run, Kind::Failed, "cannot take the container's terminal").because("none was sent")
         })?;
         // It was made by root of the container: programs that open it by name (tmux, a pager) run as the payload's user.

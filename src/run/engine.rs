@@ -22,6 +22,7 @@ use seccompiler::BpfProgram;
 
 use super::engine_log::EngineLog;
 use super::init;
+use super::wire::Wire;
 use crate::bundle::rootfs::{BUNDLE, STATE};
 use crate::bundle::seccomp;
 use crate::error::{Error, Kind, Result, Stage};
@@ -87,15 +88,18 @@ pub struct Payload {
     filters: Rc<Vec<BpfProgram>>,
     status: Rc<OwnedFd>,
     nested: Option<(u32, u32)>,
+    door: Option<Rc<Wire>>,
 }
 
 impl Payload {
-    /// A payload whose wait status goes to `status`; with `nested` ids in a user namespace of its own.
+    /// A payload whose wait status goes to `status`; with `nested` ids in a user namespace of its own; through `door` commands
+    /// may come.
     ///
     /// # Errors
     /// When the seccomp profile does not compile.
-    pub fn new(status: OwnedFd, nested: Option<(u32, u32)>) -> Result<Self> {
-        Ok(Self { filters: Rc::new(seccomp::compile()?), status: Rc::new(status), nested })
+    pub fn new(status: OwnedFd, nested: Option<(u32, u32)>, door: Option<OwnedFd>) -> Result<Self> {
+        let door = door.map(Wire::from_fd).map(Rc::new);
+        Ok(Self { filters: Rc::new(seccomp::compile()?), status: Rc::new(status), nested, door })
     }
 }
 
@@ -156,6 +160,6 @@ impl Executor for Payload {
         let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
         let args = process.args().clone().unwrap_or_default();
         let env = process.env().clone().unwrap_or_default();
-        init::run(&args, &env, self.status.as_fd())
+        init::run(&args, &env, self.status.as_fd(), self.door.as_deref())
     }
 }

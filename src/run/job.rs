@@ -205,6 +205,14 @@ impl Job {
         .map(drop)
     }
 
+    /// Where `ces exec` knocks.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open_door(&self) -> Result<OwnedFd> {
+        super::door::open(&self.dir)
+    }
+
     /// The job's id.
     pub fn id(&self) -> &JobId {
         &self.journal.id

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use oci_spec::runtime::{Capability, LinuxResources, Mount, Spec};
 
 use super::detach::{LARGEST_LOG, Report};
+use super::door::{Base, Door};
 use super::enforced::{self, Device, Enforced, Expected, Rlimit};
 use super::job::JobId;
 use super::ports::Ports;
@@ -50,6 +51,8 @@ pub struct Launch<'a> {
     pub interactive: bool,
     /// The payload has a terminal of its own (`-t`).
     pub tty: bool,
+    /// Where `ces exec` knocks, where the policy allows it, and the directory of the audit log.
+    pub door: Option<(OwnedFd, PathBuf)>,
     /// The output goes into a log, and who is told of the start (`-d`).
     pub detached: Option<Report>,
     /// A terminal gets the output as it is (`--raw`).
@@ -91,6 +94,7 @@ pub fn launch(mut launch: Launch<'_>, before_start: impl FnOnce(&Checked) -> Res
         spec: launch.engine_spec.clone(),
         volumes: launch.volumes.clone(),
         ports: launch.ports.containers(),
+        door: launch.door.is_some(),
     };
     let (pipes, ends) = connect(&launch)?;
     // What a killed stage process leaves becomes this process's own, to end.
@@ -226,6 +230,17 @@ fn converse(
         if signals.interrupted()? {
             return Err(Error::new(Stage::Run, Kind::Failed, "interrupted before the start; nothing was run"));
         }
+        let door = launch.door.as_ref().map(|(listener, log)| -> Result<Door<'_>> {
+            let copied =
+                |e: std::io::Error| Error::new(Stage::Run, Kind::Failed, "cannot copy a descriptor").because(e);
+            let (listener, cgroup) = (listener.try_clone().map_err(copied)?, cgroup.as_ref());
+            let check = move |pid: Pid, terminal: Option<Device>| {
+                let limits = cgroup.map(Cgroup::observed).transpose()?;
+                enforced::check(pid, &Expected { terminal, ..expected.clone() }, limits)
+            };
+            let base = base(launch.spec);
+            Ok(Door::new(listener, stage.door, base, (log.clone(), launch.id.clone()), Box::new(check)))
+        });
         let run = Supervised {
             wire: &stage.wire,
             payload_status: stage.payload_status,
@@ -234,6 +249,7 @@ fn converse(
             pipes,
             terminal,
             detached,
+            door: door.transpose()?,
             interactive: launch.interactive,
             raw: launch.raw,
             watch,
@@ -286,6 +302,15 @@ fn until_created(launch: &Launch<'_>, stage: &StageProcess, mut in_cgroup: impl 
                 ));
             }
         }
+    }
+}
+
+/// What a command of `ces exec` has that says nothing else: what the payload had.
+fn base(spec: &Spec) -> Base {
+    let process = spec.process().as_ref();
+    Base {
+        env: process.and_then(|process| process.env().clone()).unwrap_or_default(),
+        cwd: process.map_or_else(|| "/".to_owned(), |process| process.cwd().display().to_string()),
     }
 }
 

@@ -38,6 +38,12 @@ pub mod streams;
 pub mod session;
 /// A run that outlives the terminal that started it.
 pub mod detach;
+/// `ces exec` inside the container.
+mod entered;
+/// `ces exec` at the supervisor.
+pub mod door;
+/// `ces exec` at the caller's side.
+pub mod exec;
 /// While the container runs: signals, deadline, exit status.
 pub mod supervise;
 /// A user namespace in the container's, for an image's own user.

@@ -95,10 +95,42 @@ pub struct Record {
     /// Where its output is, if it was detached.
     #[serde(default)]
     pub log: Option<PathBuf>,
+    /// What was executed in it besides (`ces exec`).
+    #[serde(default)]
+    pub executed: Vec<Executed>,
     /// What is in the outputs.
     pub outputs: Option<Outputs>,
     /// The outputs directory.
     pub outputs_path: PathBuf,
+}
+
+/// A command of `ces exec`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Executed {
+    /// When it was asked for.
+    pub started: String,
+    /// The command and its arguments.
+    pub command: Vec<String>,
+    /// Who asked for it.
+    pub by: String,
+    /// It had a terminal.
+    pub tty: bool,
+    /// What the kernel said before it was executed; none: it was refused.
+    pub enforced: Option<Value>,
+    /// Its exit status; none: the run ended first, or it was refused.
+    pub exit: Option<u8>,
+}
+
+/// Appends a line to the audit log, before a command is executed in the run `id`.
+///
+/// # Errors
+/// When it cannot be written: then nothing is executed.
+pub fn audit_executed(log: &Path, id: &JobId, executed: &Executed) -> Result<()> {
+    let Executed { started, command, by, tty, .. } = executed;
+    append(
+        log,
+        &serde_json::json!({"time": started, "id": id, "state": "exec", "command": command, "by": by, "tty": tty}),
+    )
 }
 
 /// Where the record of `id` is.
@@ -144,13 +176,7 @@ impl Record {
             "digest": self.digest,
             "exit": self.exit,
         });
-        let path = log.join("audit.jsonl");
-        let append = || -> std::io::Result<()> {
-            let mut file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
-            file.write_all(format!("{line}\n").as_bytes())
-        };
-        append()
-            .map_err(|e| Error::new(Stage::Record, Kind::Failed, format!("cannot write {}", path.display())).because(e))
+        append(log, &line)
     }
 
     /// Reads the record of `id`.
@@ -187,6 +213,16 @@ impl Record {
         records.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(records)
     }
+}
+
+/// One line; O_APPEND keeps lines of parallel runs whole.
+fn append(log: &Path, line: &Value) -> Result<()> {
+    let path = log.join("audit.jsonl");
+    let append = || -> std::io::Result<()> {
+        let mut file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
+        file.write_all(format!("{line}\n").as_bytes())
+    };
+    append().map_err(|e| Error::new(Stage::Record, Kind::Failed, format!("cannot write {}", path.display())).because(e))
 }
 
 /// The time now, UTC, RFC 3339, whole milliseconds.

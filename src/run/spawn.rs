@@ -35,6 +35,8 @@ pub struct StageProcess {
     pub wire: Wire,
     /// The payload's wait status comes here from PID 1 (four bytes), then end of file.
     pub payload_status: OwnedFd,
+    /// Where PID 1 takes commands.
+    pub door: Wire,
     ended: OwnedFd,
 }
 
@@ -89,6 +91,7 @@ pub fn spawn(
     let document = sealed_request(request)?;
     let (ours, theirs) = Wire::pair()?;
     let (status_read, status_write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| fail("make a pipe", e.into()))?;
+    let (door, door_inside) = Wire::pair()?;
     let privileged = request.privileged;
     let pid = fork(|| {
         let layer_ns = layer_ns.as_ref().map(AsFd::as_fd);
@@ -98,11 +101,12 @@ pub fn spawn(
         if let Err(error) = ready {
             return theirs.send(&FromStage::Failed(super::stage::failure(&error))).map_or(1, |()| 1);
         }
-        let inherited: Vec<BorrowedFd<'_>> = [document.as_fd(), theirs.as_fd(), status_write.as_fd()]
-            .into_iter()
-            .chain(listeners.iter().copied())
-            .chain(layer_ns)
-            .collect();
+        let inherited: Vec<BorrowedFd<'_>> =
+            [document.as_fd(), theirs.as_fd(), status_write.as_fd(), door_inside.as_fd()]
+                .into_iter()
+                .chain(listeners.iter().copied())
+                .chain(layer_ns)
+                .collect();
         match become_stage(privileged, &theirs, &inherited) {
             Ok(never) => match never {},
             // The parent shows it; if the parent is gone there is no one to tell.
@@ -114,7 +118,7 @@ pub fn spawn(
         end(pid);
         fail("follow the stage process", e)
     })?;
-    Ok(StageProcess { pid, wire: ours, payload_status: status_read, ended })
+    Ok(StageProcess { pid, wire: ours, payload_status: status_read, door, ended })
 }
 
 /// A user namespace with `map`, kept alive by the descriptor alone.

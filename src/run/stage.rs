@@ -45,6 +45,8 @@ pub struct StageRequest {
     pub nested: Option<(u32, u32)>,
     /// What to mount.
     pub plan: Plan,
+    /// Commands may come in later (`ces exec`).
+    pub door: bool,
     /// What the engine does: the bundle's spec less what ces does itself.
     pub spec: Spec,
     /// Volumes of the image.
@@ -55,22 +57,25 @@ pub struct StageRequest {
 
 /// The program's other `main`: called when it was executed as the stage process.
 pub fn child_main() -> u8 {
-    let taken = || -> std::io::Result<[OwnedFd; 3]> {
-        Ok([sys::inherited_fd(REQUEST_FD)?, sys::inherited_fd(REQUEST_FD + 1)?, sys::inherited_fd(REQUEST_FD + 2)?])
+    let taken = || -> std::io::Result<[OwnedFd; 4]> {
+        let [a, b, c, d] = [0, 1, 2, 3].map(|number| sys::inherited_fd(REQUEST_FD + number));
+        Ok([a?, b?, c?, d?])
     };
-    let Ok([request, wire, status]) = taken() else {
+    let Ok([request, wire, status, door]) = taken() else {
         // Not started by ces: there is no one to talk to.
         return 125;
     };
     let wire = Wire::from_fd(wire);
     let done = read_request(request).and_then(|request| {
-        let mut numbers = REQUEST_FD + 3..;
+        let mut numbers = REQUEST_FD + 4..;
         let listeners = request.ports.iter().zip(numbers.by_ref()).map(|(_, number)| sys::inherited_fd(number));
         let listeners = listeners.collect::<std::io::Result<Vec<_>>>().map_err(|e| {
             Error::new(Stage::Run, Kind::Failed, "a published port's listener was not handed on").because(e)
         })?;
         let layer_ns = numbers.next().and_then(|number| sys::inherited_fd(number).ok());
-        stage(request, &wire, status, listeners, layer_ns)
+        // Where nothing may come in, nobody holds a way in.
+        let door = request.door.then_some(door);
+        stage(request, &wire, (status, door), listeners, layer_ns)
     });
     match done {
         Ok(()) => 0,
@@ -99,7 +104,7 @@ fn read_request(fd: OwnedFd) -> Result<StageRequest> {
 fn stage(
     request: StageRequest,
     wire: &Wire,
-    status: OwnedFd,
+    (status, door): (OwnedFd, Option<OwnedFd>),
     listeners: Vec<OwnedFd>,
     layer_ns: Option<OwnedFd>,
 ) -> Result<()> {
@@ -131,7 +136,7 @@ fn stage(
     let container = engine::create(
         &request.job,
         &spec,
-        Payload::new(status, request.nested)?,
+        Payload::new(status, request.nested, door)?,
         console.as_ref().map(Console::path),
     )?;
     let master = console.map(|console| console.take(owner)).transpose()?;

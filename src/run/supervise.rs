@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -14,8 +14,10 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::detach::Report;
+use super::door::{self, Door, Knock};
 use super::init;
 use super::quota::Watch;
+use super::record::Executed;
 use super::session::Session;
 use super::streams::{Relay, Step};
 use super::wire::{FromStage, ToStage, Wire};
@@ -53,7 +55,7 @@ pub enum Ending {
 }
 
 /// What came of a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// How the payload ended.
     pub ending: Ending,
@@ -65,6 +67,8 @@ pub struct Outcome {
     pub relay_lost: bool,
     /// Something of the output was dropped, because the log was full.
     pub log_cut: bool,
+    /// What was executed besides the payload.
+    pub executed: Vec<Executed>,
 }
 
 /// Signals, held back from the moment of [`Signals::hold`] on, so that none is lost and none ends ces halfway.
@@ -89,18 +93,28 @@ impl Signals {
     /// The kernel's.
     pub fn interrupted(&mut self) -> Result<bool> {
         Ok(self
-            .next()?
+            .take()?
             .is_some_and(|s| matches!(s, Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP | Signal::SIGQUIT)))
     }
 
-    fn next(&mut self) -> Result<Option<Signal>> {
+    /// The next one that has come, if any.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn take(&mut self) -> Result<Option<Signal>> {
         let info = self.0.read_signal().map_err(|e| fail("read a signal", e))?;
         Ok(info.and_then(|info| i32::try_from(info.ssi_signo).ok()).and_then(|n| Signal::try_from(n).ok()))
     }
 }
 
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// A created container under supervision.
-#[derive(Debug)]
+#[allow(missing_debug_implementations, reason = "a closure says nothing")]
 pub struct Supervised<'a> {
     /// The conversation with the stage process.
     pub wire: &'a Wire,
@@ -120,6 +134,8 @@ pub struct Supervised<'a> {
     pub interactive: bool,
     /// A terminal gets the output as it is.
     pub raw: bool,
+    /// The way in for `ces exec`, where the policy has one.
+    pub door: Option<Door<'a>>,
     /// Bounds on scratch and outputs.
     pub watch: Watch,
 }
@@ -145,7 +161,8 @@ pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<
     }
     let outcome = ended?;
     let ending = if outcome.ending == Ending::TimedOut { Ending::TimedOut } else { read_ending(run.payload_status) };
-    Ok(Outcome { ending, log_cut: relays.iter().any(Relay::was_cut), ..outcome })
+    let executed = run.door.map(Door::into_executed).unwrap_or_default();
+    Ok(Outcome { ending, log_cut: relays.iter().any(Relay::was_cut), executed, ..outcome })
 }
 
 /// From the start to the end of the container; the ending is what ces knows of it, before PID 1's word is read.
@@ -167,17 +184,26 @@ fn until_gone(
         let mut fds =
             vec![PollFd::new(signals.0.as_fd(), PollFlags::POLLIN), PollFd::new(run.wire.as_fd(), PollFlags::POLLIN)];
         fds.extend(relays.iter().filter_map(Relay::poll_fd));
+        let others = fds.len();
+        let knocks = run.door.as_ref().map(Door::polled).unwrap_or_default();
+        fds.extend(knocks.iter().map(|(_, fd)| door::input(*fd)));
+        let knocks: Vec<Knock> = knocks.into_iter().map(|(knock, _)| knock).collect();
         match poll(&mut fds, deadline.timeout(run.watch.next())) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(fail("wait for the container", e)),
         }
         let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
         drop(fds);
-        let hung_up = move_on(relays, ready.get(2..).unwrap_or_default());
+        let knocked = knocks.into_iter().zip(ready.iter().skip(others)).filter(|(_, ready)| **ready);
+        let knocked: Vec<Knock> = knocked.map(|(knock, _)| knock).collect();
+        if let Some(door) = &mut run.door {
+            door.answer(&knocked);
+        }
+        let hung_up = move_on(relays, ready.get(2..others).unwrap_or_default());
         if hung_up && session.is_some() {
             deadline.hang_up(&run.init);
         }
-        while let Some(signal) = signals.next()? {
+        while let Some(signal) = signals.take()? {
             match (signal, session) {
                 (Signal::SIGWINCH, Some(session)) => session.resize(),
                 (Signal::SIGCONT, Some(session)) => session.resume(),
@@ -200,7 +226,14 @@ fn until_gone(
                 // None: killed, for want of memory or from outside; the container dies with it.
                 Some(FromStage::Finished) | None => {
                     let ending = if deadline.passed { Ending::TimedOut } else { Ending::Killed };
-                    return Ok(Outcome { ending, elapsed: began.elapsed(), exceeded, relay_lost, log_cut: false });
+                    return Ok(Outcome {
+                        ending,
+                        elapsed: began.elapsed(),
+                        exceeded,
+                        relay_lost,
+                        log_cut: false,
+                        executed: Vec::new(),
+                    });
                 }
                 Some(FromStage::Failed(failure)) => return Err(failure.into()),
                 Some(other) => {
@@ -212,7 +245,7 @@ fn until_gone(
 }
 
 /// Moves what is ready one step on; true if who was to read or write at the caller's side is gone.
-fn move_on(relays: &mut [Relay], ready: &[bool]) -> bool {
+pub(super) fn move_on(relays: &mut [Relay], ready: &[bool]) -> bool {
     let mut gone = false;
     let polled = relays.iter_mut().filter(|relay| relay.poll_fd().is_some());
     for (relay, _) in polled.zip(ready).filter(|(_, ready)| **ready) {
@@ -222,7 +255,7 @@ fn move_on(relays: &mut [Relay], ready: &[bool]) -> bool {
 }
 
 /// Passes on what is left of the output, as long as somebody reads it and no signal says that it is enough.
-fn drain(relays: &mut [Relay], signals: &mut Signals) -> Result<()> {
+pub(super) fn drain(relays: &mut [Relay], signals: &mut Signals) -> Result<()> {
     relays.iter_mut().filter(|relay| relay.is_input()).for_each(Relay::close);
     while relays.iter().any(|relay| relay.poll_fd().is_some()) {
         let mut fds = vec![PollFd::new(signals.0.as_fd(), PollFlags::POLLIN)];
@@ -297,12 +330,20 @@ fn read_ending(status: OwnedFd) -> Ending {
     let number = |bytes: &[u8]| bytes.try_into().map(i32::from_ne_bytes).unwrap_or(0);
     match (number(what), number(value)) {
         (init::NOT_EXECUTED, errno) => Ending::NotExecuted(Errno::from_raw(errno)),
-        (_, status) if libc::WIFSIGNALED(status) => Ending::Signalled(libc::WTERMSIG(status)),
-        (_, status) => Ending::Exited(libc::WEXITSTATUS(status)),
+        (_, status) => Ending::of(status),
     }
 }
 
 impl Ending {
+    /// From a wait status (wait(2)).
+    pub fn of(status: i32) -> Self {
+        if libc::WIFSIGNALED(status) {
+            Self::Signalled(libc::WTERMSIG(status))
+        } else {
+            Self::Exited(libc::WEXITSTATUS(status))
+        }
+    }
+
     /// The exit status of `ces run`: the payload's own, or 124, 126, 127, 128+n, 137.
     pub fn exit_status(self) -> u8 {
         let low = |n: i32| u8::try_from(n & 0xff).unwrap_or(u8::MAX);

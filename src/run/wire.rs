@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +72,9 @@ impl From<Failure> for Error {
     }
 }
 
+/// A message, the descriptors that came with it, and who sent it.
+pub type Letter<T> = (T, Vec<OwnedFd>, Option<Pid>);
+
 /// One end of the conversation.
 #[derive(Debug)]
 pub struct Wire(OwnedFd);
@@ -127,21 +131,29 @@ impl Wire {
     /// # Errors
     /// As [`Wire::receive`].
     pub fn receive_with<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>> {
+        Ok(self.receive_from()?.map(|(message, passed, _)| (message, passed)))
+    }
+
+    /// The same, with the process that sent it, where the kernel is asked for that (`SO_PASSCRED`).
+    ///
+    /// # Errors
+    /// As [`Wire::receive`].
+    pub fn receive_from<T: DeserializeOwned>(&self) -> Result<Option<Letter<T>>> {
         let mut packet = vec![0; PACKET];
-        let (length, passed) = loop {
+        let received = loop {
             match sys::passed::receive(self.0.as_fd(), &mut packet) {
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => break (0, Vec::new()),
+                Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => return Ok(None),
                 Err(e) => return Err(fail("receive", nix::Error::try_from(e).unwrap_or(nix::Error::EIO))),
                 Ok(received) => break received,
             }
         };
-        if length == 0 {
+        if received.length == 0 {
             return Ok(None);
         }
-        packet.truncate(length);
+        packet.truncate(received.length);
         serde_json::from_slice(&packet)
-            .map(|message| Some((message, passed)))
+            .map(|message| Some((message, received.passed, received.sender)))
             .map_err(|e| Error::new(Stage::Run, Kind::Failed, "a message makes no sense").because(e))
     }
 

@@ -29,6 +29,8 @@ mod run_bad_input;
 mod terminal;
 /// Living with jobs: names, `ps`, `stop`, `logs`, detached runs.
 mod jobs;
+/// `ces exec`: the same restrictions, checked, recorded.
+mod exec;
 /// What the probe sees from inside: identity, namespaces, network, processes.
 mod isolation;
 /// System calls made for real.

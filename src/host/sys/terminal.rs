@@ -44,6 +44,16 @@ pub fn peer(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     own(check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) }.into())?)
 }
 
+/// Lets the other end of `master` be opened (unlockpt(3)).
+///
+/// # Errors
+/// The kernel's.
+pub fn unlock(master: BorrowedFd<'_>) -> io::Result<()> {
+    let off: libc::c_int = 0;
+    // SAFETY: TIOCSPTLCK reads the number.
+    check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const off) }.into()).map(drop)
+}
+
 /// Which device the other end of `master` is, as stat(2) would number it.
 ///
 /// # Errors
