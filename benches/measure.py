@@ -5,7 +5,8 @@ user. In every argument `{n}` becomes a number that is never used twice.
 
 plan   {"rounds": 20, "memory": false, "at_once": [20, 100], "at_once_rounds": 3, "env": {…},
         "peers": [{"name": "crun", "argv": [[…], …], "clear": ["/path", …]}, …]}
-       `argv` lists commands run one after the other and timed together; `clear` is deleted before each round, untimed.
+       `argv` lists commands run one after the other and timed together; `clear` is deleted before each round, untimed (with
+       `"keep": true` put aside).
        With `memory` every command runs under time(1), which knows the peak of the largest process: what wait4 says here
        would include this interpreter, whose memory a child shares until it execs.
 result {"crun": {"wall": [s, …], "cpu": [s, …], "rss": [bytes, …], "at_once": {"20": [s, …]}, "failed": "why"}, …}
@@ -42,9 +43,11 @@ def last_words(errors):
     return next((line for line in lines if "rror" in line), lines[-1] if lines else "no message")
 
 
-def once(peer, env, errors, memory):
+def once(peer, env, errors, memory, keep):
     """One round of one peer: wall seconds, cpu seconds, peak resident bytes; raises if a command fails."""
     for path in peer.get("clear", []):
+        if keep and os.path.exists(path):
+            os.rename(path, f"{path}.{time.monotonic_ns()}")
         shutil.rmtree(path, ignore_errors=True)
     if peer.get("clear"):
         os.sync()  # the writes of the round before are not this one's
@@ -104,7 +107,7 @@ def main():
         for turn in range(-plan.get("warm_up", 1), plan["rounds"]):
             for peer in peers:
                 result = results[peer["name"]]
-                seen = attempt(result, lambda: once(peer, env, errors, memory))
+                seen = attempt(result, lambda: once(peer, env, errors, memory, plan.get("keep")))
                 if seen and turn >= 0:
                     for key, value in zip(("wall", "cpu", "rss"), seen):
                         result[key].append(value)

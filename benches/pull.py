@@ -19,6 +19,9 @@ def options(command):
     command.add_argument("--image", choices=["python", "big"], default="python", help="which fixture (default python)")
     command.add_argument("--compression", choices=["gzip", "zstd", "both"], default="both")
     command.add_argument("--rounds", type=int, default=5, metavar="N")
+    command.add_argument("--keep", action="store_true",
+                         help="delete nothing before the end (each round then takes the disk of all peers): for minutes ext4 "
+                              "looks for other inodes than those just deleted, which costs every peer as much as unpacking")
     command.add_argument("--only", metavar="PEER,…", help="these peers and the floor alone")
 
 
@@ -96,7 +99,7 @@ def measure(options):
                 peers = [p for p in peers if p["name"] == "floor" or any(w in p["name"] for w in options.only.split(","))]
             where = machine()
             say(f"measuring: {len(peers)} peers in turn, {options.rounds} rounds")
-            results = work.measure({"rounds": options.rounds, "memory": True, "peers": peers,
+            results = work.measure({"rounds": options.rounds, "memory": True, "keep": options.keep, "peers": peers,
                                     "env": {"CES_ROOT": str(work.path / "ces")}})
             size = sum(layer["size"] for layer in manifest["layers"])
             print(f"pull and unpack {name}: {len(manifest['layers'])} layers, {size / 1e6:.0f} MB {kind}; "

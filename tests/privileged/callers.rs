@@ -182,8 +182,9 @@ fn a_killed_run_leaves_nothing_after_the_next_command(caller: Caller) {
     wait_until("the container dies with ces", || {
         desk.host.processes().iter().all(|process| !process.ends_with(" sleep") && !process.ends_with(" ces"))
     });
-    desk.ces(&["images"]).exits(0);
-    assert_eq!(desk.named("scratch_"), Vec::<std::path::PathBuf>::new());
+    let next = desk.ces(&["images"]);
+    next.exits(0);
+    assert_eq!(desk.named("scratch_"), Vec::<std::path::PathBuf>::new(), "{next:?}");
     assert_eq!(desk.record()["state"], "interrupted");
     assert_eq!(fs::metadata(desk.outputs().join("ready")).unwrap().uid(), desk.owner());
     // Systemd removes a scope in its own time.
