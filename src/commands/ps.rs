@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::dirs::Dirs;
 use crate::host::sys;
-use crate::run::job::{self, Journal};
+use crate::run::journal::{self, Journal, Life};
 use crate::run::record::{Record, State};
 use crate::run::supervise::GRACE;
 
@@ -24,8 +24,14 @@ use crate::run::supervise::GRACE;
 /// When the running jobs cannot be read.
 pub fn ps(global: &Global, args: &ListArgs) -> Result<u8> {
     let dirs = Dirs::new(&Caller::find()?, global.root.as_deref())?;
-    let jobs: Vec<(Journal, &str)> =
-        running(global)?.into_iter().map(|journal| (state(&dirs, &journal), journal)).map(|(s, j)| (j, s)).collect();
+    let tell = |(journal, life): (Journal, Life)| {
+        let state = match life {
+            Life::Elsewhere(machine) => format!("on {}", machine.host),
+            _ => state(&dirs, &journal).to_owned(),
+        };
+        (journal, state)
+    };
+    let jobs: Vec<(Journal, String)> = visible(global)?.into_iter().map(tell).collect();
     if args.json {
         let list: Vec<_> = jobs
             .iter()
@@ -40,7 +46,7 @@ pub fn ps(global: &Global, args: &ListArgs) -> Result<u8> {
     let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let mut rows = vec![["ID", "NAME", "IMAGE", "PROJECT", "RESEARCHER", "STARTED", "STATE"].map(str::to_owned)];
     rows.extend(jobs.iter().map(|(j, state)| {
-        let state = if j.detached { format!("{state}, detached") } else { (*state).to_owned() };
+        let state = if j.detached { format!("{state}, detached") } else { state.clone() };
         let who = j.researcher.clone();
         [j.id.to_string(), or_none(&j.name), j.image.clone(), or_none(&j.project), who, j.started.clone(), state]
     }));
@@ -98,9 +104,21 @@ pub fn stop(global: &Global, args: &StopArgs) -> Result<u8> {
 /// # Errors
 /// When there is none.
 pub fn find(global: &Global, id: &str) -> Result<Journal> {
-    let found = running(global)?.into_iter().find(|j| j.id.as_str() == id || j.name.as_deref() == Some(id));
-    found.ok_or_else(|| {
-        Error::new(Stage::Run, Kind::Missing, format!("no run {id} is running")).hint("ces ps lists the running ones")
+    let (mut here, mut elsewhere) = (None, None);
+    for (journal, life) in visible(global)? {
+        if journal.id.as_str() == id || journal.name.as_deref() == Some(id) {
+            match life {
+                Life::Elsewhere(machine) => elsewhere = Some(machine.host),
+                _ => here = Some(journal),
+            }
+        }
+    }
+    here.ok_or_else(|| {
+        let error = Error::new(Stage::Run, Kind::Missing, format!("no run {id} is running here"));
+        match elsewhere {
+            Some(host) => error.because(format!("it was started on {host}")).hint(format!("log in to {host}")),
+            None => error.hint("ces ps lists the running ones"),
+        }
     })
 }
 
@@ -143,17 +161,20 @@ fn gone(global: &Global, journal: &Journal, within: Duration) -> Result<bool> {
     }
 }
 
-/// The caller's running jobs; everyone's for real root.
+/// The caller's jobs that run on this machine; everyone's for real root.
 ///
 /// # Errors
 /// When the running jobs cannot be read.
 pub fn running(global: &Global) -> Result<Vec<Journal>> {
+    let here = |(journal, life)| matches!(life, Life::Alive).then_some(journal);
+    Ok(visible(global)?.into_iter().filter_map(here).collect())
+}
+
+/// The caller's jobs (everyone's for real root) that are not known to be dead.
+fn visible(global: &Global) -> Result<Vec<(Journal, Life)>> {
     let caller = Caller::find()?;
-    let all = job::list(&Dirs::new(&caller, global.root.as_deref())?)?;
+    let mut jobs = journal::list(&Dirs::new(&caller, global.root.as_deref())?)?;
     let everyone = caller.is_privileged() && !caller.by_sudo;
-    Ok(all
-        .into_iter()
-        .filter(|(journal, lock)| lock.is_none() && (everyone || journal.uid == caller.uid.as_raw()))
-        .map(|(journal, _)| journal)
-        .collect())
+    jobs.retain(|(journal, life)| !matches!(life, Life::Dead(_)) && (everyone || journal.uid == caller.uid.as_raw()));
+    Ok(jobs)
 }

@@ -16,6 +16,7 @@ use crate::bundle::spec::{self, HostPaths};
 use crate::cli::{Global, RunArgs};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::cgroup::Usage;
+use crate::host::machine::Machine;
 use crate::policy::grant::Granted;
 use crate::policy::request::{Listen, PortRequest};
 use crate::policy::units::show_size;
@@ -68,7 +69,7 @@ pub fn run(global: &Global, args: &RunArgs) -> Result<u8> {
 
 /// The run from its first directory to its record; `report` is for who started it, if it is detached.
 fn carry_out(mut prepared: Prepared, id: &JobId, report: Option<Report>, talk: &Talk) -> Result<u8> {
-    let mut journal = journal(&prepared, id);
+    let mut journal = journal(&prepared, id)?;
     let paths = host_paths(&prepared, &journal);
     let (spec, notes) = prepared.spec(id.as_str(), &paths, Path::new(crate::bundle::rootfs::ROOTFS))?;
     prepared.warnings.extend(notes);
@@ -240,10 +241,11 @@ fn may_want_service(prepared: &Prepared, outcome: &Outcome) -> bool {
         && prepared.policy.allows_profile("service", prepared.data.project.as_deref())
 }
 
-fn journal(prepared: &Prepared, id: &JobId) -> Journal {
+fn journal(prepared: &Prepared, id: &JobId) -> Result<Journal> {
     let caller = &prepared.identity.caller;
-    Journal {
+    Ok(Journal {
         id: id.clone(),
+        machine: Some(Machine::this()?),
         pid: std::process::id(),
         name: prepared.grant.name.clone(),
         project: prepared.data.project.clone(),
@@ -258,7 +260,7 @@ fn journal(prepared: &Prepared, id: &JobId) -> Journal {
         scratch: format!("scratch_{id}"),
         outputs: format!("outputs_{id}"),
         sockets: Vec::new(),
-    }
+    })
 }
 
 fn volumes(prepared: &Prepared) -> Vec<PathBuf> {

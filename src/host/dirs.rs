@@ -3,9 +3,12 @@
 //! ```text
 //! root                 user                     --root DIR
 //! /var/lib/ces         $XDG_DATA_HOME/ces       DIR/store      images, layers; work directories of runs
-//! /run/ces             $XDG_RUNTIME_DIR/ces     DIR/run        one directory a running job
+//! /var/lib/ces/run     $XDG_STATE_HOME/ces/run  DIR/run        one directory a running job
 //! /var/log/ces         $XDG_STATE_HOME/ces      DIR/log        runs/<id>.json, audit.jsonl
 //! ```
+//!
+//! Running jobs are not noted in `/run` or `$XDG_RUNTIME_DIR`: those are emptied when the host goes down and when a user's
+//! last session ends, and what is left in a home would then be known to nobody.
 
 use std::env;
 use std::fs;
@@ -47,14 +50,12 @@ impl Dirs {
         Ok(match root {
             Some(root) => Self { store: root.join("store"), running: root.join("run"), log: root.join("log") },
             None if caller.is_privileged() => {
-                Self { store: "/var/lib/ces".into(), running: "/run/ces".into(), log: "/var/log/ces".into() }
+                Self { store: "/var/lib/ces".into(), running: "/var/lib/ces/run".into(), log: "/var/log/ces".into() }
             }
             None => {
                 let data = xdg("XDG_DATA_HOME").unwrap_or_else(|| caller.home.join(".local/share"));
                 let state = xdg("XDG_STATE_HOME").unwrap_or_else(|| caller.home.join(".local/state"));
-                // Without a runtime directory (no login session) the state directory has to do.
-                let runtime = xdg("XDG_RUNTIME_DIR").map_or_else(|| state.join("ces/run"), |dir| dir.join("ces"));
-                Self { store: data.join("ces"), running: runtime, log: state.join("ces") }
+                Self { store: data.join("ces"), running: state.join("ces/run"), log: state.join("ces") }
             }
         })
     }

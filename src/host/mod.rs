@@ -10,6 +10,8 @@ pub mod dirs;
 pub mod features;
 /// Which ids inside a user namespace are which outside.
 pub mod idmap;
+/// Which machine this is, where several share a file system.
+pub mod machine;
 /// Signals that ask long work to stop.
 pub mod signals;
 /// Sockets of the host that a bind would lead to.

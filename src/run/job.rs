@@ -1,131 +1,41 @@
-//! One job: its id, its directories, and what a crash left of others.
+//! One job: its directories, from their making to their end.
 //!
-//! Takes the installation's directories and the identity; gives a `Job`; trusts a file lock to tell a live job from a
-//! dead one; refuses to reuse any directory.
+//! Takes the installation's directories and the identity; gives a `Job`; trusts its journal's lock; refuses to reuse any
+//! directory.
 //!
 //! ```text
-//! RUNNING/<id>/lock       held by the supervising ces as long as it lives
-//! RUNNING/<id>/job.json   what a sweep needs: work, scratch, record
+//! RUNNING/<id>/            the journal (`super::journal`), and the socket of `ces exec`
 //! STORE/work/<id>/         throw-away upper directory, files bound into the container
 //! ~/scratch_<id>/           the container's /scratch, removed
 //! ~/outputs_<id>/           the container's /safe_outputs, kept
 //! ~/port_<id>_<port>.sock   a published port's socket, where no path was given, removed
 //! ```
 
-use std::fmt;
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, OpenHow, ResolveFlag, openat2};
-use serde::{Deserialize, Serialize};
+use nix::fcntl::{AT_FDCWD, Flock, OFlag, OpenHow, ResolveFlag, openat2};
 
-use super::ports::SocketFile;
+use super::journal;
+pub use super::journal::{JobId, Journal};
 use super::remove;
 use crate::bundle::identity::{HostIds, Identity, acting_as};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::dirs::Dirs;
 use crate::host::idmap::IdMap;
 
-/// A job's id: `20261122T143015-7f3a9c`, sortable and unique.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct JobId(String);
-
-impl JobId {
-    /// A new id: the time (UTC), and six random hexadecimal digits.
-    ///
-    /// # Errors
-    /// When the kernel gives no random bytes.
-    pub fn new() -> Result<Self> {
-        let mut random = [0; 3];
-        File::open("/dev/urandom")
-            .and_then(|mut f| f.read_exact(&mut random))
-            .map_err(|e| fail("draw a job id", &e))?;
-        let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S");
-        Ok(Self(format!("{now}-{:02x}{:02x}{:02x}", random[0], random[1], random[2])))
-    }
-
-    /// An id given by a person or a file name.
-    ///
-    /// # Errors
-    /// When it does not look like one.
-    pub fn parse(text: &str) -> Result<Self> {
-        let well_formed =
-            !text.is_empty() && text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-        if well_formed {
-            return Ok(Self(text.to_owned()));
-        }
-        Err(Error::new(Stage::Cli, Kind::Usage, format!("\"{text}\" is not a run's id")).hint("ces runs lists them"))
-    }
-
-    /// The id as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for JobId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// How the name of a journal begins while it is being made; it ends with the number of the process that makes it.
-const HALF_MADE: &str = ".new-";
-
-/// How often to look for the end of what a file system keeps of a closed file: two seconds in all.
-const LATE_LOOKS: u32 = 200;
-
-/// What a sweep needs to know of a job whose ces is gone.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Journal {
-    /// The job.
-    pub id: JobId,
-    /// The supervising ces.
-    pub pid: u32,
-    /// The container's name, if it was given one.
-    pub name: Option<String>,
-    /// Its project, for `ces ps`.
-    #[serde(default)]
-    pub project: Option<String>,
-    /// It outlives the terminal that started it.
-    #[serde(default)]
-    pub detached: bool,
-    /// The image, for `ces ps`.
-    pub image: String,
-    /// Who runs it.
-    pub researcher: String,
-    /// The researcher's uid.
-    pub uid: u32,
-    /// The researcher's group.
-    pub gid: u32,
-    /// When it began.
-    pub started: String,
-    /// The throw-away directory in the store.
-    pub work: PathBuf,
-    /// The home in which scratch and outputs are.
-    pub home: PathBuf,
-    /// Name of the scratch directory in the home.
-    pub scratch: String,
-    /// Name of the outputs directory in the home.
-    pub outputs: String,
-    /// Sockets of published ports.
-    #[serde(default)]
-    pub sockets: Vec<SocketFile>,
-}
-
 /// A job of this process: its directories exist, its lock is held.
 #[derive(Debug)]
 pub struct Job {
     /// What a sweep would need.
     pub journal: Journal,
+    dirs: Dirs,
     dir: PathBuf,
     outputs: Option<OwnedFd>,
     scratch: Option<OwnedFd>,
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
 
 impl Job {
@@ -134,28 +44,8 @@ impl Job {
     /// # Errors
     /// When a directory cannot be made; nothing is left then.
     pub fn begin(dirs: &Dirs, identity: &Identity, journal: Journal) -> Result<Self> {
-        let private = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-        private(&dirs.running).map_err(|e| fail_path("make", &dirs.running, &e))?;
-        let dir = dirs.running.join(journal.id.as_str());
-        let new = dirs.running.join(format!("{HALF_MADE}{}.{}", journal.id, journal.pid));
-        // Held until the journal is there, so that of two runs with one name the second sees the first.
-        let _names = journal.name.as_deref().map(|name| claim(dirs, name)).transpose()?;
-        let lock = || -> std::io::Result<Flock<File>> {
-            private(&new)?;
-            let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(new.join("lock"))?;
-            let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| std::io::Error::from(e))?;
-            let mut file =
-                fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(new.join("job.json"))?;
-            file.write_all(&serde_json::to_vec_pretty(&journal)?)?;
-            fs::rename(&new, &dir)?;
-            Ok(lock)
-        };
-        let lock = lock().map_err(|e| {
-            // Best effort: the error is what matters.
-            fs::remove_dir_all(&new).ok();
-            fail_path("make", &dir, &e)
-        })?;
-        let mut job = Self { journal, dir, outputs: None, scratch: None, _lock: lock };
+        let (dir, lock) = journal::begin(dirs, &journal)?;
+        let mut job = Self { journal, dirs: dirs.clone(), dir, outputs: None, scratch: None, lock };
         if let Err(error) = job.make_directories(identity) {
             // The first error is the one to show; what cannot be removed now, the next sweep removes.
             job.end(identity).ok();
@@ -266,24 +156,7 @@ impl Job {
     /// When something cannot be removed; the journal then stays, and the next sweep tries again.
     pub fn end(self, identity: &Identity) -> Result<()> {
         discard(&self.journal, &identity.container, identity.caller.is_privileged())?;
-        let Self { dir, _lock: lock, .. } = self;
-        let mut removed = fs::remove_dir_all(&dir);
-        // NFS and FUSE keep an open file under another name until it is closed, and a moment longer.
-        drop(lock);
-        for _ in 0..LATE_LOOKS {
-            match &removed {
-                Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
-                    std::thread::sleep(Duration::from_millis(10));
-                    removed = fs::remove_dir_all(&dir);
-                }
-                _ => break,
-            }
-        }
-        match removed {
-            // Meanwhile another command found it without its lock.
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(fail_path("remove", &dir, &e)),
-            _ => Ok(()),
-        }
+        journal::forget(&self.dirs, &self.journal.id, self.lock)
     }
 
     /// Removes the outputs directory if it is empty: for runs in which nothing ran.
@@ -343,83 +216,6 @@ fn open_directory(path: &Path, to_read: bool) -> Result<OwnedFd> {
 
 fn remove_tree(parent: &OwnedFd, name: &Path) -> Result<()> {
     remove::tree(parent, name).map_err(|e| fail_path("remove", name, &e.into()))
-}
-
-/// The journals of jobs, each with its lock if its ces is dead.
-///
-/// # Errors
-/// When the directory cannot be read.
-pub fn list(dirs: &Dirs) -> Result<Vec<(Journal, Option<Flock<File>>)>> {
-    let entries = match fs::read_dir(&dirs.running) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(fail_path("read", &dirs.running, &e)),
-    };
-    let mut jobs = Vec::new();
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        if name.as_encoded_bytes().starts_with(b".") {
-            continue;
-        }
-        let Ok(lock) = File::open(entry.path().join("lock")) else { continue };
-        // A job that ends in this moment takes its journal with it.
-        let Some(journal) =
-            fs::read(entry.path().join("job.json")).ok().and_then(|text| serde_json::from_slice(&text).ok())
-        else {
-            continue;
-        };
-        jobs.push((journal, Flock::lock(lock, FlockArg::LockExclusiveNonblock).ok()));
-    }
-    jobs.sort_by(|a: &(Journal, _), b| a.0.id.cmp(&b.0.id));
-    Ok(jobs)
-}
-
-/// Makes sure that no run that is alive has this name, and that none takes it while the answer is held.
-fn claim(dirs: &Dirs, name: &str) -> Result<Flock<File>> {
-    let what = |e: &std::io::Error| fail_path("lock", &dirs.running, e);
-    let dir = File::open(&dirs.running).map_err(|e| what(&e))?;
-    let held = Flock::lock(dir, FlockArg::LockExclusive).map_err(|(_, e)| what(&e.into()))?;
-    let taken =
-        |(journal, lock): &(Journal, Option<Flock<File>>)| lock.is_none() && journal.name.as_deref() == Some(name);
-    match list(dirs)?.into_iter().find(taken) {
-        None => Ok(held),
-        Some((other, _)) => Err(Error::new(Stage::Run, Kind::Failed, format!("the name {name} is taken"))
-            .because(format!("run {} has it, and is running", other.id))
-            .hint("choose another name, or end that run with ces stop")),
-    }
-}
-
-/// Removes journals that were being made when their ces was killed: nothing else of those jobs exists.
-///
-/// # Errors
-/// When one cannot be removed.
-pub fn forget_half_made(dirs: &Dirs) -> Result<()> {
-    for entry in fs::read_dir(&dirs.running).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let maker = name.to_str().and_then(|name| name.strip_prefix(HALF_MADE)?.rsplit_once('.')?.1.parse().ok());
-        // Signal 0 asks whether there is such a process (kill(2)).
-        if let Some(pid) = maker
-            && nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) == Err(nix::Error::ESRCH)
-        {
-            match fs::remove_dir_all(entry.path()) {
-                // Another sweep was quicker.
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(fail_path("remove", &entry.path(), &e));
-                }
-                _ => {}
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Removes the journal of a dead job, as the last step of a sweep.
-///
-/// # Errors
-/// When it cannot be removed.
-pub fn forget(dirs: &Dirs, id: &JobId) -> Result<()> {
-    let dir = dirs.running.join(id.as_str());
-    fs::remove_dir_all(&dir).map_err(|e| fail_path("remove", &dir, &e))
 }
 
 fn fail(what: &str, e: &std::io::Error) -> Error {

@@ -1,6 +1,8 @@
 //! From a bundle to an outcome.
 
-/// One job: its id, its directory, and what a crash left of others.
+/// The journals of jobs: alive, dead, or on another machine.
+pub mod journal;
+/// One job: its directories, from their making to their end.
 pub mod job;
 /// Removes what a run leaves, however deep it is.
 mod remove;

@@ -1,18 +1,19 @@
 //! What a crash left: found by the next command of the same installation, and cleaned up.
 //!
-//! Takes the journals of jobs; gives nothing; trusts the lock (held: alive); refuses to touch a job that is alive.
+//! Takes the journals of jobs; gives nothing; trusts the lock (held: alive); refuses to touch a job that is alive, or
+//! another machine's.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::Flock;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::handover;
-use super::job::{self, Journal};
+use super::job;
+use super::journal::{self, Journal, Life};
 use super::outputs;
 use super::record::{Record, State, now};
 use crate::bundle::identity::HostIds;
@@ -28,12 +29,12 @@ use crate::host::sys;
 /// # Errors
 /// When the journals cannot be read.
 pub fn sweep(dirs: &Dirs, caller: &Caller) -> Result<Vec<String>> {
-    job::forget_half_made(dirs)?;
+    journal::forget_half_made(dirs)?;
     let mut left = Vec::new();
-    for (journal, lock) in settled(dirs)? {
+    for (journal, life) in settled(dirs)? {
         // The lock is kept until the journal is gone, so that two sweeps do not meet.
-        if lock.is_some()
-            && let Err(error) = clean(dirs, caller, &journal)
+        if let Life::Dead(lock) = life
+            && let Err(error) = clean(dirs, caller, &journal).and_then(|()| journal::forget(dirs, &journal.id, lock))
         {
             left.push(format!("run {}: {error}", journal.id));
         }
@@ -43,10 +44,10 @@ pub fn sweep(dirs: &Dirs, caller: &Caller) -> Result<Vec<String>> {
 
 /// The journals, once no lock is held for a ces that is dead: what it forked a moment before it was killed holds a copy of
 /// its lock until it dies too. Another sweep at work holds locks as well; it is waited for just so.
-fn settled(dirs: &Dirs) -> Result<Vec<(Journal, Option<Flock<File>>)>> {
+fn settled(dirs: &Dirs) -> Result<Vec<(Journal, Life)>> {
     for _ in 0..SETTLE_LOOKS {
-        let jobs = job::list(dirs)?;
-        let dying = |(journal, lock): &(Journal, Option<Flock<File>>)| lock.is_none() && is_gone(journal.pid);
+        let jobs = journal::list(dirs)?;
+        let dying = |(journal, life): &(Journal, Life)| matches!(life, Life::Alive) && is_gone(journal.pid);
         if !jobs.iter().any(dying) {
             return Ok(jobs);
         }
@@ -54,7 +55,7 @@ fn settled(dirs: &Dirs) -> Result<Vec<(Journal, Option<Flock<File>>)>> {
         drop(jobs);
         std::thread::sleep(SETTLE_PAUSE);
     }
-    job::list(dirs)
+    journal::list(dirs)
 }
 
 /// How often, and how long in between, to look for the end of what a killed ces forked: two seconds in all.
@@ -89,7 +90,7 @@ fn clean(dirs: &Dirs, caller: &Caller, journal: &Journal) -> Result<()> {
         }
         record.save(&dirs.log)?;
     }
-    job::forget(dirs, &journal.id)
+    Ok(())
 }
 
 /// Ends what was left of a container that the engine was making when both its ces and its stage process were killed, within

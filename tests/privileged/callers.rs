@@ -193,12 +193,7 @@ fn a_killed_run_leaves_nothing_after_the_next_command(caller: Caller) {
 
 /// The process that supervises the run, from its journal.
 fn supervisor(desk: &Desk, id: &str) -> Option<i32> {
-    let uid = desk.host.researcher().uid;
-    let dirs = [
-        desk.host.root().join("run"),
-        desk.home().join(".local/state/ces/run"),
-        desk.host.inside(Path::new(&format!("/run/user/{uid}/ces"))),
-    ];
+    let dirs = [desk.host.root().join("run"), desk.home().join(".local/state/ces/run")];
     let text = dirs.iter().find_map(|dir| fs::read_to_string(dir.join(id).join("job.json")).ok())?;
     let journal: serde_json::Value = serde_json::from_str(&text).ok()?;
     journal["pid"].as_i64()?.try_into().ok()

@@ -149,17 +149,23 @@ fn every_process_below_ces_killed_at_once_leaves_nothing() {
 fn a_run_stopped_in_the_middle_of_its_directories_is_swept_too() {
     let Some(host) = Host::with_demo() else { return };
     host.sh(&[], "true").exits(0);
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let (host_name, boot) = (read("/proc/sys/kernel/hostname"), read("/proc/sys/kernel/random/boot_id"));
+    let aside = |host_name: &str, boot: &str, pid: u32| {
+        let name = format!(".new-{host_name}:{}:{boot}:{pid}:20200101T000000-000000", read("/etc/machine-id"));
+        let dir = host.root().join("run").join(name);
+        fs::create_dir(&dir).expect("a journal half made");
+        fs::write(dir.join("lock"), "").expect("its lock");
+        dir
+    };
     // What a kill between the making of a journal's directory and its naming leaves: no process has this number.
-    let half = host.root().join("run/.new-20200101T000000-000000.4194304");
-    fs::create_dir(&half).expect("a journal half made");
-    fs::write(half.join("lock"), "").expect("its lock");
+    let half = aside(&host_name, &boot, 4_194_304);
+    // The same, before the machine went down; and what is being made right now, here and elsewhere.
+    let (old, elsewhere) = (aside(&host_name, "earlier", 1), aside("node17", "another", 4_194_304));
+    let busy = aside(&host_name, &boot, std::process::id());
     Ran::from(host.ces().arg("images").output()).exits(0);
-    assert!(!half.exists(), "swept");
-    // And one that is being made right now stays.
-    let busy = host.root().join(format!("run/.new-20200101T000000-000000.{}", std::process::id()));
-    fs::create_dir(&busy).expect("a journal half made");
-    Ran::from(host.ces().arg("images").output()).exits(0);
-    assert!(busy.exists(), "its process is alive");
+    assert_eq!((half.exists(), old.exists(), elsewhere.exists(), busy.exists()), (false, false, true, true));
+    fs::remove_dir_all(&elsewhere).expect("the end of it");
     fs::remove_dir_all(&busy).expect("the end of it");
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::callers::{Caller, Desk};
-use crate::support::{Host, Ran, have};
+use crate::support::{Host, Ran, have, wait_until};
 
 /// Runs a script of root's in the test's mount namespace.
 #[track_caller]
@@ -164,9 +164,35 @@ fn a_home_that_is_missing_is_named_and_nothing_ran() {
 }
 
 #[test]
-fn without_a_runtime_directory_running_jobs_are_kept_in_the_state_directory() {
-    let Some(desk) = Desk::with_demo(Caller::User) else { return };
-    let call = format!("unset XDG_RUNTIME_DIR; {} run localhost/demo true", env!("CARGO_BIN_EXE_ces"));
-    Ran::from(as_researcher(&desk, &call).output()).exits(0);
-    assert!(desk.host.home().join(".local/state/ces/run").is_dir());
+fn what_is_known_of_a_run_outlives_the_login_that_started_it() {
+    for caller in [Caller::UserWithSubids, Caller::User] {
+        let Some(desk) = Desk::with_demo(caller) else { return };
+        let session = desk.host.tmp().join("session");
+        fs::create_dir(&session).unwrap();
+        std::os::unix::fs::chown(&session, Some(desk.owner()), None).unwrap();
+        let script = "mkdir /scratch/a; : > /safe_outputs/ready; sleep 100";
+        let call = format!(
+            "export CES_TEST={} XDG_RUNTIME_DIR={}; exec {} run localhost/demo /bin/sh -c '{script}'",
+            desk.host.token(),
+            session.display(),
+            env!("CARGO_BIN_EXE_ces")
+        );
+        let mut login = as_researcher(&desk, &call).spawn().unwrap();
+        wait_until("the payload runs", || desk.named("outputs_").iter().any(|dir| dir.join("ready").exists()));
+        // All of it at once, as a host does that is told to end a session.
+        for process in desk.host.processes() {
+            let pid = process.split(' ').next().unwrap().parse().unwrap();
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).ok();
+        }
+        login.wait().unwrap();
+        fs::remove_dir_all(&session).unwrap();
+        wait_until("all of it is gone", || desk.host.processes().is_empty());
+        assert_eq!(desk.named("scratch_").len(), 1);
+        Ran::from(
+            as_researcher(&desk, &format!("unset XDG_RUNTIME_DIR; {} images", env!("CARGO_BIN_EXE_ces"))).output(),
+        )
+        .exits(0);
+        assert_eq!(desk.named("scratch_"), Vec::<std::path::PathBuf>::new(), "{caller:?}");
+        assert_eq!(desk.record()["state"], "interrupted");
+    }
 }

@@ -4,6 +4,7 @@ use std::fs;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::{Value, json};
 
 use crate::support::{Host, Ran, children, wait_until};
 
@@ -65,6 +66,59 @@ fn a_sweep_leaves_running_jobs_alone() {
     Ran::from(host.ces().arg("images").output()).exits(0);
     fs::write(alive.outputs.join("go"), "").expect("a signal to go on");
     assert_eq!(alive.finish().exits(0), "still here\n");
+    host.nothing_is_left();
+}
+
+/// Changes what the journal of a killed run says of the machine.
+fn rewrite_machine(host: &Host, id: &str, change: impl FnOnce(&mut Value)) {
+    let path = host.root().join("run").join(id).join("job.json");
+    let mut journal: Value = serde_json::from_str(&fs::read_to_string(&path).expect("a journal")).expect("JSON");
+    change(&mut journal["machine"]);
+    fs::write(&path, journal.to_string()).expect("a journal");
+}
+
+/// A run that was killed, with all that nobody has removed yet.
+fn killed_run(host: &Host) -> String {
+    let running = host.start(&[], BUSY);
+    let id = running.id();
+    running.signal(Signal::SIGKILL);
+    running.finish();
+    wait_until("the container's processes die with ces", || host.processes().is_empty());
+    id
+}
+
+#[test]
+fn what_ran_when_the_host_went_down_is_swept_after_its_next_start() {
+    let Some(host) = Host::with_demo() else { return };
+    let id = killed_run(&host);
+    // As after a start of the same machine: the kernel has drawn another number, which no process of now was given under.
+    rewrite_machine(&host, &id, |machine| machine["boot"] = json!("11111111-2222-3333-4444-555555555555"));
+    Ran::from(host.ces().arg("images").output()).exits(0);
+    host.nothing_is_left();
+    assert_eq!(host.records()[0]["state"], "interrupted");
+}
+
+#[test]
+fn a_run_of_another_machine_with_the_same_home_is_shown_and_left_alone() {
+    let Some(host) = Host::with_demo() else { return };
+    let id = killed_run(&host);
+    let mut here = Value::Null;
+    rewrite_machine(&host, &id, |machine| {
+        here = machine.clone();
+        // The image of the system may be the same, and its lock be free here: many shared file systems keep them apart.
+        machine["host"] = json!("node17");
+        machine["boot"] = json!("11111111-2222-3333-4444-555555555555");
+    });
+    let scratch = host.named("scratch_");
+    Ran::from(host.ces().arg("images").output()).exits(0);
+    host.sh(&[], "true").exits(0);
+    assert_eq!((scratch.len(), host.named("scratch_")), (1, scratch), "its scratch stays");
+    let listed = Ran::from(host.ces().args(["ps", "--json"]).output());
+    let listed: Value = serde_json::from_str(listed.exits(0)).expect("JSON");
+    assert_eq!((&listed[0]["id"], &listed[0]["state"]), (&json!(id), &json!("on node17")));
+    Ran::from(host.ces().args(["stop", &id]).output()).refuses(1, &["started on node17", "log in to node17"]);
+    rewrite_machine(&host, &id, |machine| *machine = here);
+    Ran::from(host.ces().arg("images").output()).exits(0);
     host.nothing_is_left();
 }
 
