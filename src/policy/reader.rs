@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
+use std::rc::Rc;
 
 use toml::de::{DeTable, DeValue};
 
@@ -62,7 +63,7 @@ impl<T> Rule<T> {
 /// A table being read: every key must be asked for before [`Table::finish`].
 #[derive(Debug)]
 pub struct Table<'i> {
-    text: &'i str,
+    lines: Rc<Lines>,
     file: &'i str,
     path: String,
     entries: BTreeMap<String, (Range<usize>, DeValue<'i>)>,
@@ -78,16 +79,17 @@ impl<'i> Table<'i> {
     /// # Errors
     /// When it is not TOML.
     pub fn parse(text: &'i str, file: &'i str) -> Result<Self> {
+        let lines = Rc::new(Lines::of(text));
         let table = DeTable::parse(text).map_err(|e| {
-            let line = e.span().map_or(1, |span| line_of(text, span.start));
+            let line = e.span().map_or(1, |span| lines.at(span.start));
             Error::new(Stage::Policy, Kind::Policy, format!("{file} line {line} is not valid TOML"))
                 .because(e.message())
                 .hint(HINT)
         })?;
-        Ok(Self::new(text, file, String::new(), table.into_inner()))
+        Ok(Self::new(lines, file, String::new(), table.into_inner()))
     }
 
-    fn new(text: &'i str, file: &'i str, path: String, table: DeTable<'i>) -> Self {
+    fn new(lines: Rc<Lines>, file: &'i str, path: String, table: DeTable<'i>) -> Self {
         let entries = table
             .into_iter()
             .map(|(key, value)| {
@@ -95,12 +97,12 @@ impl<'i> Table<'i> {
                 (key.into_inner().into_owned(), (span, value.into_inner()))
             })
             .collect();
-        Self { text, file, path, entries, known: Vec::new() }
+        Self { lines, file, path, entries, known: Vec::new() }
     }
 
     /// Where `key` of this table stands.
     pub fn origin(&self, key: &str) -> Origin {
-        let line = self.entries.get(key).map(|(span, _)| line_of(self.text, span.start));
+        let line = self.entries.get(key).map(|(span, _)| self.lines.at(span.start));
         Origin { file: self.file.to_owned(), line, key: self.full(key) }
     }
 
@@ -238,7 +240,9 @@ impl<'i> Table<'i> {
     pub fn table(&mut self, key: &'static str) -> Result<Option<Table<'i>>> {
         match self.take(key) {
             None => Ok(None),
-            Some((_, DeValue::Table(table))) => Ok(Some(Self::new(self.text, self.file, self.full(key), table))),
+            Some((_, DeValue::Table(table))) => {
+                Ok(Some(Self::new(Rc::clone(&self.lines), self.file, self.full(key), table)))
+            }
             Some((origin, other)) => Err(wrong(&origin, &format!("must be a table, not {}", show(&other)))),
         }
     }
@@ -248,12 +252,12 @@ impl<'i> Table<'i> {
     /// # Errors
     /// When the value is of another type.
     pub fn tables(&mut self, key: &'static str) -> Result<Option<Rule<Vec<Table<'i>>>>> {
-        let (text, file, path) = (self.text, self.file, self.full(key));
+        let (lines, file, path) = (Rc::clone(&self.lines), self.file, self.full(key));
         self.convert(key, "a list of tables, such as [{ … }]", |value| match value {
             DeValue::Array(items) => items
                 .into_iter()
                 .map(|item| match item.into_inner() {
-                    DeValue::Table(table) => Some(Self::new(text, file, path.clone(), table)),
+                    DeValue::Table(table) => Some(Self::new(Rc::clone(&lines), file, path.clone(), table)),
                     _ => None,
                 })
                 .collect(),
@@ -268,11 +272,11 @@ impl<'i> Table<'i> {
     pub fn named_tables(&mut self) -> Result<Vec<(String, Origin, Table<'i>)>> {
         let mut out = Vec::new();
         for (key, (span, value)) in std::mem::take(&mut self.entries) {
-            let line = Some(line_of(self.text, span.start));
+            let line = Some(self.lines.at(span.start));
             let origin = Origin { file: self.file.to_owned(), line, key: self.full(&key) };
             match value {
                 DeValue::Table(table) => {
-                    let table = Self::new(self.text, self.file, origin.key.clone(), table);
+                    let table = Self::new(Rc::clone(&self.lines), self.file, origin.key.clone(), table);
                     out.push((key, origin, table));
                 }
                 other => return Err(wrong(&origin, &format!("must be a table, not {}", show(&other)))),
@@ -297,9 +301,19 @@ pub fn wrong(origin: &Origin, what: &str) -> Error {
     Error::new(Stage::Policy, Kind::Policy, format!("{origin} {what}")).hint(HINT)
 }
 
-fn line_of(text: &str, at: usize) -> usize {
-    // Over a slice: that is counted many bytes at once, and this is asked for every key.
-    text.as_bytes().get(..at).unwrap_or_default().iter().filter(|b| **b == b'\n').count() + 1
+/// Where the lines of a document end; every key asks for its own.
+#[derive(Debug)]
+struct Lines(Vec<usize>);
+
+impl Lines {
+    fn of(text: &str) -> Self {
+        Self(text.bytes().enumerate().filter_map(|(at, byte)| (byte == b'\n').then_some(at)).collect())
+    }
+
+    /// The line of a byte, from 1.
+    fn at(&self, byte: usize) -> usize {
+        self.0.partition_point(|end| *end < byte) + 1
+    }
 }
 
 fn whole(value: &DeValue<'_>) -> Option<u64> {
