@@ -6,6 +6,7 @@
 use std::env;
 use std::ffi::CString;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use nix::unistd::{Gid, Uid, User, geteuid, getgid, getgrouplist, getgroups, getuid};
 
@@ -46,7 +47,13 @@ pub struct Caller {
     pub mode: Mode,
     /// Whether sudo named the researcher.
     pub by_sudo: bool,
+    /// The researcher's groups, once they were asked for.
+    pub groups: Groups,
 }
+
+/// Groups of one researcher, asked for once: the database may be far away (LDAP), and its answer must not change on the way.
+#[derive(Debug, Clone, Default)]
+pub struct Groups(OnceLock<Vec<Gid>>);
 
 impl Caller {
     /// Finds out from the process's ids, `SUDO_UID` and the passwd database.
@@ -86,7 +93,7 @@ impl Caller {
             Error::new(Stage::Host, Kind::Missing, format!("uid {uid} has no home directory"))
                 .hint("set HOME to a directory of yours, for the outputs")
         })?;
-        Ok(Self { uid, gid: getgid(), name, home, mode: Mode::Advisory, by_sudo: false })
+        Ok(Self { uid, gid: getgid(), name, home, mode: Mode::Advisory, by_sudo: false, groups: Groups::default() })
     }
 
     fn from_passwd(uid: Uid, expected: Option<&str>, by_sudo: bool) -> Result<Self> {
@@ -102,7 +109,15 @@ impl Caller {
             )
             .hint("call ces through sudo itself"));
         }
-        Ok(Self { uid, gid: user.gid, name: user.name, home: user.dir, mode: Mode::Enforced, by_sudo })
+        Ok(Self {
+            uid,
+            gid: user.gid,
+            name: user.name,
+            home: user.dir,
+            mode: Mode::Enforced,
+            by_sudo,
+            groups: Groups::default(),
+        })
     }
 
     /// All groups of the researcher, the primary one among them.
@@ -110,6 +125,14 @@ impl Caller {
     /// # Errors
     /// When the group database cannot be read.
     pub fn groups(&self) -> Result<Vec<Gid>> {
+        if let Some(known) = self.groups.0.get() {
+            return Ok(known.clone());
+        }
+        let groups = self.ask_for_groups()?;
+        Ok(self.groups.0.get_or_init(|| groups).clone())
+    }
+
+    fn ask_for_groups(&self) -> Result<Vec<Gid>> {
         let fail = |why: &str| {
             Error::new(Stage::Host, Kind::Host, format!("cannot find the groups of {}", self.name)).because(why)
         };
