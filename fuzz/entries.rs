@@ -140,6 +140,7 @@ pub fn config(data: &[u8]) {
         cgroups_path: None,
         term: None,
         masks: &[],
+        portable: true,
     };
     let spec = match spec::build(&input) {
         Ok(spec) => spec,

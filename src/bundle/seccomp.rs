@@ -1,23 +1,28 @@
 //! Which system calls the payload may make.
 //!
-//! Takes `bundles/seccomp/*.toml`, compiled in; gives BPF programs for the kernel and the same rules for `config.json`;
-//! trusts those files (they are tested); refuses names an architecture does not have and conditions other than two.
+//! Takes `bundles/seccomp/*`, compiled in; gives a BPF program for the kernel and the same rules for `config.json`; trusts
+//! those files (they are tested); refuses names an architecture does not have and conditions other than two.
 //!
-//! ces installs the programs itself, in the order given: seccompiler has one action for all that matches, so the calls
-//! that fail with EPERM are a second filter. The kernel takes the strictest answer of all filters and, between two
-//! errors, the one of the filter installed last (seccomp(2)).
+//! ces installs the program itself, the last thing before the payload's parent. It is compiled when the profile changes
+//! and kept beside it, so that a run neither compiles nor has a file to trust.
 
 use oci_spec::runtime::LinuxSeccomp;
 use seccompiler::BpfProgram;
 
 use crate::error::{Error, Kind, Result, Stage};
 
-/// From rules to BPF.
+/// From rules to BPF: what the kept program is held against.
+#[cfg(test)]
 mod bpf;
+/// The program, as it is kept.
+mod compiled;
 /// Masked comparisons that hold for all values but some.
 mod cover;
 /// The files' contents.
 mod groups;
+/// From rules to BPF by seccompiler: what ours is held against.
+#[cfg(test)]
+mod oracle;
 /// From rules to the form of the runtime spec.
 mod portable;
 
@@ -72,12 +77,12 @@ impl Arch {
     }
 }
 
-/// The programs for this machine, to be installed in this order, before the payload starts.
+/// The program for this machine, to be installed before the payload starts.
 ///
 /// # Errors
-/// When the profile is malformed, or there is none for this machine.
-pub fn compile() -> Result<Vec<BpfProgram>> {
-    bpf::programs(&Profile::load()?, Arch::native()?)
+/// When there is none for this machine.
+pub fn program() -> Result<BpfProgram> {
+    compiled::program(Arch::native()?)
 }
 
 /// The same rules for `config.json`, as runc and crun read them.

@@ -72,6 +72,8 @@ pub struct SpecInput<'a> {
     pub term: Option<&'a str>,
     /// More paths to mask: [`super::masks::of_this_host`].
     pub masks: &'a [String],
+    /// For a runtime that installs the seccomp rules itself; ces has its own programs for `run`.
+    pub portable: bool,
 }
 
 impl SpecInput<'_> {
@@ -93,9 +95,11 @@ pub fn build(input: &SpecInput<'_>) -> Result<Spec> {
         .gid_mappings(mappings(&input.ids.gids)?)
         .namespaces(namespaces()?)
         .resources(resources::build(&input.grant.limits)?)
-        .seccomp(seccomp::to_oci(seccomp::Arch::native()?)?)
         .masked_paths(masks.masked.into_iter().chain(input.masks.iter().cloned()).collect::<Vec<_>>())
         .readonly_paths(masks.readonly);
+    if input.portable {
+        linux = linux.seccomp(seccomp::to_oci(seccomp::Arch::native()?)?);
+    }
     if let Some(path) = input.cgroups_path {
         linux = linux.cgroups_path(path);
     }

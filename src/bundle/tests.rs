@@ -73,6 +73,7 @@ fn build_for(image: &ImageConfiguration, grant: &Grant, user: &ResolvedUser, ids
         cgroups_path: None,
         term: Some("xterm-256color"),
         masks: &[],
+        portable: true,
     })
 }
 

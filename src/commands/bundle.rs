@@ -20,7 +20,7 @@ use crate::run::spawn;
 /// # Errors
 /// As `ces run`, before anything is made.
 pub fn spec(global: &Global, args: &SpecArgs) -> Result<u8> {
-    let prepared = prepare::prepare(global, &args.run)?;
+    let prepared = prepare::prepare(global, &args.run, prepare::caller()?)?;
     let home = &prepared.identity.caller.home;
     let paths = HostPaths {
         data: Some(prepared.data.path.clone()),
@@ -30,7 +30,7 @@ pub fn spec(global: &Global, args: &SpecArgs) -> Result<u8> {
         hostname: "hostname".into(),
         resolv_conf: "resolv.conf".into(),
     };
-    let (spec, _) = prepared.spec("ID", &paths, Path::new("rootfs"))?;
+    let (spec, _) = prepared.spec("ID", &paths, Path::new("rootfs"), true)?;
     let text = spec::to_json(&spec)?;
     print::json_text(&text)?;
     Ok(0)
@@ -41,7 +41,7 @@ pub fn spec(global: &Global, args: &SpecArgs) -> Result<u8> {
 /// # Errors
 /// As `ces run`; and when the directory is not new.
 pub fn bundle(global: &Global, args: &BundleArgs) -> Result<u8> {
-    let mut prepared = prepare::prepare(global, &args.run())?;
+    let mut prepared = prepare::prepare(global, &args.run(), prepare::caller()?)?;
     prepared.identity = prepared.identity.portable()?;
     let dir = std::path::absolute(&args.dir)
         .map_err(|e| Error::new(Stage::Cli, Kind::Usage, format!("cannot use {}", args.dir.display())).because(e))?;
@@ -99,7 +99,7 @@ fn fill(prepared: &Prepared, dir: &Path) -> Result<()> {
         hostname,
         resolv_conf,
     };
-    let (spec, notes) = prepared.spec("ces", &paths, Path::new("rootfs"))?;
+    let (spec, notes) = prepared.spec("ces", &paths, Path::new("rootfs"), true)?;
     notes.iter().try_for_each(|note| print::note(note))?;
     let config = dir.join("config.json");
     let text = spec::to_json(&spec)?;

@@ -97,13 +97,21 @@ pub fn gather_facts(
     })
 }
 
+/// Who calls, on a host that can run containers at all.
+///
+/// # Errors
+/// When the caller is nobody, or the host lacks something.
+pub fn caller() -> Result<Caller> {
+    let caller = Caller::find()?;
+    features::require(caller.is_privileged())?;
+    Ok(caller)
+}
+
 /// Decides everything for a run; nothing is made.
 ///
 /// # Errors
 /// Each stage's own.
-pub fn prepare(global: &Global, args: &RunArgs) -> Result<Prepared> {
-    let caller = Caller::find()?;
-    features::require(caller.is_privileged())?;
+pub fn prepare(global: &Global, args: &RunArgs, caller: Caller) -> Result<Prepared> {
     let dirs = Dirs::new(&caller, global.root.as_deref())?;
     let policy = Policy::load(&caller, global.policy.as_deref())?;
     let mut request = read_request(&caller, args)?;
@@ -150,11 +158,18 @@ pub(super) fn container_user(asked: Option<&str>, image: &StoredImage) -> Result
 }
 
 impl Prepared {
-    /// The spec of this run, and what was left out of the image's environment.
+    /// The spec of this run, and what was left out of the image's environment; `portable` for other programs, which need the
+    /// seccomp rules in it.
     ///
     /// # Errors
     /// When the image's configuration cannot be run.
-    pub fn spec(&self, job: &str, paths: &HostPaths, rootfs: &Path) -> Result<(oci_spec::runtime::Spec, Vec<String>)> {
+    pub fn spec(
+        &self,
+        job: &str,
+        paths: &HostPaths,
+        rootfs: &Path,
+        portable: bool,
+    ) -> Result<(oci_spec::runtime::Spec, Vec<String>)> {
         let term = env::var("TERM").ok();
         let masks = masks::of_this_host();
         let input = SpecInput {
@@ -168,6 +183,7 @@ impl Prepared {
             cgroups_path: None,
             term: term.as_deref(),
             masks: &masks,
+            portable,
         };
         Ok((spec::build(&input)?, spec::notes(&input)?))
     }

@@ -15,7 +15,9 @@ use crate::bundle::rootfs::{Bind, Plan};
 use crate::bundle::spec::{self, HostPaths};
 use crate::cli::{Global, RunArgs};
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::caller::Caller;
 use crate::host::cgroup::Usage;
+use crate::host::idmap::IdMap;
 use crate::host::machine::Machine;
 use crate::policy::grant::Granted;
 use crate::policy::request::{Listen, PortRequest};
@@ -29,6 +31,7 @@ use crate::run::quota::Bound;
 use crate::run::record::{Record, State, now};
 use crate::run::reown;
 use crate::run::session;
+use crate::run::spawn::{self, Idle};
 use crate::run::supervise::{Ending, Outcome};
 use crate::text;
 
@@ -37,7 +40,10 @@ use crate::text;
 /// # Errors
 /// When nothing of the payload ran, or its end cannot be told.
 pub fn run(global: &Global, args: &RunArgs) -> Result<u8> {
-    let mut prepared = prepare::prepare(global, args)?;
+    let caller = prepare::caller()?;
+    // It gets ready while everything is decided. A supervisor starts its own.
+    let idle = (args.options.detach != Some(true)).then(|| start_stage(&caller)).transpose()?;
+    let mut prepared = prepare::prepare(global, args, caller)?;
     let id = JobId::new()?;
     let talk = Talk { quiet: global.quiet };
     let interactive = prepared.grant.interactive;
@@ -50,12 +56,17 @@ pub fn run(global: &Global, args: &RunArgs) -> Result<u8> {
             .push("standard input is not a terminal; what it holds is typed into the payload's".to_owned());
     }
     if !prepared.request.detach {
-        return carry_out(prepared, &id, None, &talk);
+        let idle = idle.map_or_else(|| start_stage(&prepared.identity.caller), Ok)?;
+        return carry_out(idle, prepared, &id, None, &talk);
     }
+    drop(idle);
     prepared.warnings.drain(..).for_each(|warning| talk.say(&format!("warning: {warning}")));
     let logs = prepared.dirs.log.clone();
     let log = log_path(&logs, &id);
-    let started = detach(&log, |report| carry_out(prepared, &id, Some(report), &talk).map(drop));
+    let started = detach(&log, |report| {
+        let idle = start_stage(&prepared.identity.caller)?;
+        carry_out(idle, prepared, &id, Some(report), &talk).map(drop)
+    });
     if started.is_err() {
         // Nothing ran; what the supervisor had to say is in the error. It may not have made one.
         std::fs::remove_file(&log).ok();
@@ -67,11 +78,16 @@ pub fn run(global: &Global, args: &RunArgs) -> Result<u8> {
     Ok(0)
 }
 
+/// The process in which the container will be made.
+fn start_stage(caller: &Caller) -> Result<Idle> {
+    spawn::start(&IdMap::on_disk(caller)?, caller.is_privileged())
+}
+
 /// The run from its first directory to its record; `report` is for who started it, if it is detached.
-fn carry_out(mut prepared: Prepared, id: &JobId, report: Option<Report>, talk: &Talk) -> Result<u8> {
+fn carry_out(idle: Idle, mut prepared: Prepared, id: &JobId, report: Option<Report>, talk: &Talk) -> Result<u8> {
     let mut journal = journal(&prepared, id)?;
     let paths = host_paths(&prepared, &journal);
-    let (spec, notes) = prepared.spec(id.as_str(), &paths, Path::new(crate::bundle::rootfs::ROOTFS))?;
+    let (spec, notes) = prepared.spec(id.as_str(), &paths, Path::new(crate::bundle::rootfs::ROOTFS), false)?;
     prepared.warnings.extend(notes);
     prepared.warnings.iter().for_each(|warning| talk.say(&format!("warning: {warning}")));
 
@@ -81,7 +97,7 @@ fn carry_out(mut prepared: Prepared, id: &JobId, report: Option<Report>, talk: &
     let mut record = begin_record(&prepared, &job, &spec);
     record.ports = ports.published().to_vec();
     talk.ports(&record.ports);
-    let done = execute(&prepared, &job, &spec, &paths, (ports, report), &mut record, talk);
+    let done = execute(&prepared, &job, &spec, &paths, (idle, ports, report), &mut record, talk);
     let finished = finish(&prepared, job, record, done, talk);
     if prepared.grant.tty && prepared.grant.interactive {
         session::forget_input();
@@ -99,7 +115,7 @@ fn execute(
     job: &Job,
     spec: &Spec,
     paths: &HostPaths,
-    (ports, detached): (Ports, Option<Report>),
+    (idle, ports, detached): (Idle, Ports, Option<Report>),
     record: &mut Record,
     talk: &Talk,
 ) -> Result<(Outcome, Usage)> {
@@ -147,7 +163,7 @@ fn execute(
         ],
         ports,
     };
-    launch(start, |checked| {
+    launch(idle, start, |checked| {
         checked.warnings.iter().for_each(|warning| talk.say(&format!("warning: {warning}")));
         record.warnings.extend(checked.warnings.iter().cloned());
         record.enforced = serde_json::to_value(&checked.enforced).ok();

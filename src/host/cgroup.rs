@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -105,14 +106,14 @@ impl Cgroup {
         }
     }
 
-    /// Puts the calling process, which has one thread, into a prepared cgroup.
+    /// Files of a prepared cgroup: a process of one thread that writes `0` into each is in it.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn enter(&self) -> Result<()> {
+    pub fn entrances(&self) -> Result<Vec<OwnedFd>> {
         match &self.0 {
-            Version::One(group) => group.enter().map_err(|e| fail("cannot enter the control group").because(e)),
-            Version::Two(_) => Ok(()),
+            Version::One(group) => group.entrances().map_err(|e| fail("cannot enter the control group").because(e)),
+            Version::Two(_) => Ok(Vec::new()),
         }
     }
 

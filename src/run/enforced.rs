@@ -70,7 +70,7 @@ pub struct Expected {
     pub own: BTreeSet<PathBuf>,
     /// Masked paths: each, if the kernel has it, must be covered.
     pub masked: Vec<PathBuf>,
-    /// How many seccomp filters at least: the profile's two, and those that ces itself runs under.
+    /// How many seccomp filters at least: the profile's, and those that ces itself runs under.
     pub seccomp_filters: Option<u32>,
     /// Limits of the process, by podman's names.
     pub rlimits: BTreeMap<String, Rlimit>,

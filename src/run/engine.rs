@@ -81,11 +81,11 @@ fn fail(what: &str) -> Error {
         .hint("please report this, with the output of ces doctor")
 }
 
-/// What runs in the container: the seccomp filters, then PID 1 and the payload.
+/// What runs in the container: the seccomp filter, then PID 1 and the payload.
 #[derive(Clone)]
 #[allow(missing_debug_implementations, reason = "a compiled filter says nothing to a reader")]
 pub struct Payload {
-    filters: Rc<Vec<BpfProgram>>,
+    filter: Rc<BpfProgram>,
     status: Rc<OwnedFd>,
     nested: Option<(u32, u32)>,
     door: Option<Rc<Wire>>,
@@ -96,10 +96,10 @@ impl Payload {
     /// may come.
     ///
     /// # Errors
-    /// When the seccomp profile does not compile.
+    /// When there is no seccomp profile for this machine.
     pub fn new(status: OwnedFd, nested: Option<(u32, u32)>, door: Option<OwnedFd>) -> Result<Self> {
         let door = door.map(Wire::from_fd).map(Rc::new);
-        Ok(Self { filters: Rc::new(seccomp::compile()?), status: Rc::new(status), nested, door })
+        Ok(Self { filter: Rc::new(seccomp::program()?), status: Rc::new(status), nested, door })
     }
 }
 
@@ -145,10 +145,7 @@ impl Executor for Payload {
         }
         writable_null().map_err(|e| refuse("open the null device for the output", e.to_string()))?;
         sys::close_paths().map_err(|e| refuse("close the engine's directories", e.to_string()))?;
-        for filter in self.filters.iter() {
-            seccompiler::apply_filter(filter).map_err(|e| refuse("install the seccomp filter", e.to_string()))?;
-        }
-        Ok(())
+        seccompiler::apply_filter(&self.filter).map_err(|e| refuse("install the seccomp filter", e.to_string()))
     }
 
     /// The environment is given to the payload's `execve` alone; PID 1 keeps an empty one.

@@ -17,7 +17,7 @@ use super::enforced::{self, Device, Enforced, Expected, Rlimit};
 use super::job::JobId;
 use super::ports::Ports;
 use super::quota::{Bound, Watch};
-use super::spawn::{self, StageProcess};
+use super::spawn::{self, Idle, StageProcess};
 use super::stage::StageRequest;
 use super::streams::{self, Relay};
 use super::supervise::{self, Outcome, Signals, Supervised};
@@ -75,12 +75,16 @@ pub struct Checked {
     pub warnings: Vec<String>,
 }
 
-/// Runs the container to its end; `before_start` is called when everything is in force and nothing of the payload has
+/// Runs the container to its end, in the process `idle`; `before_start` is called when everything is in force and nothing of the payload has
 /// run, and may still refuse.
 ///
 /// # Errors
 /// When nothing of the payload ran, or the engine failed under it.
-pub fn launch(mut launch: Launch<'_>, before_start: impl FnOnce(&Checked) -> Result<()>) -> Result<(Outcome, Usage)> {
+pub fn launch(
+    idle: Idle,
+    mut launch: Launch<'_>,
+    before_start: impl FnOnce(&Checked) -> Result<()>,
+) -> Result<(Outcome, Usage)> {
     let mut signals = Signals::hold()?;
     let identity = launch.identity;
     let bounds = std::mem::take(&mut launch.bounds);
@@ -103,7 +107,7 @@ pub fn launch(mut launch: Launch<'_>, before_start: impl FnOnce(&Checked) -> Res
     let prepared = prepare(&launch)?;
     let cgroup = prepared.as_ref().and_then(|(cgroup, _)| cgroup.as_ref());
     let streams = ends.each_ref().map(Option::as_ref);
-    let stage = spawn::spawn(&request, identity.layer_map().as_ref(), streams, &launch.ports.listeners(), cgroup);
+    let stage = idle.begin(&request, identity.layer_map().as_ref(), streams, &launch.ports.listeners(), cgroup);
     let stage = match stage {
         Ok(stage) => stage,
         Err(error) => {
@@ -114,10 +118,8 @@ pub fn launch(mut launch: Launch<'_>, before_start: impl FnOnce(&Checked) -> Res
     };
     drop(ends);
     launch.ports.handed_on();
-    let pid = stage.pid;
     let detached = launch.detached.take().map(|report| (report, LARGEST_LOG));
     let done = converse(&launch, stage, prepared, before_start, &mut signals, (pipes, watch, detached));
-    spawn::end(pid);
     spawn::end_orphans();
     let (ended, cgroup) = done;
     let usage = cgroup.as_ref().map(Cgroup::usage).unwrap_or_default();
@@ -191,7 +193,7 @@ fn converse(
     signals: &mut Signals,
     (pipes, watch, detached): (Vec<Relay>, Watch, Option<(Report, u64)>),
 ) -> (Result<Outcome>, Option<Cgroup>) {
-    let pid = stage.pid;
+    let pid = stage.pid();
     // Being moved into a cgroup waits for the kernel (an RCU grace period, milliseconds): meanwhile the stage mounts. The
     // thread has ended before this process forks again.
     let (created, placed) = std::thread::scope(|scope| {
@@ -276,7 +278,7 @@ fn until_created(launch: &Launch<'_>, stage: &StageProcess, mut in_cgroup: impl 
         let (message, mut passed) = stage.receive()?.unzip();
         match message {
             Some(FromStage::NeedsMaps) => {
-                identity.container.write(stage.pid, identity.caller.is_privileged())?;
+                identity.container.write(stage.pid(), identity.caller.is_privileged())?;
                 stage.wire.send(&ToStage::MapsWritten)?;
             }
             Some(FromStage::NeedsCgroup) => {
@@ -352,7 +354,7 @@ fn expected(launch: &Launch<'_>, missing: Option<&[&str]>, moved: &[(PathBuf, Pa
         mounts,
         own: own_file_systems(spec, moved),
         rlimits: rlimits(spec),
-        seccomp_filters: enforced::own_filters()?.map(|own| own + 2),
+        seccomp_filters: enforced::own_filters()?.map(|own| own + 1),
         masked: paths(linux.and_then(|l| l.masked_paths().as_ref())),
         limits,
         cgroup: missing.map(|_| format!("{PREFIX}{}", launch.id)),

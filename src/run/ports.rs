@@ -18,10 +18,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::bundle::identity::{HostIds, Identity, acting_as};
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::sys;
 use crate::policy::request::{Listen, PortRequest};
 
 /// Connections that wait until the relay takes them; the kernel's `net.core.somaxconn` bounds it too.
 const BACKLOG: i32 = 1024;
+
+/// As many listeners as go to the stage process in one message, and still leave room for what else does.
+const MOST: usize = sys::passed::MOST - 16;
 
 /// A published port, as the record and the researcher are told of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +82,10 @@ impl Ports {
     /// # Errors
     /// When one of them cannot be had; then none is left.
     pub fn open(requests: &[PortRequest], identity: &Identity) -> Result<Self> {
+        if requests.len() > MOST {
+            return Err(Error::new(Stage::Run, Kind::Usage, format!("{} ports are too many", requests.len()))
+                .hint(format!("publish {MOST} at most")));
+        }
         let (researcher, privileged) = (identity.researcher(), identity.caller.is_privileged());
         let mut ports = Self {
             listeners: Vec::new(),

@@ -2,6 +2,9 @@
 //!
 //! Takes a `StageRequest`; gives a running `StageProcess`; trusts nothing that comes back before the maps are
 //! written; refuses to fork with a second thread.
+//!
+//! The process is started before its work is decided: it executes this program anew while its parent reads policy and
+//! image, and gets the request, with every descriptor that belongs to it, over the wire.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -18,41 +21,69 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Pid, Uid, pipe2, setresgid, setresuid};
 
-use super::stage::{REQUEST_FD, StageRequest};
-use super::wire::{FromStage, ToStage, Wire};
+use super::stage::{StageRequest, WIRE_FD};
+use super::wire::{FromStage, Passed, ToStage, Wire};
 use crate::bundle::rootfs::{self, Plan};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::cgroup::Cgroup;
 use crate::host::idmap::IdMap;
 use crate::host::sys::{self, MountChange};
 
-/// The stage process, as its parent sees it.
+/// A stage process that waits for its work. It ends with this value, and with this process.
+#[derive(Debug)]
+pub struct Idle {
+    process: Process,
+    wire: Wire,
+    privileged: bool,
+}
+
+/// The stage process at work, as its parent sees it. It ends with this value, and with this process.
 #[derive(Debug)]
 pub struct StageProcess {
-    /// Its process id.
-    pub pid: Pid,
+    process: Process,
     /// The conversation with it.
     pub wire: Wire,
     /// The payload's wait status comes here from PID 1 (four bytes), then end of file.
     pub payload_status: OwnedFd,
     /// Where PID 1 takes commands.
     pub door: Wire,
+}
+
+/// A child of this process, and a descriptor that says whether it has ended.
+#[derive(Debug)]
+struct Process {
+    pid: Pid,
     ended: OwnedFd,
 }
 
+impl Drop for Process {
+    fn drop(&mut self) {
+        end(self.pid);
+    }
+}
+
 impl StageProcess {
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        self.process.pid
+    }
+
     /// Waits for one message and what comes with it; none when the process has ended, even if something that it started
     /// still holds its end of the conversation.
     ///
     /// # Errors
     /// As [`Wire::receive`].
     pub fn receive(&self) -> Result<Option<(FromStage, Vec<OwnedFd>)>> {
-        let wire = PollFd::new(self.wire.as_fd(), PollFlags::POLLIN);
-        let ended = PollFd::new(self.ended.as_fd(), PollFlags::POLLIN);
-        poll_all(&mut [wire.clone(), ended], PollTimeout::NONE)?;
-        // What it said last was sent before its end: it is there by now.
-        if poll_all(&mut [wire], PollTimeout::ZERO)? { self.wire.receive_with() } else { Ok(None) }
+        receive(&self.wire, &self.process)
     }
+}
+
+fn receive(wire: &Wire, process: &Process) -> Result<Option<(FromStage, Vec<OwnedFd>)>> {
+    let said = PollFd::new(wire.as_fd(), PollFlags::POLLIN);
+    let ended = PollFd::new(process.ended.as_fd(), PollFlags::POLLIN);
+    poll_all(&mut [said.clone(), ended], PollTimeout::NONE)?;
+    // What it said last was sent before its end: it is there by now.
+    if poll_all(&mut [said], PollTimeout::ZERO)? { wire.receive_with() } else { Ok(None) }
 }
 
 fn poll_all(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> Result<bool> {
@@ -75,50 +106,78 @@ pub(super) fn fork(child: impl FnOnce() -> i32) -> std::io::Result<Pid> {
     })
 }
 
-/// Forks the stage process; `layer_map` is the map of the idmapped layers, if ids differ; `streams` take the place of
-/// the standard ones; `listeners` are those of the request's ports; a prepared `cgroup` is entered first of all.
+/// Starts a stage process, which needs nothing to begin with but `map`, that of an ordinary user's containers: it is ready
+/// to work by the time its work is decided.
 ///
 /// # Errors
 /// The kernel's.
-pub fn spawn(
-    request: &StageRequest,
-    layer_map: Option<&IdMap>,
-    streams: [Option<&OwnedFd>; 3],
-    listeners: &[BorrowedFd<'_>],
-    cgroup: Option<&Cgroup>,
-) -> Result<StageProcess> {
-    let layer_ns = layer_map.map(|map| user_namespace(map, request.privileged)).transpose()?;
-    let document = sealed_request(request)?;
+pub fn start(map: &IdMap, privileged: bool) -> Result<Idle> {
     let (ours, theirs) = Wire::pair()?;
-    let (status_read, status_write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| fail("make a pipe", e.into()))?;
-    let (door, door_inside) = Wire::pair()?;
-    let privileged = request.privileged;
-    let pid = fork(|| {
-        let layer_ns = layer_ns.as_ref().map(AsFd::as_fd);
-        let ready = cgroup
-            .map_or(Ok(()), Cgroup::enter)
-            .and_then(|()| sys::replace_streams(streams).map_err(|e| fail("connect the output", e)));
-        if let Err(error) = ready {
-            return theirs.send(&FromStage::Failed(super::stage::failure(&error))).map_or(1, |()| 1);
-        }
-        let inherited: Vec<BorrowedFd<'_>> =
-            [document.as_fd(), theirs.as_fd(), status_write.as_fd(), door_inside.as_fd()]
-                .into_iter()
-                .chain(listeners.iter().copied())
-                .chain(layer_ns)
-                .collect();
-        match become_stage(privileged, &theirs, &inherited) {
-            Ok(never) => match never {},
-            // The parent shows it; if the parent is gone there is no one to tell.
-            Err(error) => theirs.send(&FromStage::Failed(super::stage::failure(&error))).map_or(1, |()| 1),
-        }
+    let pid = fork(|| match become_stage(privileged, &theirs) {
+        Ok(never) => match never {},
+        // The parent shows it; if the parent is gone there is no one to tell.
+        Err(error) => theirs.send(&FromStage::Failed(super::stage::failure(&error))).map_or(1, |()| 1),
     })
     .map_err(|e| fail("start the stage process", e))?;
+    drop(theirs);
     let ended = sys::pidfd_open(pid).map_err(|e| {
         end(pid);
         fail("follow the stage process", e)
     })?;
-    Ok(StageProcess { pid, wire: ours, payload_status: status_read, door, ended })
+    let idle = Idle { process: Process { pid, ended }, wire: ours, privileged };
+    if !privileged {
+        match receive(&idle.wire, &idle.process)? {
+            Some((FromStage::NeedsMaps, _)) => map.write(pid, privileged)?,
+            Some((FromStage::Failed(failure), _)) => return Err(failure.into()),
+            _ => return Err(Error::new(Stage::Run, Kind::Failed, "the stage process ended before it had work")),
+        }
+        idle.wire.send(&ToStage::MapsWritten)?;
+    }
+    Ok(idle)
+}
+
+impl Idle {
+    /// Gives it its work; `layer_map` is the map of the idmapped layers, if ids differ; `streams` take the place of the
+    /// standard ones; `listeners` are those of the request's ports; a prepared `cgroup` is entered first of all.
+    ///
+    /// # Errors
+    /// The kernel's; the process is ended.
+    pub fn begin(
+        self,
+        request: &StageRequest,
+        layer_map: Option<&IdMap>,
+        streams: [Option<&OwnedFd>; 3],
+        listeners: &[BorrowedFd<'_>],
+        cgroup: Option<&Cgroup>,
+    ) -> Result<StageProcess> {
+        let Self { process, wire, privileged } = self;
+        let layer_ns = layer_map.map(|map| user_namespace(map, privileged)).transpose()?;
+        let document = sealed_request(request)?;
+        let (payload_status, status_write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| fail("make a pipe", e.into()))?;
+        let (door, door_inside) = Wire::pair()?;
+        let groups = cgroup.map(Cgroup::entrances).transpose()?.unwrap_or_default();
+        let passed = Passed {
+            groups: groups.len(),
+            streams: streams.map(|stream| stream.is_some()),
+            listeners: listeners.len(),
+            layer_ns: layer_ns.is_some(),
+        };
+        let descriptors: Vec<BorrowedFd<'_>> = [document.as_fd(), status_write.as_fd(), door_inside.as_fd()]
+            .into_iter()
+            .chain(groups.iter().map(AsFd::as_fd))
+            .chain(streams.into_iter().flatten().map(AsFd::as_fd))
+            .chain(listeners.iter().copied())
+            .chain(layer_ns.as_ref().map(AsFd::as_fd))
+            .collect();
+        wire.send_with(&ToStage::Begin(passed), &descriptors).map_err(|error| {
+            // It has ended, and perhaps it has said why.
+            match receive(&wire, &process) {
+                Ok(Some((FromStage::Failed(failure), _))) => failure.into(),
+                _ => error,
+            }
+        })?;
+        Ok(StageProcess { process, wire, payload_status, door })
+    }
 }
 
 /// A user namespace with `map`, kept alive by the descriptor alone.
@@ -228,14 +287,24 @@ pub fn in_stage(
 
 /// A mount namespace whose mounts are this process's own.
 fn own_mounts(wire: &Wire, privileged: bool) -> Result<()> {
+    if !privileged {
+        enter_user_namespace(wire, CloneFlags::CLONE_NEWNS)?;
+    }
+    private_mounts(privileged)
+}
+
+/// The same, for an ordinary user's process that has a mount namespace already. Until now that took over what was mounted
+/// on the host: a home or a project's data may be mounted by being looked at (autofs).
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn private_mounts(privileged: bool) -> Result<()> {
     if privileged {
         unshare(CloneFlags::CLONE_NEWNS).map_err(|e| {
             fail("make a mount namespace", e.into()).hint(
                 "root lacks the capability CAP_SYS_ADMIN here (inside another container?); run ces on the host itself",
             )
         })?;
-    } else {
-        enter_user_namespace(wire, CloneFlags::CLONE_NEWNS)?;
     }
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>).map_err(|e| fail("make the mounts private", e.into()))
@@ -251,19 +320,20 @@ fn sealed_request(request: &StageRequest) -> Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// What the child does between fork and exec; `inherited` are the descriptors of `stage::REQUEST_FD` and after.
-fn become_stage(privileged: bool, wire: &Wire, inherited: &[BorrowedFd<'_>]) -> Result<std::convert::Infallible> {
+/// What the child does between fork and exec.
+fn become_stage(privileged: bool, wire: &Wire) -> Result<std::convert::Infallible> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .map_err(|e| fail("reset the signal mask", e.into()))?;
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| fail("follow ces into death", e.into()))?;
     // The caller's terminal, session and keys stay behind.
     nix::unistd::setsid().map_err(|e| fail("start a session", e.into()))?;
     sys::join_new_session_keyring().map_err(|e| fail("start a keyring", e))?;
-    own_mounts(wire, privileged)?;
+    if !privileged {
+        enter_user_namespace(wire, CloneFlags::CLONE_NEWNS)?;
+    }
     let program = read_only_self()?;
-    sys::place_fds(inherited, REQUEST_FD).map_err(|e| fail("pass descriptors on", e))?;
-    let beyond = u32::try_from(inherited.len()).unwrap_or(u32::MAX).saturating_add(REQUEST_FD.unsigned_abs());
-    sys::cloexec_from(beyond).map_err(|e| fail("close descriptors", e))?;
+    sys::place_fds(&[wire.as_fd()], WIRE_FD).map_err(|e| fail("pass descriptors on", e))?;
+    sys::cloexec_from(WIRE_FD.unsigned_abs() + 1).map_err(|e| fail("close descriptors", e))?;
     // No argument and no variable of the caller: the container can read its PID 1's command line.
     let argv = [CString::from(c"ces"), CString::from(c"__stage")];
     Err(fail("execute the stage process", sys::exec_fd(program.as_fd(), &argv, &[])))

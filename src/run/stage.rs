@@ -1,12 +1,13 @@
 //! The stage process: namespaces and mounts, then the engine.
 //!
-//! Takes a `StageRequest` on an inherited descriptor; gives a created, then a running container; trusts `ces` (its
+//! Takes a `StageRequest` over an inherited socket; gives a created, then a running container; trusts `ces` (its
 //! parent) and the kernel; refuses to create anything outside a user namespace that ces made.
 //!
 //! The order, in the order of the code: mounts (as the host's root where there is one) → user namespace → control
 //! group → network and cgroup namespaces → init layer → engine: create → *the parent's check* → start → wait.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::console::Console;
 use super::engine::{self, Payload};
 use super::relay::{Listener, Relay};
-use super::spawn::enter_user_namespace;
+use super::spawn::{enter_user_namespace, private_mounts};
 use super::wire::{Failure, FromStage, ToStage, Wire};
 use crate::bundle::init_layer::{self, Shape};
 use crate::bundle::rootfs::{self, Plan, ROOTFS, STATE};
@@ -28,9 +29,8 @@ use crate::bundle::spec::OOM_SCORE_ADJ;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::sys;
 
-/// The request's descriptor; after it come the conversation, the payload's status, the listener of each published port
-/// and, perhaps, the layers' user namespace.
-pub const REQUEST_FD: RawFd = 3;
+/// The descriptor of the conversation, the one that the stage process inherits.
+pub const WIRE_FD: RawFd = 3;
 
 /// Everything the stage process needs to know.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -57,33 +57,59 @@ pub struct StageRequest {
 
 /// The program's other `main`: called when it was executed as the stage process.
 pub fn child_main() -> u8 {
-    let taken = || -> std::io::Result<[OwnedFd; 4]> {
-        let [a, b, c, d] = [0, 1, 2, 3].map(|number| sys::inherited_fd(REQUEST_FD + number));
-        Ok([a?, b?, c?, d?])
-    };
-    let Ok([request, wire, status, door]) = taken() else {
+    child_main_reading(read_request)
+}
+
+/// The same, with another way of reading the request.
+pub fn child_main_reading(read: impl FnOnce(OwnedFd) -> Result<StageRequest>) -> u8 {
+    let Ok(wire) = sys::inherited_fd(WIRE_FD) else {
         // Not started by ces: there is no one to talk to.
         return 125;
     };
     let wire = Wire::from_fd(wire);
-    let done = read_request(request).and_then(|request| {
-        let mut numbers = REQUEST_FD + 4..;
-        let listeners = request.ports.iter().zip(numbers.by_ref()).map(|(_, number)| sys::inherited_fd(number));
-        let listeners = listeners.collect::<std::io::Result<Vec<_>>>().map_err(|e| {
-            Error::new(Stage::Run, Kind::Failed, "a published port's listener was not handed on").because(e)
-        })?;
-        let layer_ns = numbers.next().and_then(|number| sys::inherited_fd(number).ok());
-        // Where nothing may come in, nobody holds a way in.
-        let door = request.door.then_some(door);
-        stage(request, &wire, (status, door), listeners, layer_ns)
-    });
-    match done {
+    match begin(&wire, read).and_then(|(request, handed)| stage(request, &wire, handed)) {
         Ok(()) => 0,
         Err(error) => {
             // If the parent is gone there is no one to tell.
             wire.send(&FromStage::Failed(failure(&error))).map_or(125, |()| 1)
         }
     }
+}
+
+/// Descriptors that came with the request, and are still needed.
+struct Handed {
+    status: OwnedFd,
+    door: Option<OwnedFd>,
+    listeners: Vec<OwnedFd>,
+    layer_ns: Option<OwnedFd>,
+}
+
+/// Waits for the work; enters the control groups and takes the streams.
+fn begin(wire: &Wire, read: impl FnOnce(OwnedFd) -> Result<StageRequest>) -> Result<(StageRequest, Handed)> {
+    let lost = || Error::new(Stage::Run, Kind::Failed, "a descriptor of the stage's request was not handed on");
+    let Some((ToStage::Begin(passed), descriptors)) = wire.receive_with()? else {
+        return Err(Error::new(Stage::Run, Kind::Failed, "ces is gone"));
+    };
+    let mut descriptors = descriptors.into_iter();
+    let mut next = || descriptors.next().ok_or_else(lost);
+    let (document, status, door) = (next()?, next()?, next()?);
+    for _ in 0..passed.groups {
+        // 0 is the one who writes: a process of one thread, and all that it will start.
+        File::from(next()?)
+            .write_all(b"0")
+            .map_err(|e| Error::new(Stage::Run, Kind::Host, "cannot enter the control group").because(e))?;
+    }
+    let streams = passed.streams.map(|there| there.then(&mut next).transpose());
+    let [stdin, stdout, stderr] = streams;
+    let streams = [stdin?, stdout?, stderr?];
+    sys::replace_streams(streams.each_ref().map(Option::as_ref))
+        .map_err(|e| Error::new(Stage::Run, Kind::Host, "cannot connect the output").because(e))?;
+    let listeners = (0..passed.listeners).map(|_| next()).collect::<Result<Vec<_>>>()?;
+    let layer_ns = passed.layer_ns.then(&mut next).transpose()?;
+    let request = read(document)?;
+    // Where nothing may come in, nobody holds a way in.
+    let door = request.door.then_some(door);
+    Ok((request, Handed { status, door, listeners, layer_ns }))
 }
 
 /// An error as the parent will show it.
@@ -101,17 +127,12 @@ fn read_request(fd: OwnedFd) -> Result<StageRequest> {
         .map_err(|e| Error::new(Stage::Run, Kind::Failed, "the stage's request makes no sense").because(e))
 }
 
-fn stage(
-    request: StageRequest,
-    wire: &Wire,
-    (status, door): (OwnedFd, Option<OwnedFd>),
-    listeners: Vec<OwnedFd>,
-    layer_ns: Option<OwnedFd>,
-) -> Result<()> {
+fn stage(request: StageRequest, wire: &Wire, Handed { status, door, listeners, layer_ns }: Handed) -> Result<()> {
     // While this process may still write the file; everything below inherits it (proc_pid_oom_score_adj(5)).
     std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ.to_string()).map_err(|e| {
         Error::new(Stage::Run, Kind::Host, "cannot make the container the first to die when memory runs out").because(e)
     })?;
+    private_mounts(request.privileged)?;
     rootfs::assemble(&request.plan, layer_ns.as_ref().map(AsFd::as_fd), request.privileged)?;
     drop(layer_ns);
     if request.privileged {

@@ -40,12 +40,27 @@ pub enum FromStage {
 /// What the stage is told.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToStage {
+    /// The work; its descriptors come with it.
+    Begin(Passed),
     /// The maps are written.
     MapsWritten,
     /// The stage is in its control group.
     CgroupReady,
     /// The enforced check passed: start the payload.
     Start,
+}
+
+/// What comes with [`ToStage::Begin`], in this order: the request, the payload's status, the way in for commands, and these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passed {
+    /// Files by which a process enters its control groups.
+    pub groups: usize,
+    /// What takes the place of standard input, output and error.
+    pub streams: [bool; 3],
+    /// Listeners of published ports.
+    pub listeners: usize,
+    /// The layers' user namespace.
+    pub layer_ns: bool,
 }
 
 /// An error of the stage, as it crosses the socket.

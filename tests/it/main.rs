@@ -17,5 +17,5 @@ mod policy;
 mod promises;
 /// The golden specs and the runtime specification's schema.
 mod schema;
-/// The seccomp filters, by the kernel itself.
+/// The seccomp filter, by the kernel itself.
 mod system_calls;

@@ -293,6 +293,17 @@ fn what_the_payload_sent_last_arrives_after_its_end() {
 }
 
 #[test]
+fn more_ports_than_one_message_carries_are_refused_before_anything_is_made() {
+    let Some(host) = Host::new() else { return };
+    host.pull_demo("demo");
+    let ports: Vec<String> = (0..238).map(|n| format!("-p=unix:{}", 2000 + n)).collect();
+    let words: Vec<&str> = ports.iter().map(String::as_str).collect();
+    host.run(&[&words[..], &["localhost/demo", "/bin/true"]].concat()).refuses(125, &["238 ports are too many", "237"]);
+    host.nothing_ran();
+    host.run(&[&words[1..], &["localhost/demo", "/bin/true"]].concat()).exits(0);
+}
+
+#[test]
 fn a_port_in_use_is_an_error_with_its_number_and_nothing_runs() {
     let Some(host) = Host::with_demo() else { return };
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");

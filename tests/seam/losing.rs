@@ -6,14 +6,14 @@
 
 use std::ffi::CStr;
 use std::fs::{self, File};
-use std::io::{Read as _, Seek as _, Write as _};
-use std::os::fd::{FromRawFd as _, IntoRawFd as _};
+use std::io::{Read as _, Write as _};
+use std::os::fd::{IntoRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use ces::run::stage::REQUEST_FD;
+use ces::run::stage::StageRequest;
 use libc::{c_char, c_int, c_long, c_uint, c_ulong, c_void, gid_t, size_t};
 use nix::sched::CloneFlags;
 use serde_json::{Value, json};
@@ -43,7 +43,7 @@ const fn with(options: &'static [&'static str], loss: Loss) -> Loss {
 fn nothing(_: &mut Value) {}
 
 /// All losses. Those whose change is `nothing` are lies, told below by their names.
-pub static LOSSES: [Loss; 55] = [
+pub static LOSSES: [Loss; 54] = [
     loss("the_user", "the user is", |r| r["spec"]["process"]["user"]["uid"] = json!(1)),
     loss("the_group", "the group is", |r| r["spec"]["process"]["user"]["gid"] = json!(1)),
     loss("the_groups", "supplementary groups", nothing),
@@ -67,7 +67,6 @@ pub static LOSSES: [Loss; 55] = [
         capable(r, &["bounding", "permitted", "effective"]);
     }),
     loss("seccomp", "the seccomp mode is 0", nothing),
-    loss("the_second_seccomp_filter", "the number of seccomp filters", nothing),
     loss("the_user_namespace", "of a new user namespace", nothing),
     loss("the_ipc_namespace", "the ipc namespace", |r| {
         share(r, "ipc");
@@ -221,11 +220,11 @@ fn lies(name: &str) -> bool {
 
 /// The stage, less what the run says.
 pub fn stage() -> u8 {
-    // SAFETY: the parent left the request at this number for this program.
-    let mut file = unsafe { File::from_raw_fd(REQUEST_FD) };
-    let mut text = String::new();
-    file.read_to_string(&mut text).unwrap();
-    let mut request: Value = serde_json::from_str(&text).unwrap();
+    ces::run::stage::child_main_reading(|request| Ok(changed(request)))
+}
+
+fn changed(request: OwnedFd) -> StageRequest {
+    let mut request: Value = serde_json::from_reader(File::from(request)).unwrap();
     let env = request["spec"]["process"]["env"].as_array().unwrap();
     let word = env.iter().find_map(|e| e.as_str()?.strip_prefix(WORD)?.strip_prefix('=')).unwrap_or("nothing");
     if let Some(loss) = LOSSES.iter().chain(&FAILURES).find(|loss| loss.name == word) {
@@ -243,16 +242,7 @@ pub fn stage() -> u8 {
         }
         ACTIVE.set(loss.name.to_owned()).unwrap();
     }
-    // The memory file is one's own: written anew, and read again from its beginning.
-    let changed = serde_json::to_vec(&request).unwrap();
-    let mut again =
-        fs::OpenOptions::new().write(true).truncate(true).open(format!("/proc/self/fd/{REQUEST_FD}")).unwrap();
-    again.write_all(&changed).unwrap();
-    // The stage takes what it finds at the next number for something of its parent's.
-    drop(again);
-    file.rewind().unwrap();
-    assert_eq!(file.into_raw_fd(), REQUEST_FD);
-    ces::run::stage::child_main()
+    serde_json::from_value(request).unwrap()
 }
 
 /// Beyond the numbers that mean something to the stage, and not closed on exec.
@@ -346,7 +336,6 @@ pub unsafe extern "C" fn syscall(
     e: c_ulong,
     f: c_ulong,
 ) -> c_long {
-    static FILTERS: AtomicU32 = AtomicU32::new(0);
     // What is being made a mount of: fsopen(2), fsconfig(2), fsmount(2).
     static PROC: AtomicU64 = AtomicU64::new(0);
     if lies("proc_of_its_own") || lies("the_pid_namespace") {
@@ -370,13 +359,12 @@ pub unsafe extern "C" fn syscall(
         }
     }
     if number == libc::SYS_seccomp && a == 1 {
-        let nth = FILTERS.fetch_add(1, Ordering::Relaxed);
         if lies("seccomp_filters_that_load") {
             // SAFETY: the C library's own place for the number.
             unsafe { *libc::__errno_location() = libc::EINVAL };
             return -1;
         }
-        if lies("seccomp") || lies("the_second_seccomp_filter") && nth == 1 {
+        if lies("seccomp") {
             return 0;
         }
     }

@@ -9,6 +9,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -86,12 +87,13 @@ impl Group {
         resources.pids().as_ref().map_or(Ok(()), |pids| put(&self.pids, "pids.max", pids.limit()))
     }
 
-    /// Puts the calling thread into the groups: a process of one thread, and all that it will start.
-    pub(super) fn enter(&self) -> io::Result<()> {
-        self.directories().map(|dir| dir.join("tasks")).try_for_each(|file| {
-            // 0 is the one who writes.
-            fs::write(&file, "0").map_err(|e| named(&file, &e))
-        })
+    /// The file of each group by which a thread enters it.
+    pub(super) fn entrances(&self) -> io::Result<Vec<OwnedFd>> {
+        let open = |dir: &Path| {
+            let file = dir.join("tasks");
+            fs::OpenOptions::new().write(true).open(&file).map(OwnedFd::from).map_err(|e| named(&file, &e))
+        };
+        self.directories().map(open).collect()
     }
 
     pub(super) fn observed(&self) -> io::Result<Observed> {

@@ -6,8 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockFlag, UnixCredentials, accept4, recvmsg};
 use nix::unistd::Pid;
 
-/// No message of ours carries more.
-pub const MOST: usize = 4;
+/// No message carries more (`SCM_MAX_FD` of the kernel).
+pub const MOST: usize = 253;
 
 /// One packet.
 #[derive(Debug)]
