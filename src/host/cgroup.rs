@@ -92,7 +92,7 @@ pub struct Usage {
 }
 
 impl Cgroup {
-    /// Makes the cgroup `ces-<job>` and sets the limits, where a process can [`enter`](Self::enter) it by itself:
+    /// Makes the cgroup `ces-<job>` and sets the limits, where a process can enter it by itself, through its [`entrances`](Self::entrances):
     /// version 1; `None` elsewhere, where [`create`](Self::create) moves it.
     ///
     /// # Errors

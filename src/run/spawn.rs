@@ -300,11 +300,7 @@ fn own_mounts(wire: &Wire, privileged: bool) -> Result<()> {
 /// The kernel's.
 pub(super) fn private_mounts(privileged: bool) -> Result<()> {
     if privileged {
-        unshare(CloneFlags::CLONE_NEWNS).map_err(|e| {
-            fail("make a mount namespace", e.into()).hint(
-                "root lacks the capability CAP_SYS_ADMIN here (inside another container?); run ces on the host itself",
-            )
-        })?;
+        unshare(CloneFlags::CLONE_NEWNS).map_err(|e| fail("make a mount namespace", e.into()).hint(INSIDE_ANOTHER))?;
     }
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>).map_err(|e| fail("make the mounts private", e.into()))
@@ -319,6 +315,10 @@ fn sealed_request(request: &StageRequest) -> Result<OwnedFd> {
     file.write_all(&text).and_then(|()| file.rewind()).map_err(|e| fail("write the stage's request", e))?;
     Ok(file.into())
 }
+
+/// Why root may not mount.
+const INSIDE_ANOTHER: &str =
+    "root lacks the capability CAP_SYS_ADMIN here (inside another container?); run ces on the host itself";
 
 /// What the child does between fork and exec.
 fn become_stage(privileged: bool, wire: &Wire) -> Result<std::convert::Infallible> {
@@ -367,7 +367,8 @@ fn read_only_self() -> Result<OwnedFd> {
     if let Ok(fd) = openat2(AT_FDCWD, &path, how) {
         let found = nix::sys::stat::fstat(&fd).map_err(|e| fail(what, e.into()))?;
         if (found.st_dev, found.st_ino) == (running.dev(), running.ino()) {
-            let tree = sys::clone_mount(fd.as_fd(), c"", true).map_err(|e| fail(what, e))?;
+            // An ordinary user's process is root of its own user namespace by now, and may: only root may lack the right.
+            let tree = sys::clone_mount(fd.as_fd(), c"", true).map_err(|e| fail(what, e).hint(INSIDE_ANOTHER))?;
             let change =
                 MountChange { set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID, idmap: None, recursive: true };
             sys::change_mount(tree.as_fd(), &change).map_err(|e| fail(what, e))?;
