@@ -9,6 +9,7 @@
 //! of the foreign range too, because host root must never be a user of the container, and the outputs are given to
 //! root after the run.
 
+use caps::{CapSet, Capability};
 use nix::unistd::{Gid, Uid, setegid, seteuid, setgroups};
 
 use crate::error::{Error, Kind, Result, Stage};
@@ -205,6 +206,34 @@ pub fn acting_as<T>(ids: &HostIds, privileged: bool, work: impl FnOnce() -> Resu
     setegid(Gid::from_raw(0)).map_err(fail)?;
     setgroups(&own_groups).map_err(fail)?;
     done
+}
+
+/// Does `work` with root's power over files and under the name of `ids`: a file server that squashes root looks at the name
+/// alone, and on a local disk what belongs to others is within reach all the same (capabilities(7), "Effect of user ID
+/// changes on capabilities": the permitted set stays). For a process with one thread.
+///
+/// # Errors
+/// `work`'s, and a failure to change ids.
+pub fn acting_with_power<T>(ids: &HostIds, privileged: bool, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    const OVER_FILES: [Capability; 5] = [
+        Capability::CAP_CHOWN,
+        Capability::CAP_DAC_OVERRIDE,
+        Capability::CAP_DAC_READ_SEARCH,
+        Capability::CAP_FOWNER,
+        Capability::CAP_FSETID,
+    ];
+    acting_as(ids, privileged, || {
+        if privileged && ids.uid != 0 {
+            let raise = || {
+                let may = caps::read(None, CapSet::Permitted)?;
+                let power = OVER_FILES.into_iter().filter(|capability| may.contains(capability)).collect();
+                caps::set(None, CapSet::Effective, &power)
+            };
+            raise()
+                .map_err(|e| Error::new(Stage::Bundle, Kind::Host, "cannot keep root's power over files").because(e))?;
+        }
+        work()
+    })
 }
 
 #[cfg(test)]

@@ -20,10 +20,11 @@ use crate::host::dirs::Dirs;
 use crate::host::features::{self, Facts};
 use crate::host::idmap::IdMap;
 use crate::host::sys;
-use crate::policy::Policy;
+use crate::policy::units::show_size;
+use crate::policy::{Limit, Policy};
 use crate::run::job::{self, JobId};
 use crate::run::spawn;
-use crate::run::trial;
+use crate::run::trial::{self, Seen};
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -65,8 +66,8 @@ pub fn doctor(global: &Global, args: &ListArgs) -> Result<u8> {
         control_groups(limits_required),
         mounts(&caller, &dirs),
         data(policy.as_ref().ok()),
-        bounds(policy.as_ref().ok()),
     ]);
+    findings.extend(home(&caller, policy.as_ref().ok()));
     let refused = findings.iter().any(|f| f.grade == Grade::Refused);
     let word = match (refused, caller.mode) {
         (true, _) => "refused",
@@ -96,16 +97,61 @@ pub fn doctor(global: &Global, args: &ListArgs) -> Result<u8> {
     Ok(u8::from(refused))
 }
 
-/// How much a run may write: no file system's quota is used, ces looks itself.
-fn bounds(policy: Option<&Policy>) -> Finding {
-    let bounded = policy.is_some_and(|policy| {
-        let limits = policy.limits();
-        limits.scratch.max.is_some() && limits.outputs.max.is_some()
-    });
-    let found = if bounded { "watched by ces, every second" } else { "not set for both in the policy" };
-    let fix = "set limits.scratch and limits.outputs in the policy, or quotas on homes and the store".to_owned();
-    let problem = (!bounded).then_some((Grade::Warning, fix));
-    finding("scratch, outputs", "bounds, or quotas of the file systems", found.to_owned(), problem)
+/// The home, where scratch and outputs are made, and how they are bounded: ces counts what is in them, and in the layer over
+/// the image, while the payload runs. Both are tried, with the rights that a run has.
+fn home(caller: &Caller, policy: Option<&Policy>) -> [Finding; 2] {
+    let (place, needed) = (caller.home.display().to_string(), "a directory that the researcher can write to");
+    let watched = trial::watch(caller);
+    let home = match &watched {
+        Ok(_) => finding("home", needed, format!("tried: {place}"), None),
+        Err(error) => {
+            let fix =
+                error.hint_text().unwrap_or("see to it that the researcher can make and remove directories there");
+            finding("home", needed, error.to_string(), Some((Grade::Refused, fix.to_owned())))
+        }
+    };
+    let limits = policy.map(Policy::limits);
+    let bytes = |limit: Option<&Limit<u64>>| {
+        limit.and_then(|limit| limit.default.as_ref().or(limit.max.as_ref())).map(|max| show_size(max.value))
+    };
+    let files = |limit: Option<&Limit<u64>>| {
+        limit.and_then(|limit| limit.default.as_ref().or(limit.max.as_ref())).map(|max| format!("{} files", max.value))
+    };
+    let of = |name: &str, bounds: [Option<String>; 2]| match bounds.into_iter().flatten().collect::<Vec<_>>() {
+        none if none.is_empty() => format!("{name} has no bound"),
+        some => format!("{name}: {}", some.join(", ")),
+    };
+    let bounds = [
+        of("scratch", [bytes(limits.map(|l| &l.scratch)), files(limits.map(|l| &l.scratch_files))]),
+        of("outputs", [bytes(limits.map(|l| &l.outputs)), files(limits.map(|l| &l.output_files))]),
+    ];
+    let unbounded = bounds.iter().filter(|bound| bound.ends_with("no bound")).count();
+    let how = match (&watched, unbounded) {
+        (_, 2) => String::new(),
+        (Ok(Ok(Seen::All)), _) => " (watched by ces every second, tried)".to_owned(),
+        (Ok(Ok(Seen::Open)), _) => {
+            " (watched by ces every second, tried; a directory that a payload closes for itself ends the run)"
+                .to_owned()
+        }
+        (Ok(Err(error)), _) => format!(" (cannot be watched: {error})"),
+        (Err(_), _) => " (not tried)".to_owned(),
+    };
+    let problem = match (&watched, unbounded) {
+        // Such a run would be ended at its first look.
+        (Ok(Err(error)), 0 | 1) => {
+            Some((Grade::Refused, error.hint_text().unwrap_or("use a home on another file system").to_owned()))
+        }
+        (Ok(Ok(Seen::Open)), 0 | 1) => {
+            Some((Grade::Warning, "on a local file system such directories can be counted too".to_owned()))
+        }
+        (_, 0) => None,
+        _ => Some((
+            Grade::Warning,
+            "set limits.scratch and limits.outputs in the policy; or quotas on homes and the store".to_owned(),
+        )),
+    };
+    let needed = "a bound for each, which ces watches; or quotas of the file systems";
+    [home, finding("scratch, outputs", needed, format!("{}{how}", bounds.join("; ")), problem)]
 }
 
 fn finding(what: &'static str, needed: &'static str, found: String, problem: Option<(Grade, String)>) -> Finding {
@@ -216,7 +262,9 @@ fn try_mounts(caller: &Caller, dirs: &Dirs) -> Result<()> {
     let dir = dirs.store.join("work").join(format!("doctor-{}", JobId::new()?));
     let layer = dir.join("layer");
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&layer).map_err(|e| {
-        Error::new(Stage::Store, Kind::Host, format!("cannot write to the store {}", dirs.store.display())).because(e)
+        Error::new(Stage::Store, Kind::Host, format!("cannot write to the store {}", dirs.store.display()))
+            .because(e)
+            .hint("name a directory that you can write to, on a local file system, with --root DIR or CES_ROOT")
     })?;
     let work = dir.join("work");
     let privileged = caller.is_privileged();

@@ -13,9 +13,11 @@ use nix::sys::stat::Mode;
 
 use super::prepare;
 use crate::bundle::identity::acting_as;
+use crate::bundle::safe_data::SafeData;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::idmap::IdMap;
+use crate::image::store::StoredImage;
 use crate::policy::Policy;
 use crate::policy::grant::GrantFacts;
 use crate::policy::request::{BindRequest, RunRequest};
@@ -68,31 +70,66 @@ pub fn hard_limits() -> BTreeMap<String, u64> {
         .collect()
 }
 
-/// Facts of a run whose image is not looked up: for `ces policy explain` of an image that is not here.
+/// What a grant depends on of an image.
+#[derive(Debug)]
+pub struct Named {
+    registry: String,
+    digest: String,
+    by_digest: bool,
+}
+
+impl Named {
+    /// Of an image in the store, as `request` names it.
+    pub fn stored(image: &StoredImage, request: &RunRequest) -> Self {
+        Self {
+            registry: image.reference().split('/').next().unwrap_or_default().to_owned(),
+            digest: image.manifest_digest().to_string(),
+            by_digest: request.image.contains("@sha256:") || request.image.starts_with("sha256:"),
+        }
+    }
+
+    /// Of an image that is not here: what its name says.
+    pub fn by_name(request: &RunRequest) -> Self {
+        let (name, digest) = request.image.split_once('@').unwrap_or((&request.image, ""));
+        let host = name.split_once('/').map(|(host, _)| host);
+        let host = host.filter(|host| host.contains(['.', ':']) || *host == "localhost");
+        Self {
+            registry: host.unwrap_or("docker.io").to_owned(),
+            digest: digest.to_owned(),
+            by_digest: !digest.is_empty(),
+        }
+    }
+}
+
+/// What the grant depends on; `data` is none where a run would find none.
 ///
 /// # Errors
 /// When the caller's directory, ids or the list of approved images cannot be read.
-pub fn without_image(policy: &Policy, caller: &Caller, request: &RunRequest) -> Result<GrantFacts> {
-    let (name, digest) = match request.image.split_once('@') {
-        Some((name, digest)) => (name, Some(digest)),
-        None => (request.image.as_str(), None),
-    };
-    let host =
-        name.split_once('/').map(|(host, _)| host).filter(|host| host.contains(['.', ':']) || *host == "localhost");
+pub fn gather(
+    policy: &Policy,
+    caller: &Caller,
+    request: &RunRequest,
+    image: Named,
+    data: Option<&SafeData>,
+) -> Result<GrantFacts> {
+    let ids = prepare::researcher(caller)?;
     let cwd = std::env::current_dir().map_err(|e| {
         Error::new(Stage::Cli, Kind::Host, "the current directory cannot be found").because(e).hint("change to another")
     })?;
-    let ids = prepare::researcher(caller)?;
+    let (home, data_path, sources) = acting_as(&ids, caller.is_privileged(), || {
+        let real = |path: &Path| resolve(path).unwrap_or_else(|| path.to_owned());
+        Ok((real(&caller.home), data.map(|data| real(&data.path)), sources(&request.binds, &cwd, &caller.home)))
+    })?;
     Ok(GrantFacts {
-        project: request.project.clone(),
-        data: None,
-        home: resolve(&caller.home).unwrap_or_else(|| caller.home.clone()),
-        registry: host.unwrap_or("docker.io").to_owned(),
-        digest: digest.unwrap_or_default().to_owned(),
-        named_by_digest: digest.is_some(),
+        project: data.map_or_else(|| request.project.clone(), |data| data.project.clone()),
+        data: data_path,
+        home,
+        registry: image.registry,
+        digest: image.digest,
+        named_by_digest: image.by_digest,
         approved: policy.approved()?,
         today: jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date(),
-        sources: acting_as(&ids, caller.is_privileged(), || Ok(sources(&request.binds, &cwd, &caller.home)))?,
+        sources,
         single_id: IdMap::on_disk(caller)?.is_single(),
         hard_limits: hard_limits(),
     })

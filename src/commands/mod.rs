@@ -24,6 +24,10 @@ pub mod prune;
 pub mod fsck;
 /// `ces inspect`.
 pub mod inspect;
+/// What a failed run may have wanted.
+mod advice;
+/// What another of an image's users left in a bound directory.
+mod others;
 /// `ces run`.
 pub mod run;
 /// `ces spec`, `ces bundle`.

@@ -1,12 +1,16 @@
 //! `ces policy show`, `check`, `explain`.
 
+use super::facts::Named;
+use super::{context, facts, prepare, print, request};
 use crate::bundle::identity::acting_as;
+use crate::bundle::safe_data::{self, SafeData};
 use crate::cli::{ExplainArgs, Global, PolicyCommand};
-use crate::commands::print;
-use crate::commands::{facts, prepare, request};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
+use crate::host::dirs::Dirs;
+use crate::image::store::StoredImage;
 use crate::policy::grant::Decision;
+use crate::policy::request::RunRequest;
 use crate::policy::{HostFacts, Policy};
 
 /// Runs the verb.
@@ -57,18 +61,53 @@ fn check(file: &std::path::Path, json: bool) -> Result<u8> {
     Ok(0)
 }
 
+/// Looks up the image and finds the project as a run would; what is not there is said, and the rest explained without it.
 fn explain(global: &Global, args: &ExplainArgs) -> Result<u8> {
     let caller = Caller::find()?;
+    let dirs = Dirs::new(&caller, global.root.as_deref())?;
     let policy = Policy::load(&caller, global.policy.as_deref())?;
     let asked = prepare::read_request(&caller, &args.run)?;
-    let facts = facts::without_image(&policy, &caller, &asked)?;
-    let grant = policy.grant(&asked, &facts)?;
+    let image = match dirs.store.is_dir() {
+        true => context::open_store(&dirs, &caller, policy.images().shared.value)?.find(&asked.image),
+        false => Err(Error::new(Stage::Store, Kind::Missing, format!("there is no store {}", dirs.store.display()))
+            .hint(format!("pull the image first: ces pull {}", asked.image))),
+    };
+    let data = safe_data::find(&caller, policy.data_root(), asked.project.as_deref());
+    let named = match (&image, policy.images().approved.is_some() && !asked.image.contains("@sha256:")) {
+        (Ok(image), _) => Named::stored(image, &asked),
+        // A list of digests says nothing about a name.
+        (Err(_), true) => return image.map(|_| 0),
+        (Err(_), false) => Named::by_name(&asked),
+    };
+    let facts = facts::gather(&policy, &caller, &asked, named, data.as_ref().ok())?;
+    let mut grant = policy.grant(&asked, &facts)?;
+    grant.decisions.splice(0..0, [which_image(&asked, &image), which_project(&asked, &data)]);
     if args.json {
         print::json(&grant)?;
     } else {
         table(&grant.decisions)?;
     }
     Ok(0)
+}
+
+fn which_image(asked: &RunRequest, image: &Result<StoredImage>) -> Decision {
+    let (value, because) = match image {
+        Ok(image) => (format!("{}@{}", image.reference(), image.manifest_digest()), "in the store".to_owned()),
+        Err(error) => (asked.image.clone(), format!("judged by its name, for a run would be refused: {error}")),
+    };
+    Decision { what: "image".to_owned(), value, because }
+}
+
+fn which_project(asked: &RunRequest, data: &Result<SafeData>) -> Decision {
+    let (value, because) = match data {
+        Ok(SafeData { project: Some(project), path, .. }) => {
+            let how = if asked.project.is_some() { "--project" } else { "a group of yours" };
+            (project.clone(), format!("{how}: {}", path.display()))
+        }
+        Ok(data) => ("none".to_owned(), format!("the data is in your home: {}", data.path.display())),
+        Err(error) => ("none".to_owned(), format!("a run would be refused: {error}")),
+    };
+    Decision { what: "project".to_owned(), value, because }
 }
 
 fn table(rows: &[Decision]) -> Result<()> {

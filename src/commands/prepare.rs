@@ -5,7 +5,8 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use super::{facts, request};
+use super::facts::{self, Named};
+use super::request;
 use crate::bundle::identity::{HostIds, Identity, acting_as};
 use crate::bundle::image_user::{self, ResolvedUser};
 use crate::bundle::safe_data::{self, SafeData};
@@ -16,10 +17,9 @@ use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::dirs::Dirs;
 use crate::host::features;
-use crate::host::idmap::IdMap;
 use crate::host::sockets;
 use crate::image::store::StoredImage;
-use crate::policy::grant::{Grant, GrantFacts};
+use crate::policy::grant::Grant;
 use crate::policy::request::RunRequest;
 use crate::policy::{Access, Policy};
 
@@ -63,40 +63,6 @@ pub fn read_request(caller: &Caller, args: &RunArgs) -> Result<RunRequest> {
     request::read(args, &open, &request::caller_env())
 }
 
-/// What the grant depends on.
-///
-/// # Errors
-/// When the host's ids or the approved images cannot be read.
-pub fn gather_facts(
-    policy: &Policy,
-    caller: &Caller,
-    request: &RunRequest,
-    image: &StoredImage,
-    data: &SafeData,
-) -> Result<GrantFacts> {
-    let ids = researcher(caller)?;
-    let cwd = env::current_dir().map_err(|e| {
-        Error::new(Stage::Cli, Kind::Host, "the current directory cannot be found").because(e).hint("change to another")
-    })?;
-    let (home, data_path, sources) = acting_as(&ids, caller.is_privileged(), || {
-        let real = |path: &Path| facts::resolve(path).unwrap_or_else(|| path.to_owned());
-        Ok((real(&caller.home), real(&data.path), facts::sources(&request.binds, &cwd, &caller.home)))
-    })?;
-    Ok(GrantFacts {
-        project: data.project.clone(),
-        data: Some(data_path),
-        home,
-        registry: image.reference().split('/').next().unwrap_or_default().to_owned(),
-        digest: image.manifest_digest().to_string(),
-        named_by_digest: request.image.contains("@sha256:") || request.image.starts_with("sha256:"),
-        approved: policy.approved()?,
-        today: jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date(),
-        sources,
-        single_id: IdMap::on_disk(caller)?.is_single(),
-        hard_limits: facts::hard_limits(),
-    })
-}
-
 /// Who calls, on a host that can run containers at all.
 ///
 /// # Errors
@@ -119,7 +85,7 @@ pub fn prepare(global: &Global, args: &RunArgs, caller: Caller) -> Result<Prepar
     super::context::sweep(&dirs, &caller)?;
     let image = super::context::open_store(&dirs, &caller, policy.images().shared.value)?.find(&request.image)?;
     let data = safe_data::find(&caller, policy.data_root(), request.project.as_deref())?;
-    let facts = gather_facts(&policy, &caller, &request, &image, &data)?;
+    let facts = facts::gather(&policy, &caller, &request, Named::stored(&image, &request), Some(&data))?;
     let grant = policy.grant(&request, &facts)?;
     let user = container_user(grant.user.as_deref(), &image)?;
     let identity = Identity::new(

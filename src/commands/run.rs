@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Spec;
 use serde_json::json;
 
+use super::advice;
 use super::facts;
+use super::others;
 use super::prepare::{self, Prepared};
 use super::print;
 use crate::bundle::identity::HostIds;
@@ -186,7 +188,7 @@ fn finish(
         Err(error) => {
             record.state = State::Refused;
             record.ended = Some(error.to_string());
-            job.forget_empty_outputs();
+            job.forget_empty_outputs(&prepared.identity);
             let saved = record.save(&prepared.dirs.log);
             job.end(&prepared.identity)?;
             saved?;
@@ -217,11 +219,14 @@ fn finish(
         talk.say(&format!("warning: {lost}"));
         record.warnings.push(lost.to_owned());
     }
+    let others = others::notes(prepared);
+    record.warnings.extend(others.iter().cloned());
     let saved = record.save(&prepared.dirs.log);
     let ended = job.end(&prepared.identity);
     talk.summary(prepared, &record, &words, usage);
-    if may_want_service(prepared, &outcome) {
-        talk.say(SERVICE);
+    others.iter().for_each(|note| talk.say(&format!("note: {note}")));
+    if advice::may_want_service(prepared, &outcome) {
+        talk.say(advice::SERVICE);
     }
     collected?;
     saved?;
@@ -232,29 +237,6 @@ fn finish(
         talk.always(&error.report());
     }
     Ok((status, record))
-}
-
-/// Said of a failure that the profile may have caused.
-const SERVICE: &str = "hint: this image starts as root, to which the profile batch gives no capability; if its entrypoint has to \
-    give files to others or to become another user, --profile service may help";
-
-/// Longer than it takes an entrypoint to find that it may not do something.
-const SOON: std::time::Duration = std::time::Duration::from_secs(10);
-
-/// Whether a failure looks like one for want of a capability: the image's own entrypoint, as root, without any, failed soon
-/// and by itself. Nothing proves it, so the hint says "may"; where the policy or the host refuse the profile nothing is said.
-fn may_want_service(prepared: &Prepared, outcome: &Outcome) -> bool {
-    let failed = matches!(outcome.ending, Ending::Exited(code) if code != 0) && outcome.exceeded.is_none();
-    let config = prepared.image.config().config().as_ref();
-    let own_entrypoint = prepared.grant.entrypoint.is_none()
-        && config.and_then(|c| c.entrypoint().as_ref()).is_some_and(|words| !words.is_empty());
-    failed
-        && outcome.elapsed < SOON
-        && own_entrypoint
-        && prepared.user.uid == 0
-        && prepared.grant.profile.capabilities.is_empty()
-        && !prepared.identity.container.is_single()
-        && prepared.policy.allows_profile("service", prepared.data.project.as_deref())
 }
 
 fn journal(prepared: &Prepared, id: &JobId) -> Result<Journal> {
@@ -405,6 +387,11 @@ fn describe(outcome: &Outcome, usage: &Usage, record: &Record, granted: u64) -> 
     let killed = matches!(outcome.ending, Ending::Killed | Ending::Signalled(libc::SIGKILL));
     // A shell reports its killed child as 128 + 9.
     let told = matches!(outcome.ending, Ending::Exited(137));
+    let own = record.enforced.as_ref().is_none_or(|enforced| !enforced["limits"].is_null());
+    if usage.oom_kills > 0 && (killed || told) && !own {
+        let text = "out of memory: the group in which ces was called has no more".to_owned();
+        return Words { text, over_limit: true };
+    }
     if usage.oom_kills > 0 && (killed || told) {
         let limit = record.enforced.as_ref().and_then(|e| e.pointer("/limits/memory")?.as_u64()).unwrap_or(granted);
         let peak = usage.peak_memory.map_or_else(|| "unknown".to_owned(), show_size);
@@ -466,7 +453,7 @@ impl Talk {
         let line = format!("ces: run {}: {}, {seconds:.1} s{peak}", record.id, words.text);
         if words.over_limit {
             self.always(&format!(
-                "{line}\nhint: use less, or ask for more (--memory; scratch and outputs are the policy's)\n"
+                "{line}\nhint: use less, or ask for more (--memory, or of the batch system; scratch and outputs are the policy's)\n"
             ));
         } else {
             self.say(&line);

@@ -122,11 +122,9 @@ impl Cgroup {
     /// # Errors
     /// When the host has no usable cgroup set-up, or the kernel refuses a limit.
     pub fn create(job: &str, pid: Pid, resources: &LinuxResources) -> Result<Self> {
-        v2::Group::create(job, pid, resources).map(|group| Self(Version::Two(group))).map_err(|e| {
-            fail("no control group can be had here")
-                .because(e)
-                .hint("as an ordinary user, log in so that systemd runs a manager for you; else use sudo")
-        })
+        v2::Group::create(job, pid, resources)
+            .map(|group| Self(Version::Two(group)))
+            .map_err(|e| fail("no control group can be had here").because(e).hint(v2::remedy()))
     }
 
     /// Limits that cannot be had here: `memory`, `cpu`, `pids`.
@@ -168,6 +166,12 @@ impl Cgroup {
         };
         removed.map_err(|e| fail("cannot remove the job's control group").because(e))
     }
+}
+
+/// How many processes the kernel killed for want of memory around this process: of a job without a group of its own, that
+/// is what can be known. None where nothing counts them (version 1, or no limit of memory).
+pub fn kills_around() -> Option<u64> {
+    matches!(setup(), Ok(Setup::Two)).then(v2::kills_around).flatten()
 }
 
 /// Removes the cgroup of a job whose supervisor is gone.

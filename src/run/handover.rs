@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::outputs::{self, Outputs};
 use super::spawn;
-use crate::bundle::identity::HostIds;
+use crate::bundle::identity::{HostIds, acting_with_power};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::idmap::IdMap;
 
@@ -27,7 +27,8 @@ pub fn hand_over(
     if privileged {
         let ours =
             |uid: u32| uid == researcher.uid || map.uids.iter().any(|e| uid >= e.outside && uid - e.outside < e.count);
-        return outputs::collect(open()?, path, researcher, ours);
+        let dir = open()?;
+        return acting_with_power(researcher, true, || outputs::collect(dir, path, researcher, ours));
     }
     let fail = |e: serde_json::Error| Error::new(Stage::Outputs, Kind::Failed, "cannot list the outputs").because(e);
     let root = HostIds { uid: 0, gid: 0, groups: Vec::new() };

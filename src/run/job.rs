@@ -21,7 +21,7 @@ use nix::fcntl::{AT_FDCWD, Flock, OFlag, OpenHow, ResolveFlag, openat2};
 use super::journal;
 pub use super::journal::{JobId, Journal};
 use super::remove;
-use crate::bundle::identity::{HostIds, Identity, acting_as};
+use crate::bundle::identity::{HostIds, Identity, acting_as, acting_with_power};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::dirs::Dirs;
 use crate::host::idmap::IdMap;
@@ -160,9 +160,9 @@ impl Job {
     }
 
     /// Removes the outputs directory if it is empty: for runs in which nothing ran.
-    pub fn forget_empty_outputs(&self) {
+    pub fn forget_empty_outputs(&self, identity: &Identity) {
         // ENOTEMPTY keeps it, and that is meant.
-        fs::remove_dir(self.outputs()).ok();
+        acting_as(&identity.researcher(), identity.caller.is_privileged(), || Ok(fs::remove_dir(self.outputs()))).ok();
     }
 }
 
@@ -180,7 +180,25 @@ pub fn discard(journal: &Journal, map: &IdMap, privileged: bool) -> Result<()> {
         Ok(Vec::new())
     };
     // A user's container may have written as subordinate ids: only root of the same namespace can remove that.
-    super::spawn::with_ids(map, privileged, remove).map(drop)
+    in_home(map, &researcher, privileged, remove)
+}
+
+/// Does `work` with power over every id of a run, in a home that may know the researcher alone.
+fn in_home(map: &IdMap, researcher: &HostIds, privileged: bool, work: impl FnOnce() -> Result<Vec<u8>>) -> Result<()> {
+    acting_with_power(researcher, privileged, || super::spawn::with_ids(map, privileged, work)).map(drop)
+}
+
+/// Removes a directory of the researcher's home, whatever was made in it; nothing if it is not there.
+pub(super) fn remove_from_home(
+    home: &Path,
+    dir: &Path,
+    researcher: &HostIds,
+    map: &IdMap,
+    privileged: bool,
+) -> Result<()> {
+    let Some(name) = dir.file_name() else { return Ok(()) };
+    let home = acting_as(researcher, privileged, || open_directory(home, false))?;
+    in_home(map, researcher, privileged, || remove_tree(&home, Path::new(name)).map(|()| Vec::new()))
 }
 
 /// The outputs directory of a dead job, opened with the researcher's rights when privileged (else with those that this
@@ -206,7 +224,7 @@ pub fn remove_work(work: &Path) -> Result<()> {
     }
 }
 
-fn open_directory(path: &Path, to_read: bool) -> Result<OwnedFd> {
+pub(super) fn open_directory(path: &Path, to_read: bool) -> Result<OwnedFd> {
     let access = if to_read { OFlag::O_RDONLY | OFlag::O_NOFOLLOW } else { OFlag::O_PATH };
     let how = OpenHow::new()
         .flags(access | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)

@@ -25,7 +25,7 @@ use super::wire::{FromStage, ToStage};
 use crate::bundle::identity::Identity;
 use crate::bundle::rootfs::Plan;
 use crate::error::{Error, Kind, Result, Stage};
-use crate::host::cgroup::{Cgroup, Observed, PREFIX, Usage};
+use crate::host::cgroup::{self, Cgroup, Observed, PREFIX, Usage};
 use crate::host::sys;
 
 /// Everything a run needs.
@@ -88,7 +88,8 @@ pub fn launch(
     let mut signals = Signals::hold()?;
     let identity = launch.identity;
     let bounds = std::mem::take(&mut launch.bounds);
-    let watch = Watch::new(bounds, identity.container.clone(), identity.caller.is_privileged());
+    let privileged = identity.caller.is_privileged();
+    let watch = Watch::new(bounds, identity.container.clone(), identity.researcher(), privileged);
     let request = StageRequest {
         job: launch.id.to_string(),
         privileged: identity.caller.is_privileged(),
@@ -100,6 +101,7 @@ pub fn launch(
         ports: launch.ports.containers(),
         door: launch.door.is_some(),
     };
+    let killed_before = cgroup::kills_around();
     let (pipes, ends) = connect(&launch)?;
     // What a killed stage process leaves becomes this process's own, to end.
     nix::sys::prctl::set_child_subreaper(true)
@@ -122,7 +124,13 @@ pub fn launch(
     let done = converse(&launch, stage, prepared, before_start, &mut signals, (pipes, watch, detached));
     spawn::end_orphans();
     let (ended, cgroup) = done;
-    let usage = cgroup.as_ref().map(Cgroup::usage).unwrap_or_default();
+    let usage = match &cgroup {
+        Some(cgroup) => cgroup.usage(),
+        None => {
+            let killed = cgroup::kills_around().zip(killed_before).map(|(after, before)| after.saturating_sub(before));
+            Usage { peak_memory: None, oom_kills: killed.unwrap_or_default() }
+        }
+    };
     let removed = cgroup.as_ref().map_or(Ok(()), Cgroup::remove);
     ended.and_then(|outcome| removed.map(|()| (outcome, usage)))
 }
@@ -148,8 +156,9 @@ fn connect(launch: &Launch<'_>) -> Result<(Vec<Relay>, [Option<OwnedFd>; 3])> {
     Ok((pipes, ends))
 }
 
-/// A cgroup, and what is missing where the policy allows to run without.
-type Placed = (Option<Cgroup>, Vec<String>);
+/// A cgroup, and what it lacks in words, or the refusal where the policy requires that: the cgroup is there in any case,
+/// for a process that is killed with it would say something else first.
+type Placed = (Option<Cgroup>, Result<Vec<String>>);
 
 /// A cgroup that the stage process enters by itself; none yet where it has to be moved.
 fn prepare(launch: &Launch<'_>) -> Result<Option<Placed>> {
@@ -168,19 +177,18 @@ fn place(launch: &Launch<'_>, pid: Pid) -> Result<Placed> {
 fn as_required(launch: &Launch<'_>, made: Result<Cgroup>) -> Result<Placed> {
     let hint = "the policy requires limits (limits.required); without them nothing runs";
     match made {
-        Ok(cgroup) if cgroup.missing().is_empty() => Ok((Some(cgroup), Vec::new())),
+        Ok(cgroup) if cgroup.missing().is_empty() => Ok((Some(cgroup), Ok(Vec::new()))),
         Ok(cgroup) if launch.limits_required => {
             let error = Error::new(Stage::Run, Kind::Host, format!("no limit of {}", cgroup.missing().join(", ")))
                 .because("the control group in which ces was called does not have it to give");
-            cgroup.remove()?;
-            Err(error.hint(hint))
+            Ok((Some(cgroup), Err(error.hint(hint))))
         }
         Ok(cgroup) => {
             let warning = format!("no limit of {}: the host gives you none", cgroup.missing().join(", "));
-            Ok((Some(cgroup), vec![warning]))
+            Ok((Some(cgroup), Ok(vec![warning])))
         }
         Err(error) if launch.limits_required => Err(error.hint(hint)),
-        Err(error) => Ok((None, vec![format!("no resource limits: {error}")])),
+        Err(error) => Ok((None, Ok(vec![format!("no resource limits: {error}")]))),
     }
 }
 
@@ -203,7 +211,7 @@ fn converse(
             if let Some(thread) = placing.take() {
                 placed = thread.join().ok();
             }
-            matches!(placed, Some(Ok(_)))
+            matches!(placed, Some(Ok((_, Ok(_)))))
         });
         // An early end: the thread is joined all the same.
         if let Some(thread) = placing.take() {
@@ -212,7 +220,8 @@ fn converse(
         (created, placed)
     });
     let (cgroup, warnings) = match placed {
-        Some(Ok(placed)) => placed,
+        Some(Ok((cgroup, Ok(warnings)))) => (cgroup, warnings),
+        Some(Ok((cgroup, Err(refusal)))) => return (Err(refusal), cgroup),
         Some(Err(error)) => {
             // A stage process that failed first cannot be put anywhere: its own error is the one to show.
             let first = created.err().filter(|first| first.what() != NO_CGROUP);

@@ -16,6 +16,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, unlinkat};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::remove;
 use crate::bundle::identity::HostIds;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::text;
@@ -153,7 +154,7 @@ impl Walk<'_> {
                 self.outputs.refused.push(format!("{}: deeper than {DEPTH} levels", shown(path)))
             }
             libc::S_IFDIR => {
-                let below = openat(dir, name, flags | OFlag::O_DIRECTORY, Mode::empty()).map_err(|e| fail(path, e))?;
+                let below = remove::open(dir, name).map_err(|e| fail(path, e))?;
                 self.directory(below, path, depth + 1)?;
             }
             libc::S_IFREG => {

@@ -17,6 +17,7 @@ use nix::sys::stat::{Mode, fstatat};
 use serde::{Deserialize, Serialize};
 
 use super::spawn;
+use crate::bundle::identity::{HostIds, acting_with_power};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::idmap::IdMap;
 use crate::policy::units::show_size;
@@ -44,15 +45,16 @@ pub struct Bound {
 pub struct Watch {
     bounds: Vec<Bound>,
     map: IdMap,
+    owner: HostIds,
     privileged: bool,
     next: Instant,
 }
 
 impl Watch {
-    /// Watches `bounds`, those that bound anything, with power over the ids of `map`.
-    pub fn new(bounds: Vec<Bound>, map: IdMap, privileged: bool) -> Self {
+    /// Watches `bounds`, those that bound anything, in the home of `owner` and with power over the ids of `map`.
+    pub fn new(bounds: Vec<Bound>, map: IdMap, owner: HostIds, privileged: bool) -> Self {
         let bounds = bounds.into_iter().filter(|b| b.bytes.is_some() || b.files.is_some()).collect();
-        Self { bounds, map, privileged, next: Instant::now() + PAUSE }
+        Self { bounds, map, owner, privileged, next: Instant::now() + PAUSE }
     }
 
     /// When to look next; never when there is nothing to watch.
@@ -71,13 +73,19 @@ impl Watch {
         found
     }
 
-    fn look(&self) -> Result<Option<String>> {
+    /// The first bound that is exceeded now, in words.
+    ///
+    /// # Errors
+    /// When nothing can be counted.
+    pub fn look(&self) -> Result<Option<String>> {
         let fail =
             |e: serde_json::Error| Error::new(Stage::Run, Kind::Failed, "cannot tell what was counted").because(e);
-        let answer = spawn::with_ids(&self.map, self.privileged, || {
+        let count = || {
             let sums: Vec<Sum> = self.bounds.iter().map(|bound| Sum::of(&bound.dirs)).collect();
             serde_json::to_vec(&sums).map_err(fail)
-        })?;
+        };
+        let answer =
+            acting_with_power(&self.owner, self.privileged, || spawn::with_ids(&self.map, self.privileged, count))?;
         let sums: Vec<Sum> = serde_json::from_slice(&answer).map_err(fail)?;
         Ok(self.bounds.iter().zip(&sums).find_map(|(bound, sum)| bound.exceeded_by(sum)))
     }
@@ -166,7 +174,8 @@ mod tests {
     }
 
     fn watch(bounds: Vec<Bound>) -> Watch {
-        Watch::new(bounds, IdMap { uids: Vec::new(), gids: Vec::new() }, true)
+        let root = HostIds { uid: 0, gid: 0, groups: Vec::new() };
+        Watch::new(bounds, IdMap { uids: Vec::new(), gids: Vec::new() }, root, true)
     }
 
     #[test]

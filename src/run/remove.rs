@@ -5,14 +5,14 @@
 //! the top, so that what is deep becomes wide.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{Mode, fstatat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 /// How many names are held at once: a directory may have millions.
@@ -64,19 +64,40 @@ fn is_full(dir: &OwnedFd, name: &CStr) -> nix::Result<bool> {
 }
 
 fn move_up(dir: &OwnedFd, name: &CStr, top: &OwnedFd, moved: &mut u64) -> nix::Result<()> {
+    let mut is_open = false;
     loop {
         *moved += 1;
         match renameat(dir, name, top, format!("moved-up-{moved}").as_str()) {
             // The payload had that name too.
             Err(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR) => {}
+            // A directory that moves is written to.
+            Err(Errno::EACCES) if !is_open => {
+                open_up(dir, name)?;
+                is_open = true;
+            }
             other => return other,
         }
     }
 }
 
-fn open(dir: impl AsFd, name: &CStr) -> nix::Result<OwnedFd> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    openat(dir, name, flags, Mode::empty())
+/// Opens a directory to read it, also one that its owner has closed for themselves: a file server knows no power over that.
+pub(super) fn open(dir: impl AsFd, name: &CStr) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    match openat(&dir, name, flags | OFlag::O_RDONLY, Mode::empty()) {
+        Err(Errno::EACCES) => {
+            open_up(&dir, name)?;
+            openat(dir, name, flags | OFlag::O_RDONLY, Mode::empty())
+        }
+        other => other,
+    }
+}
+
+/// Gives the owner of a directory all rights in it.
+fn open_up(dir: impl AsFd, name: &CStr) -> nix::Result<()> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_PATH;
+    let closed = openat(dir, name, flags, Mode::empty())?;
+    let path = format!("/proc/self/fd/{}", closed.as_raw_fd());
+    fchmodat(AT_FDCWD, path.as_str(), Mode::S_IRWXU, FchmodatFlags::FollowSymlink)
 }
 
 /// The first names of a directory; none when it is empty.

@@ -1,11 +1,18 @@
-//! Limits, tried: for `ces doctor`, which says what was seen and not what should be.
+//! Limits, and the look at what a run writes, tried: for `ces doctor`, which says what was seen and not what should be.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 
 use oci_spec::runtime::LinuxResources;
 
-use super::job::JobId;
+use super::job::{self, JobId};
+use super::quota::{Bound, Watch};
 use super::spawn;
+use crate::bundle::identity::{HostIds, acting_as};
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::caller::Caller;
 use crate::host::cgroup::Cgroup;
+use crate::host::idmap::IdMap;
 
 /// Makes a control group for a process that does nothing, and removes both; gives the limits that it does not have.
 ///
@@ -29,4 +36,61 @@ pub fn limits() -> Result<Vec<&'static str>> {
     };
     let seen = cgroup.observed().map(|_| cgroup.missing().to_vec());
     cgroup.remove().and(seen)
+}
+
+/// What a look at a run's files finds in the researcher's home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// All of it.
+    All,
+    /// What is not in a directory that the payload has closed: a file server gives nobody rights that its owner lacks.
+    Open,
+}
+
+/// Makes a directory in the researcher's home as a run makes its scratch, looks at what is in it as a run does, also once a
+/// directory is closed, and removes it.
+///
+/// # Errors
+/// The outer: when it cannot be made, or not removed: then no run could be. The inner: when nothing can be counted.
+pub fn watch(caller: &Caller) -> Result<Result<Seen>> {
+    let privileged = caller.is_privileged();
+    let researcher = HostIds { uid: caller.uid.as_raw(), gid: caller.gid.as_raw(), groups: Vec::new() };
+    let dir = caller.home.join(format!(".ces-doctor-{}", JobId::new()?));
+    let below = dir.join("below");
+    let fail = |e: std::io::Error| {
+        Error::new(Stage::Run, Kind::Host, format!("cannot make a directory in {}", caller.home.display()))
+            .because(e)
+            .hint("outputs and scratch are made in your home directory: is it there, writable and not full?")
+    };
+    let made = acting_as(&researcher, privileged, || {
+        let make = || -> std::io::Result<()> {
+            fs::DirBuilder::new().mode(0o700).create(&dir)?;
+            fs::create_dir(&below)?;
+            fs::write(below.join("file"), "x")
+        };
+        make().map_err(fail)?;
+        job::open_directory(&dir, true)
+    });
+    let map = IdMap::on_disk(caller)?;
+    let seen = made.and_then(|made| {
+        let one = Bound { what: "trial", dirs: vec![made], bytes: None, files: Some(1) };
+        let watch = Watch::new(vec![one], map.clone(), researcher.clone(), privileged);
+        let look = || {
+            watch.look().and_then(|seen| match seen.as_deref() {
+                Some("trial limit: 2 files are more than 1") => Ok(()),
+                other => Err(Error::new(Stage::Run, Kind::Host, "a run's files cannot be counted")
+                    .because(other.unwrap_or("what is there was not found"))),
+            })
+        };
+        if let Err(error) = look() {
+            return Ok(Err(error));
+        }
+        let close = || fs::set_permissions(&below, fs::Permissions::from_mode(0o0)).map_err(fail);
+        acting_as(&researcher, privileged, close)?;
+        Ok(Ok(if look().is_ok() { Seen::All } else { Seen::Open }))
+    });
+    let removed = job::remove_from_home(&caller.home, &dir, &researcher, &map, privileged);
+    let seen = seen?;
+    removed?;
+    Ok(seen)
 }

@@ -104,6 +104,35 @@ fn expected_warnings(desk: &Desk) -> usize {
     usize::from(!has_limits(desk.caller))
 }
 
+#[test]
+fn files_of_an_images_other_user_in_a_bound_directory_are_named_with_the_remedy() {
+    for caller in [Caller::Sudo, Caller::UserWithSubids] {
+        let Some(desk) = Desk::with_demo(caller) else { return };
+        let database = desk.home().join("db");
+        fs::create_dir(&database).unwrap();
+        chown(&database, Some(desk.owner()), None).unwrap();
+        let place = desk.host.researcher().dir.join("db").display().to_string();
+        let service = ["--profile", "service", "--user", "0", "-v"];
+        let ran = desk.sh(
+            &[&service[..], &[&format!("{place}:/db")]].concat(),
+            ": > /db/mine; mkdir -p /db/main; : > /db/main/f; chown -R 33:33 /db/main",
+        );
+        ran.exits(0);
+        assert_ne!(fs::metadata(database.join("main")).unwrap().uid(), desk.owner());
+        let said = format!("{place} holds files of another user of the image");
+        assert!(ran.stderr.contains(&format!("note: {said}")), "{ran:?}");
+        assert!(desk.record()["warnings"].to_string().contains(&said));
+        // The remedy is a line to copy.
+        let remedy = ran.stderr.split("to make them yours: ces ").nth(1).and_then(|rest| rest.lines().next()).unwrap();
+        let mended = desk.ces(&remedy.split(' ').collect::<Vec<_>>());
+        mended.exits(0);
+        assert!(!mended.stderr.contains("holds files"), "{mended:?}");
+        for path in ["main", "main/f", "mine"] {
+            assert_eq!(fs::metadata(database.join(path)).unwrap().uid(), desk.owner(), "{caller:?} {path}");
+        }
+    }
+}
+
 fn limits_hold_or_are_recorded_as_missing(caller: Caller) {
     let Some(desk) = Desk::with_demo(caller) else { return };
     let options = ["--memory", "64m", "--pids-limit", "40", "--cpus", "0.5"];

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::callers::{Caller, Desk};
-use crate::support::{Host, Ran, have, wait_until};
+use crate::support::runtimes::{RUNTIMES, both_are_here};
+use crate::support::{Host, Ran, children, have, wait_until};
 
 /// Runs a script of root's in the test's mount namespace.
 #[track_caller]
@@ -41,6 +42,36 @@ fn a_masked_proc_is_refused_and_doctor_says_so_in_one_word() {
     let of_proc = json["findings"].as_array().unwrap().iter().find(|finding| finding["what"] == "/proc").unwrap();
     for key in ["found", "needed", "fix"] {
         assert!(of_proc[key].as_str().is_some_and(|text| !text.is_empty()), "{of_proc}");
+    }
+}
+
+#[test]
+fn inside_another_container_a_run_is_refused_and_doctor_says_the_same() {
+    let Some(()) = both_are_here() else { return };
+    let Some(host) = Host::with_demo() else { return };
+    let bundle = host.tmp().join("outer");
+    let rootfs = bundle.join("rootfs");
+    prepare(&host, &format!("mkdir -p {0}; mount --rbind / {0}", rootfs.display()));
+    for runtime in RUNTIMES {
+        prepare(&host, &format!("cd {}; rm -f config.json; {runtime} spec", bundle.display()));
+        let file = bundle.join("config.json");
+        let mut config: serde_json::Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        config["process"]["terminal"] = false.into();
+        config["root"]["readonly"] = false.into();
+        // As such a container is started for builds: with every capability, and its /proc masked all the same.
+        for set in ["bounding", "effective", "permitted"] {
+            config["process"]["capabilities"][set] = serde_json::json!(["CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID"]);
+        }
+        for (verb, code) in [("run localhost/demo true", 125), ("doctor", 1)] {
+            let call = format!("exec {} --root={} {verb}", env!("CARGO_BIN_EXE_ces"), host.tmp().join("ces").display());
+            config["process"]["args"] = serde_json::json!(["/bin/sh", "-c", call]);
+            fs::write(&file, config.to_string()).unwrap();
+            let ran = host.run_bundle(runtime, &bundle);
+            assert_eq!(ran.code, Some(code), "{runtime}: {ran:?}");
+            let said = ran.stdout.clone() + &ran.stderr;
+            assert!(said.contains("/proc") && said.contains("inside another container"), "{runtime}: {ran:?}");
+            assert!(verb != "doctor" || ran.stdout.ends_with("refused\n"), "{runtime}: {ran:?}");
+        }
     }
 }
 
@@ -161,6 +192,51 @@ fn a_home_that_is_missing_is_named_and_nothing_ran() {
         let ran = desk.sh(&[], "true");
         ran.refuses(125, &["/nowhere/at/all"]);
     }
+}
+
+/// What doctor finds under that name, with the word it ends in.
+fn found_by_doctor(desk: &Desk, what: &str) -> (serde_json::Value, String) {
+    let ran = desk.ces(&["doctor", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(ran.code, Some(i32::from(json["result"] == "refused")), "{ran:?}");
+    let found = json["findings"].as_array().unwrap().iter().find(|finding| finding["what"] == what).unwrap().clone();
+    (found, json["result"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn doctor_tells_how_scratch_and_outputs_are_bounded_and_has_tried_it_in_the_home() {
+    for caller in [Caller::Root, Caller::Sudo, Caller::UserWithSubids, Caller::User] {
+        let Some(desk) = Desk::new(caller) else { return };
+        let word = if caller.is_enforced() { "enforced" } else { "advisory" };
+        let (found, result) = found_by_doctor(&desk, "scratch, outputs");
+        assert_eq!((found["grade"].as_str(), result.as_str()), (Some("warning"), word), "{found}");
+        assert_eq!(found["found"], "scratch has no bound; outputs has no bound");
+        desk.host
+            .policy("[limits]\nrequired = false\nscratch = { max = \"1G\" }\noutputs = { max = \"2G\", files = 7 }\n");
+        let (found, result) = found_by_doctor(&desk, "scratch, outputs");
+        assert_eq!((found["grade"].as_str(), result.as_str()), (Some("ok"), word), "{found}");
+        let said = "scratch: 1 GiB; outputs: 2 GiB, 7 files (watched by ces every second, tried)";
+        assert_eq!(found["found"], said, "{caller:?}");
+        assert_eq!(found_by_doctor(&desk, "home").0["grade"], "ok");
+        let left = children(&desk.home());
+        assert!(left.iter().all(|path| !path.display().to_string().contains("doctor")), "{left:?}");
+    }
+}
+
+#[test]
+fn a_home_that_root_cannot_act_in_is_refused_through_sudo_and_doctor_says_so() {
+    let Some(()) = have("bindfs") else { return };
+    let Some(desk) = Desk::with_demo(Caller::Sudo) else { return };
+    fuse_home(&desk);
+    let home = desk.host.researcher().dir.display().to_string();
+    let data = desk.host.tmp().join("safe");
+    fs::create_dir_all(data.join("projx")).unwrap();
+    std::os::unix::fs::chown(data.join("projx"), Some(desk.owner()), None).unwrap();
+    desk.host.policy(&format!("[data]\nroot = \"{}\"\n", data.display()));
+    desk.sh(&["--project", "projx"], "true").refuses(125, &[&home, "home directory"]);
+    let (found, result) = found_by_doctor(&desk, "home");
+    assert_eq!((found["grade"].as_str(), result.as_str()), (Some("refused"), "refused"), "{found}");
+    assert!(found["found"].as_str().is_some_and(|text| text.contains(&home)), "{found}");
 }
 
 #[test]

@@ -11,6 +11,8 @@ mod run_config;
 mod callers;
 /// Hosts that say no, and odd homes.
 mod hosts;
+/// What only a host of one's own can show.
+mod guest;
 /// Several researchers, one store, one policy.
 mod through_sudo;
 /// Limits, deadlines and exit codes.

@@ -132,3 +132,39 @@ fn where_the_policy_is_to_bind_a_users_call_goes_through_sudo_by_itself() {
     // Nor does it call itself for ever where sudo gives no privileges.
     desk.other(&format!("SUDO_COMMAND={ces} {ces} images")).refuses(3, &["not as root"]);
 }
+
+#[test]
+fn policy_explain_finds_image_and_project_as_a_run_would() {
+    let Some(desk) = Desk::with_demo(Caller::Sudo) else { return };
+    let row = |what: &str, image: &str| {
+        let ran = desk.ces(&["policy", "explain", "--json", image]);
+        let grant: serde_json::Value = serde_json::from_str(ran.exits(0)).unwrap();
+        let rows = grant["decisions"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["what"] == what).unwrap();
+        ["value", "because"].map(|key| row[key].as_str().unwrap().to_owned())
+    };
+    let [value, because] = row("image", "localhost/demo");
+    assert!(value.starts_with("localhost/demo:latest@sha256:") && because == "in the store", "{value}: {because}");
+    assert!(row("project", "localhost/demo")[1].starts_with("the data is in your home"));
+    assert!(row("image", "ghcr.io/a/b:1")[1].contains("a run would be refused"));
+    // The first project that a group names decides, with all that the policy says of it.
+    let data = desk.host.tmp().join("safe");
+    fs::create_dir_all(data.join("projx")).unwrap();
+    let policy = format!("[data]\nroot = \"{}\"\n[projects.projx]\naccess = \"ro\"\n", data.display());
+    desk.host.policy(&policy);
+    fs::remove_dir_all(desk.home().join("safe_data")).unwrap();
+    assert_eq!(row("project", "localhost/demo")[0], "projx");
+    let [access, because] = row("safe data", "localhost/demo");
+    assert!(access == "ro" && because.contains("projects.projx"), "{access}: {because}");
+    fs::remove_dir(data.join("projx")).unwrap();
+    assert!(row("project", "localhost/demo")[1].contains("cannot find a project directory"));
+    // A list of digests is asked for the digest that is here, and says nothing of an image that is not.
+    let digest = row("image", "localhost/demo")[0].split_once('@').unwrap().1.to_owned();
+    let approved = desk.host.inside(std::path::Path::new("/etc/ces/approved.toml"));
+    let entry = format!("[[image]]\ndigest = \"{digest}\"\nprojects = [\"projx\"]\napprover = \"IG\"\n");
+    fs::write(&approved, entry).unwrap();
+    fs::create_dir(data.join("projx")).unwrap();
+    desk.host.policy(&format!("{policy}[images]\napproved = \"/etc/ces/approved.toml\"\n"));
+    assert!(row("project", "localhost/demo")[0] == "projx");
+    desk.ces(&["policy", "explain", "ghcr.io/a/b:1"]).refuses(1, &["ghcr.io/a/b:1", "ces pull"]);
+}

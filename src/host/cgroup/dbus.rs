@@ -96,11 +96,11 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Calls a method and waits until it has returned; what it returns is not looked at.
+    /// Calls a method and waits until it has returned; gives the truth it returns, if it returns one in a variant.
     ///
     /// # Errors
     /// The other side's, in its words.
-    pub fn call(&mut self, call: &Call<'_>) -> io::Result<()> {
+    pub fn call(&mut self, call: &Call<'_>) -> io::Result<Option<bool>> {
         self.serial += 1;
         self.stream.write_all(&message(call, self.serial))?;
         loop {
@@ -109,7 +109,7 @@ impl Connection {
                 continue;
             }
             return match answer.kind {
-                METHOD_RETURN => Ok(()),
+                METHOD_RETURN => Ok(answer.truth),
                 ERROR => Err(io::Error::other(answer.words)),
                 kind => Err(malformed(&format!("an answer of type {kind}"))),
             };
@@ -263,20 +263,21 @@ struct Answer {
     kind: u8,
     reply_to: Option<u32>,
     words: String,
+    truth: Option<bool>,
 }
 
 impl Answer {
     fn parse(kind: u8, fields: usize, bytes: &[u8]) -> io::Result<Self> {
-        let mut answer = Self { kind, reply_to: None, words: String::new() };
+        let mut answer = Self { kind, reply_to: None, words: String::new(), truth: None };
         let mut reader = Reader { bytes, at: 0 };
-        let mut has_text = false;
+        let mut signature = String::new();
         while reader.at < fields {
             reader.align(8);
             let number = reader.byte()?;
             match (number, reader.signature()?.as_str()) {
                 (REPLY_SERIAL, "u") => answer.reply_to = Some(reader.number()?),
                 (ERROR_NAME, "s") => answer.words = reader.text()?,
-                (SIGNATURE, "g") => has_text = reader.signature()?.starts_with('s'),
+                (SIGNATURE, "g") => signature = reader.signature()?,
                 (_, "s" | "o") => drop(reader.text()?),
                 (_, "g") => drop(reader.signature()?),
                 (_, "u") => drop(reader.number()?),
@@ -284,8 +285,11 @@ impl Answer {
             }
         }
         reader.align(8);
-        if kind == ERROR && has_text {
+        if kind == ERROR && signature.starts_with('s') {
             answer.words = reader.text()?;
+        }
+        if kind == METHOD_RETURN && signature == "v" && reader.signature()? == "b" {
+            answer.truth = Some(reader.number()? != 0);
         }
         Ok(answer)
     }
@@ -394,9 +398,22 @@ mod tests {
     #[test]
     fn an_answer_tells_what_it_answers_and_an_error_its_words() {
         let good = answer(METHOD_RETURN, 2, None).unwrap();
-        assert_eq!(good, Answer { kind: METHOD_RETURN, reply_to: Some(2), words: String::new() });
+        assert_eq!(good, Answer { kind: METHOD_RETURN, reply_to: Some(2), words: String::new(), truth: None });
         let bad = answer(ERROR, 2, Some(("org.x.Error", "Unit exists."))).unwrap();
         assert_eq!(bad.words, "Unit exists.");
+    }
+
+    #[test]
+    fn a_property_that_is_true_or_false_is_read() {
+        for truth in [true, false] {
+            let mut all = Body(vec![SIGNATURE]);
+            all.signature("g");
+            all.signature("v");
+            let fields = all.0.len();
+            all.align(8);
+            all.variant(Value::Truth(truth));
+            assert_eq!(Answer::parse(METHOD_RETURN, fields, &all.0).unwrap().truth, Some(truth));
+        }
     }
 
     #[test]

@@ -38,11 +38,8 @@ pub fn sockets(privileged: bool) -> Vec<(PathBuf, bool)> {
         .collect()
 }
 
-/// Makes the scope `name` in `ces.slice`, with this process and `job` in it; gives its directory below `root`.
-///
-/// # Errors
-/// When there is no manager, it refuses, or it does not do it in time.
-pub fn scope(sockets: &[(PathBuf, bool)], root: &Path, name: &str, job: Pid) -> io::Result<PathBuf> {
+/// Connects to the first manager that answers.
+fn connect(sockets: &[(PathBuf, bool)]) -> io::Result<Connection> {
     let mut connected = Err(io::Error::new(io::ErrorKind::NotFound, "no service manager of yours is running"));
     for (socket, is_bus) in sockets {
         connected = Connection::open(socket, geteuid().as_raw(), *is_bus)
@@ -51,6 +48,45 @@ pub fn scope(sockets: &[(PathBuf, bool)], root: &Path, name: &str, job: Pid) -> 
             break;
         }
     }
+    connected
+}
+
+/// Whether the manager has given `unit`, a scope or service of its own, away (`Delegate=`): the manager of a user's own
+/// units does not mark their groups.
+pub fn has_given_away(sockets: &[(PathBuf, bool)], unit: &str) -> bool {
+    let interface = if unit.ends_with(".scope") { "Scope" } else { "Service" };
+    let mut body = Body::default();
+    body.text(&format!("org.freedesktop.systemd1.{interface}"));
+    body.text("Delegate");
+    let asked = connect(sockets).and_then(|mut manager| {
+        manager.call(&Call {
+            destination: "org.freedesktop.systemd1",
+            path: &format!("/org/freedesktop/systemd1/unit/{}", escaped(unit)),
+            interface: "org.freedesktop.DBus.Properties",
+            member: "Get",
+            signature: "ss",
+            body,
+        })
+    });
+    // Where nobody answers nothing was given away by them.
+    asked.is_ok_and(|truth| truth == Some(true))
+}
+
+/// A unit's name as a part of an object's path (sd_bus_path_encode(3)).
+fn escaped(unit: &str) -> String {
+    let byte = |(at, byte): (usize, u8)| match byte {
+        b'0'..=b'9' if at > 0 => char::from(byte).to_string(),
+        _ if byte.is_ascii_alphabetic() => char::from(byte).to_string(),
+        _ => format!("_{byte:02x}"),
+    };
+    unit.bytes().enumerate().map(byte).collect()
+}
+
+/// Makes the scope `name` in `ces.slice`, with this process and `job` in it; gives its directory below `root`.
+///
+/// # Errors
+/// When there is no manager, it refuses, or it does not do it in time.
+pub fn scope(sockets: &[(PathBuf, bool)], root: &Path, name: &str, job: Pid) -> io::Result<PathBuf> {
     let unit = format!("{name}.scope");
     let pids = [Pid::this().as_raw().unsigned_abs(), job.as_raw().unsigned_abs()];
     let mut body = Body::default();
@@ -64,7 +100,7 @@ pub fn scope(sockets: &[(PathBuf, bool)], root: &Path, name: &str, job: Pid) -> 
         ("PIDs", Value::Numbers(&pids)),
     ]);
     body.no_structures();
-    connected?.call(&Call {
+    connect(sockets)?.call(&Call {
         destination: "org.freedesktop.systemd1",
         path: "/org/freedesktop/systemd1",
         interface: "org.freedesktop.systemd1.Manager",
@@ -89,5 +125,17 @@ pub fn scope(sockets: &[(PathBuf, bool)], root: &Path, name: &str, job: Pid) -> 
             return Err(io::Error::other("the job ended meanwhile"));
         }
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_units_name_is_encoded_as_systemd_does() {
+        // busctl --user tree org.freedesktop.systemd1, on Debian 12
+        assert_eq!(escaped("run-r1f.scope"), "run_2dr1f_2escope");
+        assert_eq!(escaped("1x@y.service"), "_31x_40y_2eservice");
     }
 }

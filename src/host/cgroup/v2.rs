@@ -9,9 +9,11 @@
 //!   ces-<job>/        the job, with its limits
 //! ```
 //!
-//! Where `below` is decided in this order: inside what another manager has delegated (Slurm, a container) below the group
-//! of the caller, so that the manager's own limits and its accounting hold; with systemd in a scope; else below the
-//! caller's group, or as root below the root of the tree.
+//! Where `below` is decided in this order: inside what another manager has delegated (a container, a scope of the caller's)
+//! below the group of the caller, so that the manager's own limits and its accounting hold; in a Slurm job beside the group
+//! of its task, for Slurm signals and waits for the processes in that group itself and in none below it, so that nobody may
+//! be moved out of it (seen with 22.05); with systemd in a scope; else below the caller's group, or as root below the root of
+//! the tree.
 
 use std::fs;
 use std::io;
@@ -57,6 +59,8 @@ struct Facts<'a> {
     own: &'a str,
     /// A manager other than the user's own systemd has given a group above, or the caller's own, away.
     delegated: bool,
+    /// That manager is Slurm.
+    slurm: bool,
     /// A service manager can be asked.
     systemd: bool,
     /// As the host's root.
@@ -80,6 +84,9 @@ fn choose(facts: &Facts<'_>) -> Choice {
         return Choice::Scope;
     }
     let root = Path::new(ROOT);
+    if facts.slurm && facts.privileged {
+        return Choice::Below(root.join(own.parent().unwrap_or(own)));
+    }
     Choice::Below(if facts.delegated || !facts.privileged { root.join(own) } else { root.to_path_buf() })
 }
 
@@ -99,11 +106,23 @@ fn is_delegated(own: &str) -> bool {
             .iter()
             .any(|name| matches!(rustix::fs::getxattr(dir, *name, &mut value[..]), Ok(1) if value[0] == b'1'))
     };
-    own.contains("/slurm")
+    is_slurms(own)
         || Path::new(own)
             .ancestors()
             .take_while(|group| !is_user_manager(group))
             .any(|group| marked(&Path::new(ROOT).join(group.strip_prefix("/").unwrap_or(group))))
+}
+
+/// `/slurm/…` of version 1 set-ups carried over, `slurmstepd.scope`, or with a node's name before that where one host plays
+/// several nodes.
+fn is_slurms(own: &str) -> bool {
+    own.split('/').any(|part| part.starts_with("slurm") || part.ends_with("_slurmstepd.scope"))
+}
+
+/// Scopes and services of the user's own manager in which `own` is.
+fn units_of_user(own: &str) -> impl Iterator<Item = &str> {
+    let parts = own.split('/').skip_while(|part| !is_user_manager(Path::new(part))).skip(1);
+    parts.filter(|part| part.ends_with(".scope") || part.ends_with(".service"))
 }
 
 fn is_user_manager(group: &Path) -> bool {
@@ -113,13 +132,33 @@ fn is_user_manager(group: &Path) -> bool {
     })
 }
 
+/// What to do where no group can be made.
+pub(super) fn remedy() -> &'static str {
+    if group_of(Pid::this()).is_ok_and(|own| is_delegated(&own)) {
+        "the manager of the group in which ces was called (a batch system, another container) gives none of it to you, and its \
+         own limits hold; for limits of the run's own use sudo, if the site allows it"
+    } else {
+        "as an ordinary user, log in so that systemd runs a manager for you; else use sudo"
+    }
+}
+
+/// How many processes were killed for want of memory in the group of this process and those below it.
+pub(super) fn kills_around() -> Option<u64> {
+    let own = group_of(Pid::this()).ok()?;
+    let events = Path::new(ROOT).join(own.trim_start_matches('/')).join("memory.events");
+    events.exists().then(|| field(&events, "oom_kill"))
+}
+
 impl Group {
     /// Makes the group, puts `pid` into it and sets the limits.
     pub(super) fn create(job: &str, pid: Pid, resources: &LinuxResources) -> io::Result<Self> {
         let own = group_of(Pid::this())?;
         let privileged = geteuid().is_root();
         let sockets = systemd::sockets(privileged);
-        let facts = Facts { own: &own, delegated: is_delegated(&own), systemd: !sockets.is_empty(), privileged };
+        let delegated = is_delegated(&own)
+            || units_of_user(&own).any(|unit| !privileged && systemd::has_given_away(&sockets, unit));
+        let slurm = is_slurms(&own);
+        let facts = Facts { own: &own, delegated, slurm, systemd: !sockets.is_empty(), privileged };
         let name = format!("{PREFIX}{job}");
         let below = match choose(&facts) {
             Choice::Scope => Below::Scope(systemd::scope(&sockets, Path::new(ROOT), &name, pid)?),
@@ -137,6 +176,9 @@ impl Group {
     fn fill(&mut self, pid: Pid, resources: &LinuxResources) -> io::Result<()> {
         let below = self.below.dir();
         let _held = lock(below)?;
+        if geteuid().is_root() {
+            hand_down(below);
+        }
         fs::create_dir(&self.dir).map_err(|e| named(&self.dir, &e))?;
         join(&self.dir, pid)?;
         divide(below)?;
@@ -180,28 +222,45 @@ impl Group {
         &self.missing
     }
 
+    /// The limits in force: the tightest of this group's own and of those above it.
     pub(super) fn observed(&self) -> io::Result<Observed> {
         let has = |controller: &str| !self.missing.contains(&controller);
         let mut is = Observed::default();
         if has("memory") {
-            is.memory = or_max(&self.dir.join("memory.max"))?;
-            let swap = match or_max(&self.dir.join("memory.swap.max")) {
+            is.memory = self.tightest("memory.max", or_max)?;
+            let swap = match self.tightest("memory.swap.max", or_max) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Some(0),
                 other => other?,
             };
             is.memory_and_swap = is.memory.zip(swap).map(|(memory, swap)| memory.saturating_add(swap));
         }
         if has("cpu") {
-            let text = fs::read_to_string(self.dir.join("cpu.max"))?;
-            let mut fields = text.split_whitespace().map(str::parse::<u32>);
-            if let (Some(Ok(quota)), Some(Ok(period))) = (fields.next(), fields.next()) {
-                is.cpus = Some(f64::from(quota) / f64::from(period.max(1)));
-            }
+            is.cpus = self.tightest("cpu.max", processors)?;
         }
         if has("pids") {
-            is.pids = or_max(&self.dir.join("pids.max"))?;
+            is.pids = self.tightest("pids.max", or_max)?;
         }
         Ok(is)
+    }
+
+    /// The smallest number in the files of that name, here and above; the group's own must be there.
+    fn tightest<T: PartialOrd>(
+        &self,
+        file: &str,
+        read: impl Fn(&Path) -> io::Result<Option<T>>,
+    ) -> io::Result<Option<T>> {
+        let mut least = read(&self.dir.join(file))?;
+        for above in self.dir.ancestors().skip(1).take_while(|above| *above != Path::new(ROOT)) {
+            match read(&above.join(file)) {
+                // Not divided that far up: then there is no limit either.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+                Ok(None) => {}
+                Ok(Some(limit)) if least.as_ref().is_some_and(|least| *least <= limit) => {}
+                Ok(tighter) => least = tighter,
+            }
+        }
+        Ok(least)
     }
 
     pub(super) fn usage(&self) -> Usage {
@@ -236,6 +295,20 @@ fn lock(dir: &Path) -> io::Result<Flock<fs::File>> {
 
 fn join(dir: &Path, pid: Pid) -> io::Result<()> {
     fs::write(dir.join("cgroup.procs"), pid.to_string()).map_err(|e| named(dir, &e))
+}
+
+/// Turns on, in Slurm's groups above `dir`, what a job needs and they have: Slurm divides memory and processors alone, and a
+/// job without a limit of processes would be refused. It changes no limit, and goes with those groups. Best effort: what
+/// is missing afterwards is found out by who looks.
+fn hand_down(dir: &Path) {
+    let mut above: Vec<&Path> =
+        dir.ancestors().skip(1).take_while(|above| is_slurms(&above.to_string_lossy())).collect();
+    above.reverse();
+    for group in above {
+        for name in NEEDED {
+            fs::write(group.join("cgroup.subtree_control"), format!("+{name}")).ok();
+        }
+    }
 }
 
 /// Lets the groups below `dir` have limits; whoever is in it makes room where the kernel asks for that.
@@ -336,6 +409,16 @@ pub(super) fn remove_stale(job: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// Processors, from `cpu.max`: a quota and its period, in microseconds.
+fn processors(path: &Path) -> io::Result<Option<f64>> {
+    let text = fs::read_to_string(path)?;
+    let mut fields = text.split_whitespace().map(str::parse::<u32>);
+    Ok(match (fields.next(), fields.next()) {
+        (Some(Ok(quota)), Some(Ok(period))) => Some(f64::from(quota) / f64::from(period.max(1))),
+        _ => None,
+    })
+}
+
 fn words(path: &Path) -> io::Result<Vec<String>> {
     let text = fs::read_to_string(path).map_err(|e| named(path, &e))?;
     Ok(text.split_whitespace().map(str::to_owned).collect())
@@ -355,7 +438,8 @@ mod tests {
             (session, false, true, true, Choice::Scope),
             // Never out of what a batch system gave, not even as root.
             (slurm, true, true, false, below("/sys/fs/cgroup/system.slice/slurmstepd.scope/job_7/step_0/user/task_0")),
-            (slurm, true, true, true, below("/sys/fs/cgroup/system.slice/slurmstepd.scope/job_7/step_0/user/task_0")),
+            (slurm, true, true, true, below("/sys/fs/cgroup/system.slice/slurmstepd.scope/job_7/step_0/user")),
+            ("/system.slice/x.scope", true, true, true, below("/sys/fs/cgroup/system.slice/x.scope")),
             // Without systemd.
             ("/", false, false, true, below("/sys/fs/cgroup")),
             ("/sshd", false, false, true, below("/sys/fs/cgroup")),
@@ -364,14 +448,20 @@ mod tests {
             ("/mine/ces-rest", false, false, false, below("/sys/fs/cgroup/mine")),
         ];
         for (own, delegated, systemd, privileged, expected) in cases {
-            assert_eq!(choose(&Facts { own, delegated, systemd, privileged }), expected, "{own} {delegated} {systemd}");
+            let facts = Facts { own, delegated, slurm: own == slurm, systemd, privileged };
+            assert_eq!(choose(&facts), expected, "{own} {delegated} {systemd}");
         }
     }
 
     #[test]
     fn slurm_is_known_by_name_and_a_users_own_manager_is_no_other() {
         assert!(is_delegated("/system.slice/slurmstepd.scope/job_7/step_0"));
+        assert!(is_delegated("/system.slice/node1_slurmstepd.scope/job_7/step_0/user/task_0"));
+        assert!(!is_slurms("/user.slice/user-1000.slice/session-3.scope") && !is_slurms("/my-slurm/x"));
         assert!(is_user_manager(Path::new("/user.slice/user-1000.slice/user@1000.service")));
         assert!(!is_user_manager(Path::new("/user.slice/user@x/job")));
+        let own = "/user.slice/user-1000.slice/user@1000.service/app.slice/run-r1f.scope/ces-rest";
+        assert_eq!(units_of_user(own).collect::<Vec<_>>(), ["run-r1f.scope"]);
+        assert_eq!(units_of_user("/user.slice/user-1000.slice/session-3.scope").count(), 0);
     }
 }

@@ -1,0 +1,362 @@
+//! What only a host of one's own can show, for it changes the host: batch systems, NFS, switches of the kernel, no systemd.
+//! `scripts/test-vm` runs these in its guest, one after the other.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Once;
+
+use serde_json::Value;
+
+use crate::support::callers::{Caller, Desk};
+use crate::support::{Ran, WARD_CSV, demo_layout, wait_until};
+
+const CES: &str = env!("CARGO_BIN_EXE_ces");
+
+/// Refuses to change a host that is somebody's.
+fn of_the_guest() {
+    let host = std::env::var("CES_HOST").unwrap_or_default();
+    assert!(
+        host == "vm" || host == "bare",
+        "this test changes the settings of the host: it runs in the guest of scripts/test-vm alone"
+    );
+}
+
+/// A script of root's on the guest itself.
+#[track_caller]
+fn root(script: &str) -> String {
+    let ran = Ran::from(Command::new("/bin/sh").args(["-ec", script]).output());
+    ran.exits(0).trim().to_owned()
+}
+
+/// A script of the researcher's, after a login.
+fn researcher(desk: &Desk, script: &str) -> Command {
+    let mut command = desk.host.command("runuser");
+    command.args(["--login", "--shell", "/bin/sh", &desk.host.researcher().name, "--command"]);
+    command.arg(format!("export CES_TEST={}; {script}", desk.host.token()));
+    command
+}
+
+/// How `caller` calls `ces` in a shell of theirs.
+fn ces(desk: &Desk) -> String {
+    let root = desk.host.tmp().join("ces");
+    match desk.caller {
+        Caller::Sudo => format!("sudo -n {CES} --root={}", root.display()),
+        _ => CES.to_owned(),
+    }
+}
+
+fn group(record: &Value) -> &str {
+    record["enforced"]["cgroups"][0].as_str().unwrap()
+}
+
+const HOG: &str = "head -c 200m /dev/zero | tail";
+
+// --- groups that were given away ----------------------------------------------------------------------------------------
+
+#[test]
+#[ignore = "wants the guest of scripts/test-vm"]
+fn in_a_delegated_scope_a_run_stays_below_it_and_within_its_limits() {
+    of_the_guest();
+    for caller in [Caller::UserWithSubids, Caller::User] {
+        let Some(desk) = Desk::with_demo(caller) else { return };
+        let scope = "systemd-run --user --scope --quiet -p Delegate=yes -p MemoryMax=60M --";
+        let run = format!("{CES} run --memory 1g localhost/demo");
+        let ran = Ran::from(researcher(&desk, &format!("{scope} sh -c '{run} true; cat /proc/self/cgroup'")).output());
+        let own = ran.exits(0).trim().trim_start_matches("0::").to_owned();
+        let record = desk.record();
+        let id = record["id"].as_str().unwrap();
+        assert!(own.ends_with(".scope"), "whoever made room is back: {own}");
+        assert_eq!(group(&record), format!("0::{own}/ces-{id}"));
+        assert_eq!(record["enforced"]["limits"]["memory"], 60 << 20, "the tightest counts");
+        let ran = Ran::from(researcher(&desk, &format!("{scope} {run} /bin/sh -c '{HOG}'")).output());
+        assert!(ran.code == Some(137) && ran.stderr.contains("out of memory: limit 60 MiB"), "{ran:?}");
+    }
+    let Some(desk) = Desk::with_demo(Caller::Root) else { return };
+    let mut command = desk.host.command("systemd-run");
+    command.args(["--scope", "--quiet", "-p", "Delegate=yes", "-p", "MemoryMax=60M", "--", CES, "run"]);
+    command.args(["localhost/demo", "true"]).env("HOME", "/root").env("CES_ROOT", desk.host.tmp().join("ces"));
+    Ran::from(command.output()).exits(0);
+    let record = desk.record();
+    assert!(group(&record).starts_with("0::/system.slice/run-"), "{record}");
+    assert_eq!(record["enforced"]["limits"]["memory"], 60 << 20);
+}
+
+/// Starts a batch system of one node, whose jobs have limits of memory and processors.
+fn slurm() {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| {
+        // Its name service looks for an address that is not loopback's.
+        root(
+            "modprobe dummy; ip link add dummy0 type dummy; ip addr add 10.99.0.1/24 dev dummy0; ip link set dummy0 up
+            sed -i /ces-guest/d /etc/hosts; echo 10.99.0.1 ces-guest >>/etc/hosts
+            mkdir -p /var/spool/slurmctld /var/spool/slurmd
+            cat >/etc/slurm/slurm.conf <<END
+ClusterName=ces
+SlurmctldHost=ces-guest
+SlurmUser=root
+AuthType=auth/munge
+ProctrackType=proctrack/cgroup
+TaskPlugin=task/cgroup
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+ReturnToService=2
+SlurmctldPidFile=/run/slurmctld.pid
+SlurmdPidFile=/run/slurmd.pid
+StateSaveLocation=/var/spool/slurmctld
+SlurmdSpoolDir=/var/spool/slurmd
+KillWait=5
+NodeName=ces-guest CPUs=2 RealMemory=2000 State=UNKNOWN
+PartitionName=all Nodes=ALL Default=YES State=UP MaxTime=INFINITE
+END
+            printf 'CgroupPlugin=cgroup/v2\\nConstrainCores=yes\\nConstrainRAMSpace=yes\\nConstrainSwapSpace=yes\\n' \\
+                >/etc/slurm/cgroup.conf
+            systemctl start munge slurmctld slurmd",
+        );
+        wait_until("the node is idle", || {
+            Command::new("sinfo").args(["-h", "-o", "%t"]).output().is_ok_and(|said| said.stdout.starts_with(b"idle"))
+        });
+    });
+}
+
+/// The job's group, from that of a run in it.
+fn job_of(group: &str) -> &str {
+    group.split_inclusive('/').find(|part| part.starts_with("job_")).expect("a group of a batch job")
+}
+
+#[test]
+#[ignore = "wants the guest of scripts/test-vm"]
+fn in_a_batch_job_a_run_stays_in_it_and_the_jobs_limits_hold() {
+    of_the_guest();
+    slurm();
+    for caller in [Caller::Sudo, Caller::UserWithSubids, Caller::User] {
+        let Some(desk) = Desk::with_demo(caller) else { return };
+        let job = format!("cd /; srun --ntasks=1 --mem=100 {} run --memory 1g localhost/demo", in_namespace(&desk));
+        let ran = Ran::from(researcher(&desk, &format!("{job} id -u")).output());
+        assert_eq!(ran.exits(0).trim(), "1000", "{caller:?}: {ran:?}");
+        let record = desk.record();
+        job_of(group(&record));
+        if caller == Caller::Sudo {
+            let limits = &record["enforced"]["limits"];
+            assert_eq!((&limits["memory"], &record["warnings"]), (&Value::from(100 << 20), &serde_json::json!([])));
+            assert!(limits["pids"].as_u64().is_some_and(|limit| limit > 0), "the batch system divides none: {limits}");
+        } else {
+            // Slurm gives nothing of a job's group to its user.
+            assert!(record["warnings"][0].as_str().is_some_and(|said| said.starts_with("no resource limits")));
+        }
+        let ran = Ran::from(researcher(&desk, &format!("{job} /bin/sh -c '{HOG}'")).output());
+        let said = if caller == Caller::Sudo { "out of memory: limit 100 MiB" } else { "out of memory: the group" };
+        assert!(ran.code != Some(0) && ran.stderr.contains(said), "{caller:?}: {ran:?}");
+        if caller != Caller::Sudo {
+            desk.host.policy("[limits]\nrequired = true\n");
+            let ran = Ran::from(researcher(&desk, &format!("{job} true")).output());
+            assert!(ran.stderr.contains("limits.required") && ran.code == Some(125), "{ran:?}");
+        }
+    }
+}
+
+/// `ces` for a job: the batch system starts it outside the test's mount namespace, and it goes there first.
+fn in_namespace(desk: &Desk) -> String {
+    let wrapper = desk.host.tmp().join("enter");
+    let holder = desk.host.inside(Path::new("/")).display().to_string();
+    let namespace = holder.trim_end_matches("/root/").trim_end_matches("/root").to_owned() + "/ns/mnt";
+    let home = desk.host.researcher().dir.display();
+    let back = format!("runuser --user {} -- env HOME={home}", desk.host.researcher().name);
+    let script = format!("#!/bin/sh\nexec sudo -n nsenter --mount={namespace} {back} {} \"$@\"\n", ces(desk));
+    fs::write(&wrapper, script).unwrap();
+    fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let line = format!("{} ALL=(root) NOPASSWD: /usr/bin/nsenter\n", desk.host.researcher().name);
+    fs::write("/etc/sudoers.d/enter", line).unwrap();
+    wrapper.display().to_string()
+}
+
+#[test]
+#[ignore = "wants the guest of scripts/test-vm"]
+fn a_batch_job_that_is_cancelled_ends_its_run_and_the_next_command_leaves_nothing_of_it() {
+    of_the_guest();
+    slurm();
+    for caller in [Caller::Sudo, Caller::UserWithSubids] {
+        let Some(desk) = Desk::with_demo(caller) else { return };
+        let script = "cd /; sbatch --parsable --ntasks=1 --mem=100 --output=/dev/null --wrap";
+        let run = format!("{} run localhost/demo sleep 1000", in_namespace(&desk));
+        let job = Ran::from(researcher(&desk, &format!("{script} '{run}'")).output()).exits(0).trim().to_owned();
+        wait_until("the run has its scratch", || desk.named("scratch_").len() == 1);
+        wait_until("its payload runs", || desk.host.processes().iter().any(|process| process.ends_with(" sleep")));
+        Ran::from(researcher(&desk, &format!("scancel {job}")).output()).exits(0);
+        wait_until("the job is over", || root("squeue --noheader").is_empty());
+        desk.ces(&["images"]).exits(0);
+        assert_eq!(desk.named("scratch_"), Vec::<std::path::PathBuf>::new(), "{caller:?}");
+        wait_until("no process is left", || desk.host.processes().is_empty());
+        assert_eq!(root("find /sys/fs/cgroup -name 'ces-2*'"), "", "{caller:?}");
+    }
+}
+
+// --- homes on NFS -------------------------------------------------------------------------------------------------------
+
+/// An NFS server on loopback that squashes root, and the researcher's home on it.
+fn nfs_home(desk: &Desk) -> std::path::PathBuf {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| {
+        root("modprobe nfsd; mkdir -p /srv/nfs /var/lib/nfs/v4recovery; mountpoint -q /proc/fs/nfsd || mount -t nfsd nfsd /proc/fs/nfsd
+            echo '/srv/nfs 127.0.0.1(rw,sync,root_squash,no_subtree_check,insecure)' >/etc/exports
+            exportfs -r; rpc.mountd -N 3; rpc.nfsd -N 3 --lease-time 10 --grace-time 10 4");
+    });
+    let behind = Path::new("/srv/nfs").join(desk.host.token());
+    let (home, there, owner) = (desk.host.researcher().dir.display().to_string(), behind.display(), desk.owner());
+    root(&format!(
+        "mkdir -p {there}/safe_data; printf '{WARD_CSV}' >{there}/safe_data/ward.csv; chown -R {owner} {there}; chmod -R go= {there}"
+    ));
+    let mount = format!("mount -t nfs4 127.0.0.1:{there} {home}");
+    Ran::from(desk.host.command("/bin/sh").args(["-ec", &mount]).output()).exits(0);
+    // Root has no rights there, or this is no test.
+    assert_ne!(Ran::from(desk.host.command("ls").arg(&home).output()).code, Some(0));
+    behind
+}
+
+/// Directories of the home whose names begin so, as the server has them.
+fn at_home(behind: &Path, prefix: &str) -> Vec<std::path::PathBuf> {
+    let mut found = crate::support::children(behind);
+    found.retain(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(prefix.as_bytes())));
+    found
+}
+
+#[test]
+#[ignore = "wants the guest of scripts/test-vm"]
+fn a_home_on_nfs_that_squashes_root_works_through_sudo() {
+    of_the_guest();
+    let Some(desk) = Desk::with_demo(Caller::Sudo) else { return };
+    let behind = nfs_home(&desk);
+    let script =
+        "cat /safe_data/ward.csv >/safe_outputs/copy; mkdir -p /scratch/a; mkdir /scratch/a/b /safe_outputs/d; : >/scratch/a/b/f; : >/safe_outputs/d/f
+        chmod 0 /scratch/a/b /scratch/a /safe_outputs/d; echo x >/safe_data/made";
+    desk.sh(&["--user", "33"], script).exits(0);
+    let copy = at_home(&behind, "outputs_")[0].join("copy");
+    assert_eq!(fs::read_to_string(&copy).unwrap(), WARD_CSV);
+    for path in [&copy, &behind.join("safe_data/made")] {
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&fs::metadata(path).unwrap()), desk.owner(), "{path:?}");
+    }
+    assert_eq!(at_home(&behind, "scratch_"), Vec::<std::path::PathBuf>::new());
+    // With a bound that has to be watched, and with what the caller names.
+    fs::write(behind.join("vars"), "NAME=value\n").unwrap();
+    std::os::unix::fs::chown(behind.join("vars"), Some(desk.owner()), None).unwrap();
+    desk.host.policy("[limits]\nscratch = { max = \"1M\" }\noutputs = { max = \"1M\" }\n");
+    let env = format!("--env-file={}", desk.host.researcher().dir.join("vars").display());
+    assert_eq!(desk.sh(&[&env], "echo $NAME; sleep 3").exits(0), "value\n");
+    let ran = desk.sh(&[], "head -c 3m /dev/zero >/scratch/f; sleep 20");
+    assert!(ran.code == Some(137) && ran.stderr.contains("scratch limit"), "{ran:?}");
+    let doctor = desk.ces(&["doctor"]);
+    assert!(doctor.exits(0).ends_with("enforced\n"), "{doctor:?}");
+    assert!(doctor.stdout.contains("a directory that a payload closes for itself ends the run"), "{doctor:?}");
+}
+
+#[test]
+#[ignore = "wants the guest of scripts/test-vm"]
+fn a_home_on_nfs_works_for_a_user_whose_store_is_elsewhere_and_what_is_killed_is_swept() {
+    of_the_guest();
+    for caller in [Caller::UserWithSubids, Caller::User] {
+        let Some(desk) = Desk::new(caller) else { return };
+        let behind = nfs_home(&desk);
+        let layout = format!("oci:{}:demo", demo_layout().display());
+        let pulled = desk.ces(&["pull", &layout]);
+        if pulled.code == Some(0) {
+            desk.sh(&[], "true").refuses(125, &["--root"]);
+        } else {
+            pulled.refuses(1, &["--root", "local"]);
+        }
+        // Images on a local disk; running jobs and records stay in the home, where other machines see them too.
+        let local = desk.host.tmp().join("local");
+        fs::create_dir(&local).unwrap();
+        std::os::unix::fs::chown(&local, Some(desk.owner()), None).unwrap();
+        let ces = format!("XDG_DATA_HOME={} {CES}", local.display());
+        let ran = |script: &str| Ran::from(researcher(&desk, &format!("cd /; {ces} {script}")).output());
+        ran(&format!("pull {layout}")).exits(0);
+        ran("run --name one localhost/demo cp /safe_data/ward.csv /safe_outputs/copy").exits(0);
+        assert_eq!(fs::read_to_string(at_home(&behind, "outputs_")[0].join("copy")).unwrap(), WARD_CSV, "{caller:?}");
+        let mut killed =
+            researcher(&desk, &format!("cd /; {ces} run localhost/demo sleep 1000")).spawn().expect("a login");
+        wait_until("its payload runs", || desk.host.processes().iter().any(|process| process.ends_with(" sleep")));
+        for process in desk.host.processes().iter().filter(|process| process.ends_with(" ces")) {
+            let pid = process.split(' ').next().unwrap().parse().unwrap();
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).ok();
+        }
+        killed.wait().unwrap();
+        assert_eq!(at_home(&behind, "scratch_").len(), 1);
+        ran("images").exits(0);
+        assert_eq!(at_home(&behind, "scratch_"), Vec::<std::path::PathBuf>::new(), "{caller:?}");
+        assert_eq!(at_home(&behind.join(".local/state/ces/run"), ""), [behind.join(".local/state/ces/run/.names")]);
+    }
+}
+
+// --- hosts that say no --------------------------------------------------------------------------------------------------
+
+#[test]
+#[ignore = "wants the guest of scripts/test-vm"]
+fn a_kernel_that_says_no_is_refused_with_the_setting_and_doctor_says_the_same() {
+    of_the_guest();
+    let everybody = [Caller::Root, Caller::Sudo, Caller::UserWithSubids, Caller::User];
+    let settings = [
+        ("user.max_user_namespaces", &everybody[..]),
+        ("user.max_net_namespaces", &everybody[..]),
+        // Debian's: root is not bound by it.
+        ("kernel.unprivileged_userns_clone", &everybody[2..]),
+    ];
+    for caller in everybody {
+        let Some(desk) = Desk::with_demo(caller) else { return };
+        for (setting, whom) in settings {
+            let was = root(&format!("sysctl -n {setting}"));
+            root(&format!("sysctl -qw {setting}=0"));
+            let (ran, doctor) = (desk.sh(&[], "true"), desk.ces(&["doctor"]));
+            root(&format!("sysctl -qw {setting}={was}"));
+            if whom.contains(&caller) {
+                ran.refuses(125, &[setting, "is 0", "sysctl", "ces doctor"]);
+                assert_eq!((doctor.code, doctor.stdout.lines().last()), (Some(1), Some("refused")), "{doctor:?}");
+                let said = |text: &str| doctor.stdout.lines().any(|line| line.contains(setting) && line.contains(text));
+                assert!(said("is 0") && said("as root: sysctl"), "{doctor:?}");
+            } else {
+                ran.exits(0);
+                assert_eq!(doctor.exits(0).lines().last(), Some("enforced"));
+            }
+        }
+        desk.sh(&[], "true").exits(0);
+    }
+}
+
+/// The guest started without systemd, by another program as PID 1.
+mod bare {
+    use super::*;
+
+    #[test]
+    #[ignore = "wants the guest of scripts/test-vm"]
+    fn without_systemd_a_user_has_limits_in_a_group_that_was_given_to_them() {
+        of_the_guest();
+        assert!(!Path::new("/run/systemd/system").exists(), "for a host without systemd");
+        for caller in [Caller::UserWithSubids, Caller::User] {
+            let Some(desk) = Desk::with_demo(caller) else { return };
+            let mine = "/sys/fs/cgroup/mine";
+            root(&format!(
+                "echo '+memory +cpu +pids' >/sys/fs/cgroup/cgroup.subtree_control; mkdir -p {mine}; chown -R {} {mine}
+                echo 60M >{mine}/memory.max",
+                desk.owner()
+            ));
+            let ces = |words: &str| {
+                let name = &desk.host.researcher().name;
+                let call = format!("{CES} run localhost/demo {words}; echo $?; cat /proc/self/cgroup");
+                let script = format!(
+                    "echo $$ >{mine}/cgroup.procs; exec runuser --login --shell /bin/sh {name} --command \"{call}\""
+                );
+                Ran::from(desk.host.command("/bin/sh").args(["-c", &script]).output())
+            };
+            let ran = ces("id -u");
+            assert_eq!(ran.exits(0), "1000\n0\n0::/mine\n", "whoever made room is back: {ran:?}");
+            let record = desk.record();
+            assert_eq!(group(&record), format!("0::/mine/ces-{}", record["id"].as_str().unwrap()));
+            assert_eq!(
+                (&record["enforced"]["limits"]["memory"], &record["warnings"]),
+                (&Value::from(60 << 20), &serde_json::json!([]))
+            );
+            let ran = ces(&format!("/bin/sh -c '{HOG}'"));
+            assert!(ran.stderr.contains("out of memory: limit 60 MiB"), "{ran:?}");
+            assert_eq!(root(&format!("find {mine} -name 'ces-*'")), "", "{caller:?}");
+        }
+    }
+}
