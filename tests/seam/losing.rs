@@ -43,7 +43,7 @@ const fn with(options: &'static [&'static str], loss: Loss) -> Loss {
 fn nothing(_: &mut Value) {}
 
 /// All losses. Those whose change is `nothing` are lies, told below by their names.
-pub static LOSSES: [Loss; 54] = [
+pub static LOSSES: [Loss; 55] = [
     loss("the_user", "the user is", |r| r["spec"]["process"]["user"]["uid"] = json!(1)),
     loss("the_group", "the group is", |r| r["spec"]["process"]["user"]["gid"] = json!(1)),
     loss("the_groups", "supplementary groups", nothing),
@@ -128,6 +128,7 @@ pub static LOSSES: [Loss; 54] = [
     loss("closed_descriptors", "an open descriptor", nothing),
     loss("descriptors_that_close_on_exec", "kept open", nothing),
     loss("loopback_alone", "a network interface is \"eth0\"", nothing),
+    loss("no_route", "a network route", nothing),
     loss("no_core_dumps", "the process limit core", |r| limit(r, "RLIMIT_CORE")),
     with(
         &["--ulimit", "nofile=100:200"],
@@ -464,7 +465,27 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: c_ulong) -
         rename.ifr_ifru.ifru_newname = name;
         return pass(libc::SIOCSIFNAME, (&raw const rename) as c_ulong);
     }
-    pass(request, argument)
+    let done = pass(request, argument);
+    if request == libc::SIOCSIFFLAGS && lies("no_route") {
+        // SAFETY: plain data: a route to every address that begins with 10 over the interface that is up by now.
+        let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
+        route.rt_dst = address([10, 0, 0, 0]);
+        route.rt_genmask = address([255, 0, 0, 0]);
+        route.rt_flags = libc::RTF_UP;
+        route.rt_dev = c"lo".as_ptr().cast_mut();
+        assert_eq!(pass(libc::SIOCADDRT, (&raw const route) as c_ulong), 0, "a route");
+    }
+    done
+}
+
+fn address(bytes: [u8; 4]) -> libc::sockaddr {
+    // SAFETY: plain data.
+    let mut address: libc::sockaddr = unsafe { std::mem::zeroed() };
+    address.sa_family = libc::AF_INET as libc::sa_family_t;
+    for (to, from) in address.sa_data.iter_mut().skip(2).zip(bytes) {
+        *to = from as c_char;
+    }
+    address
 }
 
 /// # Safety

@@ -9,6 +9,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics is a test that fails")]
 #![allow(clippy::print_stderr, reason = "a skip says why, loudly")]
 
+/// The clock on the wall, set while ces runs.
+mod clock;
 /// The stage process that leaves something out.
 mod losing;
 #[allow(dead_code, unused_imports, reason = "shared with the other tests, which need more of it")]
@@ -71,6 +73,10 @@ fn tests() -> ExitCode {
         runs();
         Ok(())
     }));
+    all.push(Trial::test("a_clock_that_is_set_neither_ends_nor_prolongs_a_run", || {
+        clock_that_is_set();
+        Ok(())
+    }));
     libtest_mimic::run(&arguments, all).exit_code()
 }
 
@@ -124,6 +130,31 @@ const ORDINARY: [&str; 8] = [
 fn ordinary() {
     let of = |name: &&str| LOSSES.iter().find(|loss| loss.name == *name).expect("a loss of this name");
     ORDINARY.iter().map(of).for_each(|loss| refused_on(Host::of_an_ordinary_user(), loss));
+}
+
+/// A deadline far away does not come with a jump of a day; one that is near comes, and the record says how long it really was.
+fn clock_that_is_set() {
+    for host in [Host::new(), Host::of_an_ordinary_user()] {
+        let Some(mut host) = host else { return };
+        host.pull_demo("root");
+        host.program = std::env::current_exe().expect("this program");
+        let ran = |options: &[&str], seconds: &str| {
+            let mut command = host.run_command(&[options, &["localhost/root", "/bin/sleep", seconds]].concat());
+            Ran::from(command.env(clock::WORD, "1").output())
+        };
+        ran(&["--timeout", "1h"], "2").exits(0);
+        let late = ran(&["--timeout", "2s"], "600");
+        assert!(late.code == Some(124) && late.stderr.contains("deadline"), "{late:?}");
+        let records = host.records();
+        assert_eq!(records.len(), 2);
+        for record in records {
+            let seconds = record["seconds"].as_f64().expect("how long it ran");
+            assert!((2.0..600.0).contains(&seconds), "{record}");
+            let today = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
+            assert!(!record["started"].as_str().expect("a time").starts_with(&today), "the clock was set: {record}");
+        }
+        host.nothing_is_left();
+    }
 }
 
 fn runs() {
