@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use nix::unistd::Pid;
 
@@ -109,8 +109,13 @@ impl IdMap {
             put("gid_map", &lines(&self.gids))?;
             return put("uid_map", &lines(&self.uids));
         }
-        helper("newgidmap", pid, &self.gids)?;
-        helper("newuidmap", pid, &self.uids)
+        // Neither waits for the other.
+        let [groups, users] = [("newgidmap", &self.gids), ("newuidmap", &self.uids)].map(|(program, extents)| {
+            let child = helper(program, pid, extents);
+            move || settled(program, child?)
+        });
+        let (groups, users) = (groups(), users());
+        groups.and(users)
     }
 }
 
@@ -125,21 +130,28 @@ fn lines(extents: &[Extent]) -> String {
     extents.iter().map(|e| format!("{} {} {}\n", e.inside, e.outside, e.count)).collect()
 }
 
-fn helper(program: &str, pid: Pid, extents: &[Extent]) -> Result<()> {
-    let fail = |what: String| {
-        Error::new(Stage::Host, Kind::Host, what)
-            .hint("install the package uidmap, and check /etc/subuid and /etc/subgid; ces also works without them")
-    };
+fn helper(program: &str, pid: Pid, extents: &[Extent]) -> Result<Child> {
     let mut command = Command::new(program);
     command.arg(pid.to_string());
     for e in extents {
         command.args([e.inside.to_string(), e.outside.to_string(), e.count.to_string()]);
     }
-    let output = command.output().map_err(|e| fail(format!("cannot run {program}")).because(e))?;
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.spawn().map_err(|e| no_map(format!("cannot run {program}")).because(e))
+}
+
+/// The end of a helper; its exit status is what counts.
+fn settled(program: &str, helper: Child) -> Result<()> {
+    let output = helper.wait_with_output().map_err(|e| no_map(format!("cannot wait for {program}")).because(e))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(fail(format!("{program} refused the id map")).because(String::from_utf8_lossy(&output.stderr).trim()))
+    Err(no_map(format!("{program} refused the id map")).because(String::from_utf8_lossy(&output.stderr).trim()))
+}
+
+fn no_map(what: String) -> Error {
+    Error::new(Stage::Host, Kind::Host, what)
+        .hint("install the package uidmap, and check /etc/subuid and /etc/subgid; ces also works without them")
 }
 
 /// The first subordinate range of a user: `name:first:count` (subuid(5)); the name may be the uid.

@@ -11,11 +11,12 @@ use std::fs::{self, File};
 use std::io::{Seek as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::OnceLock;
 
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::signal::{Signal, kill};
@@ -127,7 +128,10 @@ pub fn start(map: &IdMap, privileged: bool) -> Result<Idle> {
     let idle = Idle { process: Process { pid, ended }, wire: ours, privileged };
     if !privileged {
         match receive(&idle.wire, &idle.process)? {
-            Some((FromStage::NeedsMaps, _)) => map.write(pid, privileged)?,
+            Some((FromStage::NeedsMaps, _)) => {
+                map.write(pid, privileged)?;
+                keep(map, pid)?;
+            }
             Some((FromStage::Failed(failure), _)) => return Err(failure.into()),
             _ => return Err(Error::new(Stage::Run, Kind::Failed, "the stage process ended before it had work")),
         }
@@ -203,6 +207,23 @@ fn user_namespace(map: &IdMap, privileged: bool) -> Result<OwnedFd> {
     namespace
 }
 
+/// An ordinary user's first user namespace, and its map. What is done later with the same ids is done there: making another
+/// asks two helpers again, which takes as long as all else together.
+static KEPT: OnceLock<(IdMap, OwnedFd)> = OnceLock::new();
+
+/// Keeps the user namespace of `pid`, which has the map `map` by now, unless there is one already.
+fn keep(map: &IdMap, pid: Pid) -> Result<()> {
+    if KEPT.get().is_none() {
+        let namespace = File::open(format!("/proc/{pid}/ns/user")).map_err(|e| fail("keep a user namespace", e))?;
+        KEPT.get_or_init(|| (map.clone(), namespace.into()));
+    }
+    Ok(())
+}
+
+fn kept(map: &IdMap) -> Option<BorrowedFd<'static>> {
+    KEPT.get().filter(|(kept, _)| kept == map).map(|(_, namespace)| namespace.as_fd())
+}
+
 /// Does `work` with power over every id of `map`: directly when privileged, else in a child that is root of a user
 /// namespace with that map.
 ///
@@ -216,7 +237,13 @@ pub fn with_ids(map: &IdMap, privileged: bool, work: impl FnOnce() -> Result<Vec
     let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| fail("make a pipe", e.into()))?;
     let mut write = Some(write);
     let child = fork(|| {
-        let done = enter_user_namespace(&theirs, CloneFlags::empty()).and_then(|()| work()).and_then(|answer| {
+        let entered = match kept(map) {
+            Some(namespace) => setns(namespace, CloneFlags::CLONE_NEWUSER)
+                .map_err(|e| fail("enter a user namespace", e.into()))
+                .and_then(|()| become_root()),
+            None => enter_user_namespace(&theirs, CloneFlags::empty()),
+        };
+        let done = entered.and_then(|()| work()).and_then(|answer| {
             write.take().map_or(Ok(()), |write| File::from(write).write_all(&answer)).map_err(|e| fail("answer", e))
         });
         match done {
@@ -227,11 +254,14 @@ pub fn with_ids(map: &IdMap, privileged: bool, work: impl FnOnce() -> Result<Vec
     .map_err(|e| fail("start a process with your subordinate ids", e))?;
     drop((theirs, write));
     let answer = (|| {
-        let Some(FromStage::NeedsMaps) = ours.receive()? else {
-            return Err(Error::new(Stage::Run, Kind::Host, "cannot make a user namespace").hint("see ces doctor"));
-        };
-        map.write(child, privileged)?;
-        ours.send(&ToStage::MapsWritten)?;
+        if kept(map).is_none() {
+            let Some(FromStage::NeedsMaps) = ours.receive()? else {
+                return Err(Error::new(Stage::Run, Kind::Host, "cannot make a user namespace").hint("see ces doctor"));
+            };
+            map.write(child, privileged)?;
+            keep(map, child)?;
+            ours.send(&ToStage::MapsWritten)?;
+        }
         let mut answer = Vec::new();
         std::io::Read::read_to_end(&mut File::from(read), &mut answer).map_err(|e| fail("read an answer", e))?;
         match ours.receive()? {
@@ -350,6 +380,11 @@ pub fn enter_user_namespace(wire: &Wire, more: CloneFlags) -> Result<()> {
     })?;
     wire.send(&FromStage::NeedsMaps)?;
     wire.expect(&ToStage::MapsWritten)?;
+    become_root()
+}
+
+/// Root of the user namespace that this process is in by now.
+fn become_root() -> Result<()> {
     let (root, root_group) = (Uid::from_raw(0), Gid::from_raw(0));
     setresgid(root_group, root_group, root_group).map_err(|e| fail("become root of the user namespace", e.into()))?;
     setresuid(root, root, root).map_err(|e| fail("become root of the user namespace", e.into()))?;
