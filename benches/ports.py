@@ -1,6 +1,7 @@
 """bytes through a published port, and through a published socket, beside a direct connection on loopback
 
-The same server runs on the host (the floor) and in a container; each round moves --size bytes from it and as many to it.
+The same server runs on the host (the floor) and in a container; each round moves --size bytes from it and as many to it, and then
+asks and is answered, a byte at a time.
 socat, which copies through its own memory, is the peer where it is installed. With two processors the floor already uses both:
 what the way in between needs then comes off the speed in full.
 """
@@ -35,7 +36,12 @@ while True:
             left -= peer.recv_into(buffer) or left
         if head[:1] == b"u":
             peer.send(b".")
+        while head[:1] == b"r" and (asked := peer.recv(1)):
+            peer.send(asked)
 """
+
+# Questions a round.
+QUESTIONS = 2000
 
 
 def options(command):
@@ -60,6 +66,22 @@ def transfer(address, direction, size):
         if direction == b"u" and peer.recv(1) != b".":
             raise RuntimeError("the server did not get everything")
         return time.perf_counter() - began
+
+
+def answer_time(address):
+    """Seconds between a question of one byte and its answer."""
+    family = socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX
+    with socket.socket(family) as peer:
+        peer.connect(address)
+        if family == socket.AF_INET:
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer.sendall(b"r" + bytes(8))
+        began = time.perf_counter()
+        for _ in range(QUESTIONS):
+            peer.send(b"?")
+            if not peer.recv(1):
+                raise RuntimeError("no answer")
+        return (time.perf_counter() - began) / QUESTIONS
 
 
 def free_port():
@@ -101,11 +123,12 @@ def measure(options):
                 answers(address)
             say(f"measuring: {len(ways)} ways in turn, {options.rounds} rounds of {options.size >> 20} MiB each way")
             where = machine()
-            results = {name: {"d": [], "u": []} for name in ways}
+            results = {name: {"d": [], "u": [], "r": []} for name in ways}
             for _ in range(options.rounds):
                 for name, address in ways.items():
                     for direction in ("d", "u"):
                         results[name][direction].append(transfer(address, direction.encode(), options.size))
+                    results[name]["r"].append(answer_time(address))
         finally:
             for process in processes:
                 process.send_signal(signal.SIGTERM)
@@ -120,9 +143,10 @@ def measure(options):
 
 def report(results, size, where):
     print(f"\nbytes through a published port; medians\n{where}\n")
-    print("| way | from the container, GB/s | to it, GB/s | ÷ floor, from | ÷ floor, to |\n| --- | ---: | ---: | ---: | ---: |")
+    print("| way | from the container, GB/s | to it, GB/s | ÷ floor, from | ÷ floor, to | answer, µs |\n| --- | ---: | ---: | ---: | ---: | ---: |")
     floor = next(iter(results.values()))
     for name, seconds in results.items():
         speed = {way: size / statistics.median(seconds[way]) / 1e9 for way in "du"}
         share = {way: statistics.median(floor[way]) / statistics.median(seconds[way]) for way in "du"}
-        print(f"| {name} | {speed['d']:.2f} | {speed['u']:.2f} | {share['d']:.2f} | {share['u']:.2f} |")
+        print(f"| {name} | {speed['d']:.2f} | {speed['u']:.2f} | {share['d']:.2f} | {share['u']:.2f} | "
+              f"{statistics.median(seconds['r']) * 1e6:.0f} |")

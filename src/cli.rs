@@ -236,6 +236,9 @@ pub struct LogsArgs {
     /// Go on until the run has ended
     #[arg(short, long)]
     pub follow: bool,
+    /// Print JSON: an object for each line
+    #[arg(long)]
+    pub json: bool,
     /// The run's id or name
     #[arg(value_name = "ID")]
     pub id: String,
@@ -270,6 +273,9 @@ pub struct ExecArgs {
     /// Start in this directory of the container [default: the payload's]
     #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<String>,
+    /// Become this user of the container first, where the run may (--profile service)
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
     /// The run's id or name, then the command
     #[arg(value_name = "ID COMMAND", trailing_var_arg = true, required = true, num_args = 2..)]
     pub words: Vec<String>,

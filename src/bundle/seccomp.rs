@@ -12,7 +12,6 @@ use seccompiler::BpfProgram;
 use crate::error::{Error, Kind, Result, Stage};
 
 /// From rules to BPF: what the kept program is held against.
-#[cfg(test)]
 mod bpf;
 /// The program, as it is kept.
 mod compiled;
@@ -83,6 +82,14 @@ impl Arch {
 /// When there is none for this machine.
 pub fn program() -> Result<BpfProgram> {
     compiled::program(Arch::native()?)
+}
+
+/// The program for the relay of published ports: what faces the payload can do no more than pass bytes on.
+///
+/// # Errors
+/// When the profile is malformed, or there is none for this machine.
+pub fn compile_relay() -> Result<BpfProgram> {
+    Ok(bpf::program(&Profile::relay()?, Arch::native()?))
 }
 
 /// The same rules for `config.json`, as runc and crun read them.

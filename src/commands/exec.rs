@@ -39,7 +39,14 @@ pub fn exec(global: &Global, args: &ExecArgs) -> Result<u8> {
     }
     let command = args.command().to_vec();
     let program = command.first().cloned().unwrap_or_default();
-    let command = Command { args: command, env, cwd: args.workdir.clone(), tty: args.tty, by: caller.name.clone() };
+    let command = Command {
+        args: command,
+        env,
+        cwd: args.workdir.clone(),
+        tty: args.tty,
+        user: args.user.clone(),
+        by: caller.name.clone(),
+    };
     let dir = Dirs::new(&caller, global.root.as_deref())?.running.join(journal.id.as_str());
     let ending = run::exec(&dir, command, args.interactive)?;
     if args.tty && args.interactive {

@@ -24,6 +24,15 @@ pub fn json(value: &impl Serialize) -> Result<()> {
     out(&text::json(&text))
 }
 
+/// Prints a document in one line.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn json_line(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string(value).map_err(|e| Error::new(Stage::Cli, Kind::Failed, e.to_string()))?;
+    out(&text::json(&text))
+}
+
 /// Prints a document that is JSON already, and ends with a line break.
 ///
 /// # Errors

@@ -47,6 +47,8 @@ pub struct Command {
     pub cwd: Option<String>,
     /// It gets a terminal of its own.
     pub tty: bool,
+    /// Whom of the container's users it becomes; none: whoever the container's first process is.
+    pub user: Option<String>,
     /// Who asks.
     pub by: String,
 }
@@ -64,8 +66,8 @@ pub enum FromDoor {
     Failed(Failure),
 }
 
-/// Asks the kernel about a process that waits to execute.
-pub type Check<'a> = Box<dyn Fn(Pid, Option<Device>) -> Result<Enforced> + 'a>;
+/// Asks the kernel about a process that waits to execute, on its own terminal and as another user, if it is to be.
+pub type Check<'a> = Box<dyn Fn(Pid, Option<Device>, Option<(u32, u32)>) -> Result<Enforced> + 'a>;
 
 /// What a command has that says nothing else.
 #[derive(Debug, Clone)]
@@ -233,6 +235,8 @@ impl<'a> Door<'a> {
             env,
             cwd: command.cwd.clone().unwrap_or_else(|| self.base.cwd.clone()),
             tty: command.tty,
+            user: command.user.clone(),
+            home_is_set: command.env.iter().any(|(name, _)| name == "HOME"),
         };
         let passed: Vec<BorrowedFd<'_>> = [theirs.as_fd()].into_iter().chain(streams.iter().map(AsFd::as_fd)).collect();
         self.init.send_with(&request, &passed)?;
@@ -241,6 +245,7 @@ impl<'a> Door<'a> {
             command: command.args,
             by: command.by,
             tty: command.tty,
+            user: command.user,
             enforced: None,
             exit: None,
         };
@@ -255,11 +260,22 @@ impl<'a> Door<'a> {
         let Some(visit) = self.visits.get_mut(at) else { return };
         match visit.gate.as_ref().map(Wire::receive_from) {
             Some(Ok(Some((AtGate::Terminal, mut passed, _)))) => visit.master = passed.pop(),
-            Some(Ok(Some((AtGate::Ready, _, Some(sender))))) if visit.process.is_none() => {
-                if let Err(error) = self.ready(at, sender) {
+            Some(Ok(Some((AtGate::Ready(user), _, Some(sender))))) if visit.process.is_none() => {
+                if let Err(error) = self.ready(at, sender, user) {
                     self.signal(at, Signal::SIGKILL as i32);
                     self.refuse(at, &error);
                 }
+            }
+            Some(Ok(Some((AtGate::NotUser(why), ..)))) => {
+                let user = visit.number.and_then(|number| self.executed.get(number)).and_then(|one| one.user.clone());
+                let what = format!("cannot become user {} of the container", user.unwrap_or_default());
+                self.refuse(
+                    at,
+                    &Error::new(Stage::Run, Kind::Missing, what)
+                        .because(why)
+                        .hint("only root of a run with --profile service may; or start the run with --user"),
+                );
+                self.drop_gate(at);
             }
             Some(Ok(Some((AtGate::NotExecuted(errno), ..)))) => {
                 self.settle(at, Ending::NotExecuted(nix::Error::from_raw(errno)), &FromDoor::NotExecuted(errno));
@@ -281,7 +297,7 @@ impl<'a> Door<'a> {
     }
 
     /// A process waits: the kernel is asked, the audit log written, and then it may.
-    fn ready(&mut self, at: usize, pid: Pid) -> Result<()> {
+    fn ready(&mut self, at: usize, pid: Pid, user: Option<(u32, u32)>) -> Result<()> {
         let Some(visit) = self.visits.get_mut(at) else { return Ok(()) };
         let master = visit.master.take();
         let process = sys::pidfd_open(pid).map_err(|e| fail("follow the command", e))?;
@@ -290,7 +306,7 @@ impl<'a> Door<'a> {
             return Err(Error::new(Stage::Run, Kind::Failed, "the command's terminal did not come"));
         }
         let terminal = master.as_ref().map(|master| Device::peer_of(master.as_fd())).transpose()?;
-        let enforced = (self.check)(pid, terminal)?;
+        let enforced = (self.check)(pid, terminal, user)?;
         let Some(executed) = visit.number.and_then(|number| self.executed.get_mut(number)) else { return Ok(()) };
         executed.enforced = serde_json::to_value(&enforced).ok();
         record::audit_executed(&self.run.0, &self.run.1, executed)?;

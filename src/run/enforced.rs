@@ -82,6 +82,20 @@ pub struct Expected {
     pub terminal: Option<Device>,
 }
 
+impl Expected {
+    /// The same for a command of `ces exec` that becomes another user, as the container numbers it.
+    ///
+    /// # Errors
+    /// When the container has no such user.
+    pub fn becomes(&mut self, uid: u32, gid: u32) -> Result<()> {
+        let outside = self.map.uid_outside(uid).zip(self.map.gid_outside(gid));
+        (self.payload.uid, self.payload.gid) = outside.ok_or_else(|| {
+            Error::new(Stage::Run, Kind::Missing, format!("the container has no user {uid} with group {gid}"))
+        })?;
+        Ok(())
+    }
+}
+
 /// What the kernel says, between create and start. This goes into the record.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Enforced {

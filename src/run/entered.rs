@@ -3,6 +3,8 @@
 //! Takes commands from ces over a socket that PID 1 was born with; gives the wait status of each; trusts ces; refuses to
 //! execute before ces has asked the kernel about the new process and said so.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -10,11 +12,12 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::stat::Mode;
-use nix::unistd::{Pid, chdir, setsid};
+use nix::unistd::{Gid, Pid, Uid, chdir, fchown, getegid, geteuid, setresgid, setresuid, setsid};
 use serde::{Deserialize, Serialize};
 
 use super::init;
 use super::wire::Wire;
+use crate::bundle::image_user::{self, ResolvedUser};
 use crate::host::sys;
 
 /// What PID 1 is told. With it come the gate, and, without a terminal, the three streams.
@@ -30,6 +33,10 @@ pub struct Execute {
     pub cwd: String,
     /// It gets a terminal of its own.
     pub tty: bool,
+    /// Whom it becomes first, as the container's own files name users; none: whoever PID 1 is.
+    pub user: Option<String>,
+    /// `HOME` was asked for, and is not that user's.
+    pub home_is_set: bool,
 }
 
 /// What PID 1 tells.
@@ -46,8 +53,10 @@ pub struct Ended {
 pub enum AtGate {
     /// The master side of its terminal, which it keeps no longer.
     Terminal,
-    /// It waits to execute; the kernel says which process that is.
-    Ready,
+    /// It waits to execute, as the user (and group) whom it was to become; the kernel says which process that is.
+    Ready(Option<(u32, u32)>),
+    /// It cannot become that user, and why.
+    NotUser(String),
     /// It cannot be executed: `errno`.
     NotExecuted(i32),
 }
@@ -71,17 +80,66 @@ fn command(request: &Execute, gate: OwnedFd, streams: &[OwnedFd]) -> i32 {
     // Closed below with all the others, not by its owner.
     let gate = ManuallyDrop::new(gate);
     let Ok(gate) = alone_with(&gate, streams, request.tty) else { return 125 };
+    let user = match request.user.as_deref().map(user).transpose() {
+        Ok(user) => user,
+        Err(why) => return gate.send(&AtGate::NotUser(why)).map_or(125, |()| 126),
+    };
+    let mut env = request.env.clone();
+    if let Some(home) = user.as_ref().and_then(|user| user.home.as_ref()).filter(|_| !request.home_is_set) {
+        env.retain(|variable| !variable.starts_with("HOME="));
+        env.push(format!("HOME={home}"));
+    }
+    let ids = user.map(|user| (user.uid, user.gid));
     let ready = || -> Result<(), Errno> {
         if request.tty {
-            let master = own_terminal()?;
+            let master = own_terminal(ids.map(|(uid, _)| Uid::from_raw(uid)))?;
             gate.send_with(&AtGate::Terminal, &[master.as_fd()]).map_err(|_| Errno::EPIPE)?;
         }
-        gate.send(&AtGate::Ready).map_err(|_| Errno::EPIPE)?;
+        if let Some(Err(error)) = ids.map(|(uid, gid)| become_user(uid, gid)) {
+            let why = format!("the container's first process may not change its user ({})", error.desc());
+            gate.send(&AtGate::NotUser(why)).map_err(|_| Errno::EPIPE)?;
+            return Err(error);
+        }
+        gate.send(&AtGate::Ready(ids)).map_err(|_| Errno::EPIPE)?;
         gate.receive::<Go>().ok().flatten().map(|_| ()).ok_or(Errno::EPERM)?;
         chdir(request.cwd.as_str())
     };
-    let error = ready().err().unwrap_or_else(|| init::execute(&request.args, &request.env));
+    let error = ready().err().unwrap_or_else(|| init::execute(&request.args, &env));
     gate.send(&AtGate::NotExecuted(error as i32)).map_or(125, |()| 127)
+}
+
+/// Who `name` is in the container.
+fn user(name: &str) -> Result<ResolvedUser, String> {
+    let (passwd, group) = (small_file("/etc/passwd")?, small_file("/etc/group")?);
+    image_user::resolve(Some(name), passwd.as_deref(), group.as_deref())
+        .map_err(|e| e.causes().first().cloned().unwrap_or_else(|| e.what().to_owned()))
+}
+
+/// A file of the container's own root, which the payload may have changed: none if there is none.
+fn small_file(path: &str) -> Result<Option<Vec<u8>>, String> {
+    const CAP: u64 = 4 << 20;
+    let fail = |e: Errno| format!("cannot read {path} of the container: {}", e.desc());
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let file = match open(path, flags, Mode::empty()) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(None),
+        other => File::from(other.map_err(fail)?),
+    };
+    if !file.metadata().is_ok_and(|found| found.is_file() && found.len() <= CAP) {
+        return Err(format!("{path} of the container is no file of at most {CAP} bytes"));
+    }
+    let mut bytes = Vec::new();
+    file.take(CAP).read_to_end(&mut bytes).map_err(|e| fail(Errno::try_from(e).unwrap_or(Errno::EIO)))?;
+    Ok(Some(bytes))
+}
+
+/// With the capabilities of the run's profile, if it has them; its supplementary groups stay, and no capability does.
+fn become_user(uid: u32, gid: u32) -> Result<(), Errno> {
+    if (uid, gid) == (geteuid().as_raw(), getegid().as_raw()) {
+        return Ok(());
+    }
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)
 }
 
 /// A session, signals and descriptors of its own: the three streams and the gate, which closes when something is executed.
@@ -101,13 +159,15 @@ fn alone_with(gate: &OwnedFd, streams: &[OwnedFd], tty: bool) -> std::io::Result
 /// The gate's number.
 const GATE: i32 = 3;
 
-/// A new terminal of the container's devpts takes the place of the three streams; gives its master side.
-fn own_terminal() -> Result<OwnedFd, Errno> {
+/// A new terminal of the container's devpts, `owner`'s, takes the place of the three streams; gives its master side.
+fn own_terminal(owner: Option<Uid>) -> Result<OwnedFd, Errno> {
     let errno = |e: std::io::Error| Errno::try_from(e).unwrap_or(Errno::EIO);
     // Not /dev/ptmx: /dev is the container's to change, devpts is the kernel's.
     let master = open("/dev/pts/ptmx", OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty())?;
     sys::terminal::unlock(master.as_fd()).map_err(errno)?;
     let peer = sys::terminal::peer(master.as_fd()).map_err(errno)?;
+    // EPERM: then it cannot become that user either, and says so.
+    owner.map(|owner| fchown(&peer, Some(owner), None).ok());
     sys::terminal::set_controlling(peer.as_fd()).map_err(errno)?;
     sys::replace_streams([Some(&peer), Some(&peer), Some(&peer)]).map_err(errno)?;
     Ok(master)

@@ -245,9 +245,13 @@ fn converse(
             let copied =
                 |e: std::io::Error| Error::new(Stage::Run, Kind::Failed, "cannot copy a descriptor").because(e);
             let (listener, cgroup) = (listener.try_clone().map_err(copied)?, cgroup.as_ref());
-            let check = move |pid: Pid, terminal: Option<Device>| {
+            let check = move |pid: Pid, terminal: Option<Device>, user: Option<(u32, u32)>| {
                 let limits = cgroup.map(Cgroup::observed).transpose()?;
-                enforced::check(pid, &Expected { terminal, ..expected.clone() }, limits)
+                let mut expected = Expected { terminal, ..expected.clone() };
+                if let Some((uid, gid)) = user {
+                    expected.becomes(uid, gid)?;
+                }
+                enforced::check(pid, &expected, limits)
             };
             let base = base(launch.spec);
             Ok(Door::new(listener, stage.door, base, (log.clone(), launch.id.clone()), Box::new(check)))

@@ -115,6 +115,9 @@ pub struct Executed {
     pub by: String,
     /// It had a terminal.
     pub tty: bool,
+    /// Whom of the container's users it was to become, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     /// What the kernel said before it was executed; none: it was refused.
     pub enforced: Option<Value>,
     /// Its exit status; none: the run ended first, or it was refused.

@@ -6,7 +6,8 @@
 //! A child of the stage process, in the container's network namespace and control group but outside its process and mount
 //! namespaces: the payload cannot see it, and never gets a descriptor of it. A socket stays in the network namespace in
 //! which it was made (network_namespaces(7)), so the relay accepts on the host and connects in the container, and the
-//! bytes go from socket to pipe to socket inside the kernel (splice(2)). It holds no capability and no path.
+//! bytes go from socket to pipe to socket inside the kernel (splice(2)). It holds no capability and no path, and a seccomp filter
+//! of its own (`bundles/seccomp/relay.toml`) leaves it no call that opens, executes or starts anything.
 
 /// One connection: two sockets, and what flows between them.
 mod link;
@@ -26,6 +27,7 @@ use nix::unistd::Pid;
 
 use self::link::{Link, Next, Pipe, Settled};
 use super::spawn;
+use crate::bundle::seccomp;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::sys;
 
@@ -106,7 +108,11 @@ fn become_relay(listeners: &[Listener<'_>]) -> nix::Result<Switchboard> {
     }
     prctl::set_no_new_privs()?;
     prctl::set_dumpable(false)?;
-    Switchboard::new(own)
+    // Compiled and installed last, when all is there that it needs: sockets, pipes and memory are what is left to ask for.
+    let filter = seccomp::compile_relay().map_err(|_| Errno::EINVAL)?;
+    let board = Switchboard::new(own)?;
+    seccompiler::apply_filter(&filter).map_err(|_| Errno::EPERM)?;
+    Ok(board)
 }
 
 /// What an event is about: the number in the kernel's event.

@@ -10,7 +10,7 @@ use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::termios::{FlushArg, SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcflush, tcgetattr, tcsetattr};
-use nix::unistd::isatty;
+use nix::unistd::{getpgrp, isatty, tcgetpgrp};
 
 use super::streams::{self, Relay};
 use crate::error::{Error, Kind, Result, Stage};
@@ -66,7 +66,9 @@ impl Session {
 
     /// After a stop: the caller's shell has set its own modes meanwhile.
     pub fn resume(&self) {
-        if let Some(raw) = &self.raw {
+        // In the background the terminal is another's (SIGTTOU, which would say so, is held back).
+        let ours = tcgetpgrp(std::io::stdin()).is_ok_and(|foreground| foreground == getpgrp());
+        if let Some(raw) = self.raw.as_ref().filter(|_| ours) {
             // A terminal that is gone is noticed when it is read.
             raw.set().ok();
         }

@@ -39,6 +39,10 @@ const FORWARDED: [Signal; 8] = [
     Signal::SIGCONT,
 ];
 
+/// Signals that would stop ces and not the payload, which would then run without a deadline: those of a terminal's keys and
+/// of job control. A terminal that is the payload's own stops the payload; without one, Ctrl-Z does nothing.
+const STOPPING: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
+
 /// How the payload ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
@@ -85,6 +89,16 @@ impl Signals {
         let held = sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)
             .and_then(|()| SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK));
         held.map(Self).map_err(|e| fail("hold signals back", e))
+    }
+
+    /// From now on nothing but SIGSTOP stops this process: whoever supervises does not pause while the payload runs. To be
+    /// called once the caller's terminal is set up, so that a session begun in the background waits for its turn.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn never_stop() -> Result<()> {
+        let set: SigSet = STOPPING.into_iter().collect();
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None).map_err(|e| fail("hold signals back", e))
     }
 
     /// Whether a signal that asks to end has come before the start.
@@ -153,6 +167,7 @@ pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<
         session = Some(begun);
         relays.extend(joined);
     }
+    Signals::never_stop()?;
     let ended = until_gone(&mut run, signals, session.as_ref(), &mut relays);
     // What the payload wrote last is still on its way; the other ends are closed with the container.
     drain(&mut relays, signals)?;

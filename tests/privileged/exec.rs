@@ -137,6 +137,51 @@ fn status_streams_environment_and_directory_are_those_of_a_command() {
 }
 
 #[test]
+fn a_command_becomes_another_user_only_where_the_run_may() {
+    let Some(host) = Host::with_probe() else { return };
+    host.policy(ALLOWED);
+    let run = |options: &[&str]| {
+        let waits = ["localhost/root", "sh", "-c", "echo > /safe_outputs/ready; sleep 100"];
+        let child = host.ces().args(["run", "--name", "one"]).args(options).args(waits).spawn().expect("ces");
+        wait_until("the run", || exec(&host, &["one", "true"]).code == Some(0));
+        child
+    };
+    let stop = |mut child: std::process::Child| {
+        Ran::from(host.ces().args(["stop", "-t", "0", "one"]).output()).exits(0);
+        child.wait().expect("its end");
+    };
+    let running = run(&["--profile", "service"]);
+    let text = exec(&host, &["-u", "7:8", "one", PROBE, "facts"]);
+    let facts: Value = serde_json::from_str(text.exits(0)).expect("JSON");
+    assert_eq!(field(&facts["status"], "Uid"), "7\t7\t7\t7");
+    assert_eq!(field(&facts["status"], "Gid"), "8\t8\t8\t8");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        assert_eq!(field(&facts["status"], set), "0000000000000000", "{set}");
+    }
+    let script = "printf 'one:x:5:6::/home/one:/bin/sh\\n' >> /etc/passwd";
+    exec(&host, &["one", "sh", "-c", script]).exits(0);
+    let said = exec(&host, &["-u", "one", "one", "sh", "-c", "id -u; id -g; echo $HOME"]);
+    assert_eq!(said.exits(0), "5\n6\n/home/one\n");
+    assert_eq!(exec(&host, &["-u", "one", "-e", "HOME=/x", "one", "sh", "-c", "echo $HOME"]).exits(0), "/x\n");
+    exec(&host, &["-u", "nobody-here", "one", "true"]).refuses(125, &["user nobody-here", "no user \"nobody-here\""]);
+    exec(&host, &["-u", "99999999", "one", "true"]).refuses(125, &["99999999"]);
+    // A file of the payload's is no trap.
+    exec(&host, &["one", "sh", "-c", "rm /etc/passwd; mkfifo /etc/passwd"]).exits(0);
+    exec(&host, &["-u", "one", "one", "true"]).refuses(125, &["user one", "/etc/passwd"]);
+    stop(running);
+    let record = host.records().pop().expect("a record");
+    let executed = record["executed"].as_array().expect("a list");
+    let seven = executed.iter().find(|one| one["user"] == "7:8").expect("the first of them");
+    assert_ne!(seven["enforced"]["uids"], record["enforced"]["uids"], "the kernel's word is about that user");
+    // Without capabilities nobody becomes another, and the payload's own user is no other.
+    let running = run(&[]);
+    exec(&host, &["-u", "7", "one", "true"]).refuses(125, &["user 7", "may not change its user", "--profile service"]);
+    assert_eq!(exec(&host, &["-u", "0", "one", "id", "-u"]).exits(0), "0\n");
+    stop(running);
+    host.nothing_is_left();
+}
+
+#[test]
 fn a_command_may_have_a_terminal_of_its_own() {
     let Some((host, running)) = host_and_run(&["--name", "one"]) else { return };
     let mut command = host.ces();

@@ -214,6 +214,11 @@ fn a_log_is_for_the_researcher_and_does_not_steer_their_terminal() {
     ended(&host, &id);
     let raw = "\x1b[31mred\x1b[0m\x1b]52;c;eA==\x07\x1b[2Jend\n";
     assert!(ces(&host, &["logs", &id]).exits(0).starts_with(raw), "into a pipe it goes as it is");
+    let json = ces(&host, &["logs", "--json", &id]).exits(0).to_owned();
+    assert!(!json.contains('\x1b'), "{json}");
+    let lines: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).expect("an object a line")).collect();
+    let text: String = lines.iter().map(|line| line["line"].as_str().expect("a line").to_owned() + "\n").collect();
+    assert!(text.starts_with(raw.trim_end()) && lines[0]["id"] == id.as_str(), "{json}");
     let mut command = host.ces();
     command.args(["logs", &id]);
     let mut terminal = Terminal::start(&command);

@@ -49,6 +49,8 @@ mod attacks;
 mod engine_traps;
 /// Killed at any moment, out of descriptors, out of space.
 mod faults;
+/// Services that start as root and drop to another user, with data and a port.
+mod services;
 /// Bundles under other runtimes, and a real image.
 mod images_real;
 /// Layers: ordinary, hostile, and those that speak of layers below them.

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::support::probe::{mounts, strings};
 use crate::support::runtimes::{RUNTIMES, both_are_here};
 use crate::support::schema::objections;
+use crate::support::terminal::Terminal;
 use crate::support::{Host, Ran};
 
 /// Ways of running that differ in what the spec says.
@@ -241,6 +242,26 @@ fn every_spec_and_every_bundle_is_valid_by_the_schema_of_the_runtime_specificati
             let written = host.home().join(format!("valid{number}/config.json"));
             let written = std::fs::read_to_string(written).expect("config.json");
             assert_eq!(objections(&serde_json::from_str(&written).expect("JSON")), None, "{image} {options:?}");
+        }
+    }
+}
+
+#[test]
+fn a_bundle_with_a_terminal_is_a_session_under_crun_and_runc_too() {
+    for host in hosts() {
+        let bundle = host.bundle("session", &[&ALIKE[..], &["-t"]].concat(), "localhost/demo", &["sh"]);
+        for runtime in RUNTIMES {
+            let mut terminal = Terminal::start(&host.bundle_command(runtime, &bundle));
+            terminal.shows("$ ");
+            let said = terminal.says("tty; id -u; ls /proc/self/fd | wc -l");
+            assert!(said.contains("/dev/pts/0\r\n1000\r\n"), "{runtime}: {said}");
+            // Job control: Ctrl-C ends what the shell runs, and not the shell.
+            terminal.types("sh -c 'echo beg\"\"un; exec sleep 100'\r");
+            terminal.shows("begun\r\n");
+            terminal.types("\x03");
+            terminal.shows("$ ");
+            terminal.types("exit 7\r");
+            assert_eq!(terminal.finish().code(), Some(7), "{runtime}: {}", terminal.all());
         }
     }
 }

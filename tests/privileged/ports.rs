@@ -107,7 +107,7 @@ fn the_relay_has_no_capability_and_only_sockets() {
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert!(status.contains(&format!("{set}:\t0000000000000000\n")), "{status}");
     }
-    assert!(status.contains("NoNewPrivs:\t1\n"), "{status}");
+    assert!(status.contains("NoNewPrivs:\t1\n") && status.contains("Seccomp:\t2\n"), "{status}");
     let net = |pid: Pid| fs::read_link(format!("/proc/{pid}/ns/net")).expect("a network namespace");
     assert_ne!(net(relay), net(Pid::this()), "the relay is in the host's network namespace");
     for entry in fs::read_dir(format!("/proc/{relay}/fd")).expect("its descriptors") {

@@ -1,7 +1,7 @@
 //! Runs at a terminal: it is the payload's own, and the caller's comes back as it was.
 
 use std::fs;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use nix::sys::termios::Termios;
@@ -81,6 +81,31 @@ fn keys_do_in_the_payloads_shell_what_they_do_at_any_terminal() {
     terminal.shows("read\r\n");
     terminal.types("\x04");
     assert_eq!(terminal.finish().code(), Some(0), "{}", terminal.all());
+    host.nothing_is_left();
+}
+
+/// A shell with job control, at a terminal, that has `words` in its arguments.
+fn caller(host: &Host, script: &str, words: &[&str]) -> Terminal {
+    let run = host.run_command(&[&["-q"], words].concat());
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("set -m; {script}; echo status $?"), "sh"]).arg(run.get_program()).args(run.get_args());
+    shell.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    Terminal::start(&shell)
+}
+
+#[test]
+fn ctrl_z_without_a_terminal_of_its_own_stops_no_supervisor_and_the_deadline_holds() {
+    let Some(host) = Host::with_demo() else { return };
+    let words = ["--timeout", "2s", "localhost/demo", "sh", "-c", "echo begun; exec sleep 100"];
+    let mut terminal = caller(&host, "\"$@\"", &words);
+    terminal.shows("begun");
+    terminal.types("\x1a");
+    terminal.shows("status 124");
+    terminal.finish();
+    // In the background, at a terminal that stops whoever writes to it from there.
+    let mut terminal = caller(&host, "stty tostop; \"$@\" & wait $!", &words);
+    terminal.shows("status 124");
+    terminal.finish();
     host.nothing_is_left();
 }
 

@@ -1,15 +1,19 @@
-"""Clients on the host, with the standard library alone: HTTP, WebSocket (RFC 6455), a browser without a screen."""
+"""Clients on the host, with the standard library alone: HTTP, WebSocket (RFC 6455), a terminal, a browser without a screen."""
 
 import base64
 import contextlib
+import fcntl
 import http.client
 import json
 import os
+import pty
 import secrets
+import select
 import shutil
 import socket
 import struct
 import subprocess
+import termios
 import time
 
 
@@ -108,6 +112,43 @@ def execute(port, token, code):
             channel.close()
             ask(port, "DELETE", f"/api/kernels/{kernel}", None, token)
             return printed
+
+
+class Terminal:
+    """A person's terminal, with a program in it."""
+
+    def __init__(self, argv, cwd):
+        self.master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self.program = subprocess.Popen(["setsid", "--ctty", "--", *argv], cwd=cwd, stdin=slave, stdout=slave, stderr=slave)
+        os.close(slave)
+        self.shown = ""
+
+    def types(self, keys):
+        os.write(self.master, keys.encode())
+
+    def shows(self, text, seconds=60):
+        """Waits until the text is shown, after what was waited for before; gives what was shown until then."""
+        until = time.monotonic() + seconds
+        while text not in self.shown:
+            ready, _, _ = select.select([self.master], [], [], max(0, until - time.monotonic()))
+            try:
+                more = os.read(self.master, 65536) if ready else b""
+            except OSError:  # the program has ended, and its terminal with it
+                more = b""
+            if not more:
+                raise RuntimeError(f"{text!r} is not shown, but {self.shown[-200:]!r}")
+            self.shown += more.decode(errors="replace")
+        before, self.shown = self.shown.split(text, 1)
+        return before
+
+    def ends(self):
+        """The exit status; the program is not left behind."""
+        try:
+            return self.program.wait(30)
+        finally:
+            self.program.kill()
+            os.close(self.master)
 
 
 def browser():

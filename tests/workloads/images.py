@@ -52,7 +52,8 @@ TREES = {
                                                 "mkdir -p /var/lib/rstudio-server"]),
     "java": Tree("base", apt=["openjdk-17-jdk-headless"]),
     "node": Tree("base", apt=["nodejs"]),
-    "torch": Tree("python", apt=["python3-torch"]),
+    # PyPI's own wheel, with all that it brings for GPUs: what `pip install torch` gives.
+    "torch": Tree("python", pip=["torch", "numpy"]),
 }
 # tag: the tree, and the image's configuration
 IMAGES = {
@@ -201,13 +202,27 @@ def fill(name, root):
         shutil.copytree(files, root, dirs_exist_ok=True, symlinks=True)
 
 
+class Hashed:
+    """A stream that remembers the digest of what went through it."""
+
+    def __init__(self, to):
+        self.to, self.sum = to, hashlib.sha256()
+
+    def write(self, data):
+        self.sum.update(data)
+        return self.to.write(data)
+
+
 def pack(upper):
     """Writes the tree as a layer; gives its digests. What apt leaves and no image needs stays out."""
     out = ("dev", "proc", "sys", "tmp", "var/cache/apt", "var/lib/apt/lists", "etc/resolv.conf", "etc/hostname", "var/log/apt")
     blobs = LAYOUT / "blobs/sha256"
     blobs.mkdir(parents=True, exist_ok=True)
-    plain, packed = PLACE / "layer.tar", PLACE / "layer.tar.zst"
-    with tarfile.open(plain, "w", format=tarfile.PAX_FORMAT) as tar:
+    packed = PLACE / "layer.tar.zst"
+    # Nothing is on the disk twice: the tar goes through zstd as it is made.
+    zstd = subprocess.Popen(["zstd", "-q", "-3", "-T0", "-f", "-o", packed], stdin=subprocess.PIPE)
+    stream = Hashed(zstd.stdin)
+    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as tar:
         for directory, names, files in os.walk(upper):
             names.sort()
             here = pathlib.Path(directory)
@@ -232,9 +247,10 @@ def pack(upper):
                     tar.addfile(tarfile.TarInfo(str(below / f".wh.{name}")))
                 else:
                     tar.add(path, arcname=str(below / name), recursive=False)
-    diff_id = hashlib.file_digest(plain.open("rb"), "sha256").hexdigest()
-    sh("zstd", "-q", "-3", "-T0", "-f", plain, "-o", packed)
-    plain.unlink()
+    zstd.stdin.close()
+    if zstd.wait() != 0:
+        raise SystemExit("error: zstd failed\nhint: is the disk full? Images of all samples take 20 GB while they are made")
+    diff_id = stream.sum.hexdigest()
     digest = hashlib.file_digest(packed.open("rb"), "sha256").hexdigest()
     size = packed.stat().st_size
     packed.rename(blobs / digest)

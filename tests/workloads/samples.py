@@ -154,6 +154,32 @@ library(parallel); cat(sum(unlist(mclapply(1:4, function(x) x * x, mc.cores = 2)
     session.output("plot.pdf", b"%PDF")
 
 
+def r_prompt(session):
+    """R at its prompt, at a terminal (`-it`): a line recalled, Ctrl-C, a plot, `q()`"""
+    terminal = clients.Terminal(session.command("-q", "run", "-it", "localhost/r", "R", "--quiet", "--no-save"), session.home)
+    try:
+        terminal.shows("> ")
+        terminal.types("cat('total', sum(1:10), '\\n')\r")
+        terminal.shows("total 55")
+        terminal.shows("> ")
+        terminal.types("\x1b[A\r")
+        terminal.shows("total 55")
+        terminal.shows("> ")
+        terminal.types("cat('beg', 'un\\n', sep = ''); Sys.sleep(300)\r")
+        terminal.shows("begun")
+        terminal.types("\x03")
+        terminal.shows("> ")
+        terminal.types("cat(options()$width, '\\n'); png('/safe_outputs/p.png', type = 'cairo'); plot(1:3); invisible(dev.off())\r")
+        terminal.shows("80")
+        terminal.shows("> ")
+        terminal.types("q(status = 3)\r")
+        status = terminal.ends()
+        expect(status == 3, f"it ended with {status}")
+    finally:
+        terminal.program.kill()
+    session.output("p.png", PNG)
+
+
 def octave(session):
     """Octave: linear algebra, and a plot by gnuplot"""
     script = session.put("solve.m", """
@@ -256,11 +282,16 @@ public class Job {
     }
 }
 """)
-    expect(session.run("java", "java", source, options=["--memory", "1g", "-e", "JAVA_TOOL_OPTIONS=-XX:MaxRAM=1g"]).split() == ["166666833333", "0", "true"], "another sum")
+    told = ["--memory", "1g", "-e", "JAVA_TOOL_OPTIONS=-XX:MaxRAM=1g"]
+    expect(session.run("java", "java", source, options=told).split() == ["166666833333", "0", "true"], "another sum")
+    # What it takes for itself when it is told nothing: a quarter of the host, whatever the run may have.
+    flags = session.run("java", "java", "-XX:+PrintFlagsFinal", "-version", options=["--memory", "1g"])
+    heap = int(re.search(r"\bMaxHeapSize\s*=\s*(\d+)", flags).group(1))
+    session.note(f"with --memory 1g and without that variable the heap may grow to {heap >> 20} MiB")
 
 
 def node(session):
-    """Node: files, worker threads, a server and its client on loopback"""
+    """Node: files, worker threads, a server and its client on loopback, a heap told by NODE_OPTIONS"""
     script = session.put("job.js", """
 const { Worker } = require('worker_threads'), http = require('http'), fs = require('fs');
 const rows = fs.readFileSync('/safe_data/ward.csv', 'utf8').trim().split('\\n').length;
@@ -271,11 +302,15 @@ new Worker('require("worker_threads").parentPort.postMessage(6 * 7)', { eval: tr
 });
 """)
     expect(session.run("node", "node", script).split() == ["4", "42"], "another answer")
+    size = "console.log(v8.getHeapStatistics().heap_size_limit / 2 ** 20)"
+    told = ["--memory", "1g", "-e", "NODE_OPTIONS=--max-old-space-size=512"]
+    expect(float(session.run("node", "node", "-e", size, options=told)) < 700, "a larger heap than it was told")
+    session.note(f"with --memory 1g and without that variable the heap may grow to {session.run('node', 'node', '-e', size, options=['--memory', '1g']).strip()} MiB")
     session.output("n", b"42")
 
 
 def torch_loader(session):
-    """PyTorch: training with DataLoader workers, which pass tensors through /dev/shm"""
+    """PyTorch from pip: training with DataLoader workers, which pass tensors through /dev/shm"""
     script = session.put("train.py", """
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -290,7 +325,7 @@ torch.save(model.state_dict(), "/safe_outputs/model.pt"); print("trained")
 
 
 def torch_distributed(session):
-    """PyTorch: two processes reduce over loopback (torch.distributed, gloo)"""
+    """PyTorch from pip: two processes reduce over loopback (torch.distributed, gloo)"""
     script = session.put("reduce.py", """
 import os, torch, torch.distributed as dist, torch.multiprocessing as mp
 def work(rank):
@@ -398,7 +433,7 @@ def guide(session):
 # name, image, the function; in the order of the table
 SAMPLES = [
     (guide, "jupyter"), (script, "script"), (hints, "hints"), (python_figure, "figure"), (notebook, "jupyter"), (jupyter, "jupyter"),
-    (browser, "jupyter"), (r_plot, "r"), (octave, "octave"), (postgres_root, "postgres"), (postgres_user, "postgres"),
+    (browser, "jupyter"), (r_plot, "r"), (r_prompt, "r"), (octave, "octave"), (postgres_root, "postgres"), (postgres_user, "postgres"),
     (rocker, "rocker"), (java, "java"), (node, "node"), (torch_loader, "torch"), (torch_distributed, "torch"),
     (torch_model, "torch"),
 ]

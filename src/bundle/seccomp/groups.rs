@@ -14,6 +14,8 @@ const EPERM: (&str, &str) = ("bundles/seccomp/eperm.toml", include_str!("../../.
 const CONDITIONAL: (&str, &str) =
     ("bundles/seccomp/conditional.toml", include_str!("../../../bundles/seccomp/conditional.toml"));
 
+const RELAY: (&str, &str) = ("bundles/seccomp/relay.toml", include_str!("../../../bundles/seccomp/relay.toml"));
+
 /// System calls with one reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
@@ -83,6 +85,19 @@ impl Profile {
         Ok(profile)
     }
 
+    /// What the relay of published ports may call, and nothing else.
+    ///
+    /// # Errors
+    /// Never, once tested.
+    pub fn relay() -> Result<Self> {
+        let mut top = Table::parse(RELAY.1, RELAY.0)?;
+        let (allow, conditional) = (groups_of(&mut top)?, rules_of(&mut top)?);
+        top.finish()?;
+        let profile = Self { allow, conditional, eperm: Vec::new() };
+        profile.check()?;
+        Ok(profile)
+    }
+
     /// Every name with its architectures and the list it is in.
     fn names(&self) -> impl Iterator<Item = (&str, &[Arch], &'static str)> {
         let allow = self.allow.iter().flat_map(|g| g.syscalls.iter().map(|n| (n.as_str(), g.arch.as_slice(), ALLOW.0)));
@@ -113,9 +128,15 @@ fn malformed(what: impl Into<String>) -> Error {
 
 fn groups(text: &str, file: &str) -> Result<Vec<Group>> {
     let mut top = Table::parse(text, file)?;
-    let tables = top.tables("group")?.map(|rule| rule.value).unwrap_or_default();
+    let groups = groups_of(&mut top)?;
     top.finish()?;
-    tables
+    Ok(groups)
+}
+
+fn groups_of(top: &mut Table<'_>) -> Result<Vec<Group>> {
+    top.tables("group")?
+        .map(|rule| rule.value)
+        .unwrap_or_default()
         .into_iter()
         .map(|mut table| {
             let group = Group {
@@ -132,9 +153,15 @@ fn groups(text: &str, file: &str) -> Result<Vec<Group>> {
 
 fn rules(text: &str, file: &str) -> Result<Vec<Rule>> {
     let mut top = Table::parse(text, file)?;
-    let tables = top.tables("rule")?.map(|rule| rule.value).unwrap_or_default();
+    let rules = rules_of(&mut top)?;
     top.finish()?;
-    tables
+    Ok(rules)
+}
+
+fn rules_of(top: &mut Table<'_>) -> Result<Vec<Rule>> {
+    top.tables("rule")?
+        .map(|rule| rule.value)
+        .unwrap_or_default()
         .into_iter()
         .map(|mut table| {
             let origin = table.origin("syscall");
@@ -287,6 +314,19 @@ mod tests {
             "name_to_handle_at",
         ] {
             assert!(!allowed.contains(&name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_relay_may_neither_open_nor_execute_nor_fork() {
+        let profile = Profile::relay().unwrap();
+        let all: Vec<&str> = profile.names().map(|(name, ..)| name).collect();
+        assert!(all.contains(&"splice") && all.len() < 40, "{all:?}");
+        for name in [
+            "open", "openat", "openat2", "execve", "execveat", "clone", "clone3", "fork", "vfork", "ioctl", "write",
+            "bind", "listen", "sendmsg", "recvmsg", "kill", "ptrace", "prctl", "unshare", "setns", "mount", "seccomp",
+        ] {
+            assert!(!all.contains(&name), "{name}");
         }
     }
 

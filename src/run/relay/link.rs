@@ -17,6 +17,10 @@ use super::TURNS;
 /// pipes use up what the kernel gives (pipe(7), `pipe-user-pages-soft`).
 const PIPE: usize = 256 * 1024;
 
+/// What each socket of a link may hold, for the kernel to double (socket(7)). Left alone TCP lets it grow to many megabytes,
+/// and every byte then leaves the processor's cache on the way: on two processors that costs a third of the throughput.
+const BUFFER: usize = 256 * 1024;
+
 /// Empty pipes kept for the next who needs one.
 const SPARE_PIPES: usize = 64;
 
@@ -61,6 +65,7 @@ impl Link {
     pub(super) fn begin(outer: OwnedFd, port: u16) -> nix::Result<Self> {
         // A Unix socket has no such option.
         setsockopt(&outer, sockopt::TcpNoDelay, &true).ok();
+        bound(&outer)?;
         let tried = Loopback::V4;
         let (inner, connected) = Self::connect(port, tried)?;
         Ok(Self { outer, inner, port, connected, tried, inwards: Flow::new(), outwards: Flow::new() })
@@ -72,6 +77,7 @@ impl Link {
         let inner = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
         // Bytes go on as they come; to hold small ones back is the sender's business.
         setsockopt(&inner, sockopt::TcpNoDelay, &true)?;
+        bound(&inner)?;
         let connected = match loopback {
             Loopback::V4 => connect(inner.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))),
             Loopback::V6 => {
@@ -133,6 +139,11 @@ impl Link {
             setsockopt(socket, sockopt::Linger, &at_once).ok();
         }
     }
+}
+
+fn bound(socket: &OwnedFd) -> nix::Result<()> {
+    setsockopt(socket, sockopt::RcvBuf, &BUFFER)?;
+    setsockopt(socket, sockopt::SndBuf, &BUFFER)
 }
 
 /// What is on its way between two sockets, in the kernel.
