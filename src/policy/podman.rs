@@ -48,6 +48,7 @@ pub const OPTIONS: &[PodmanOption] = &[
     // What every run does anyway.
     ("rm", None, Switch, AlreadyIf(&["true"], "nothing of a container remains after the run")),
     ("init", None, Switch, AlreadyIf(&["true"], "a run always has an init process, which reaps orphans")),
+    ("init-path", None, Value, Elsewhere("a run's init process is ces's own")),
     ("sig-proxy", None, Switch, AlreadyIf(&["true"], "signals always reach the payload")),
     ("cap-drop", None, Value, Already),
     ("expose", None, Value, Already),
@@ -61,6 +62,8 @@ pub const OPTIONS: &[PodmanOption] = &[
     ("read-only-tmpfs", None, Switch, AlreadyIf(&["true"], "with --read-only, /tmp, /var/tmp and /run are tmpfs")),
     ("systemd", None, Value, AlreadyIf(&["false"], "the first process is always ces's own init")),
     ("replace", None, Switch, AlreadyIf(&["false"], "a name is free as soon as its run has ended")),
+    ("rmi", None, Switch, AlreadyIf(&["false"], "an image stays in the store until `ces rmi`")),
+    ("disable-content-trust", None, Switch, AlreadyIf(&["true"], "what is pulled is verified by digest")),
     ("tls-verify", None, Switch, AlreadyIf(&["true"], PULL)),
     ("image-volume", None, Value, AlreadyIf(&["ignore"], "volumes of the image are plain directories of its root")),
     ("log-driver", None, Value, AlreadyIf(&["none", "passthrough"], "output goes where ces's own output goes")),
@@ -127,6 +130,10 @@ pub const OPTIONS: &[PodmanOption] = &[
     // A network that is not there.
     ("dns", None, Value, Widens("isolation.network", NETWORK)),
     ("dns-option", None, Value, Widens("isolation.network", NETWORK)),
+    ("dns-opt", None, Value, Widens("isolation.network", NETWORK)),
+    ("link-local-ip", None, Value, Widens("isolation.network", NETWORK)),
+    ("hosts-file", None, Value, Elsewhere("a run has an /etc/hosts of its own")),
+    ("domainname", None, Value, Elsewhere("use --hostname")),
     ("dns-search", None, Value, Widens("isolation.network", NETWORK)),
     ("add-host", None, Value, Widens("isolation.network", NETWORK)),
     ("ip", None, Value, Widens("isolation.network", NETWORK)),
@@ -151,6 +158,7 @@ pub const OPTIONS: &[PodmanOption] = &[
     ("shm-size-systemd", None, Value, Elsewhere("use --shm-size")),
     ("rdt-class", None, Value, Elsewhere(LIMIT)),
     ("tz", None, Value, Elsewhere("use -e TZ=…")),
+    ("env-merge", None, Value, Elsewhere("give the whole value, with -e NAME=value")),
     ("unsetenv", None, Value, Elsewhere("set the variable to nothing with -e NAME=")),
     ("unsetenv-all", None, Switch, Elsewhere("set single variables to nothing with -e NAME=")),
     ("detach-keys", None, Value, AlreadyIf(&[""], "every key is the payload's: nothing detaches from a run")),
@@ -281,6 +289,10 @@ mod tests {
     fn nothing_is_ignored_and_nothing_is_listed_twice() {
         assert_eq!(judge("label", Some("a=b"), "").unwrap_err().kind(), Kind::Usage);
         assert_eq!(judge("no-such-option", None, "").unwrap_err().kind(), Kind::Usage);
+        // Whatever their value: they name what a run has not, or an image may say in vain.
+        let always = OPTIONS.iter().filter(|(name, ..)| judge(name, Some("of no meaning"), "").is_ok());
+        let always: Vec<&str> = always.map(|(name, ..)| *name).collect();
+        assert_eq!(always, ["cap-drop", "expose", "no-healthcheck"]);
         let mut names: Vec<&str> = OPTIONS.iter().map(|(long, ..)| *long).collect();
         names.sort_unstable();
         let all = names.len();
