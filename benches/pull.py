@@ -51,6 +51,19 @@ def registry(directory):
         server.wait()
 
 
+def on_disk(*paths):
+    """Bytes on disk of these trees: blocks, each file once."""
+    seen, total = set(), 0
+    for path in paths:
+        for directory, names, files in os.walk(path):
+            for name in ["", *files, *(name for name in names if os.path.islink(os.path.join(directory, name)))]:
+                found = os.lstat(os.path.join(directory, name))
+                if (found.st_dev, found.st_ino) not in seen:
+                    seen.add((found.st_dev, found.st_ino))
+                    total += found.st_blocks * 512
+    return total
+
+
 def floor_script(address, manifest, compression):
     """curl | decompress | tar, layer by layer, into one tree."""
     unzip = {"gzip": "igzip -dc", "zstd": "zstd -dcq"}[compression]
@@ -59,6 +72,16 @@ def floor_script(address, manifest, compression):
         url = f"http://{address}/v2/bench/image/blobs/{layer['digest']}"
         lines.append(f"curl -sSf {url} | {unzip} | tar -C \"$1\" --numeric-owner -xpf -")
     return "\n".join(lines), unzip.split()[0]
+
+
+def records(root, layers):
+    """What the store keeps beside the trees themselves, in words."""
+    trees = list((root / "store/layers/sha256").glob("*/fs"))
+    entries = sum(len(names) + len(files) for tree in trees for _, names, files in os.walk(tree))
+    listings = sum(path.stat().st_blocks * 512 for path in root.glob("store/layers/sha256/*/tree.zst"))
+    rest = on_disk(root) - on_disk(*trees) - listings
+    return (f"{listings / 1e3:.0f} kB are the listings of {entries} entries (digest, mode, owner, time, attributes; "
+            f"{listings / entries:.0f} bytes an entry), {rest / 1e3:.0f} kB documents and directories of {layers} layers")
 
 
 def peers_for(work, address, tag, compression, manifest):
@@ -101,6 +124,10 @@ def measure(options):
             say(f"measuring: {len(peers)} peers in turn, {options.rounds} rounds")
             results = work.measure({"rounds": options.rounds, "memory": True, "keep": options.keep, "peers": peers,
                                     "env": {"CES_ROOT": str(work.path / "ces")}})
+            os.sync()  # blocks are given to files when these are written back
+            for peer in peers:
+                if results[peer["name"]]["wall"] and peer.get("clear"):
+                    results[peer["name"]]["disk"] = on_disk(*peer["clear"])
             size = sum(layer["size"] for layer in manifest["layers"])
             print(f"pull and unpack {name}: {len(manifest['layers'])} layers, {size / 1e6:.0f} MB {kind}; "
                   f"medians of {options.rounds} rounds\n{where}\n")
@@ -110,7 +137,11 @@ def measure(options):
                 ("wall s", lambda r: median(r["wall"]), "{:.2f}"),
                 ("cpu s", lambda r: median(r["cpu"]), "{:.2f}"),
                 ("peak MiB", lambda r: median(r["rss"]) / 2**20, "{:.0f}"),
+                ("disk MB", lambda r: r["disk"] / 1e6 if "disk" in r else None, "{:.1f}"),
+                ("÷ the floor's tree", lambda r: r["disk"] / results["floor"]["disk"] if "disk" in r else None, "{:.4f}"),
             ], labels["floor"])
+            if results.get("ces", {}).get("wall"):
+                print(f"\nof what ces has on disk: {records(work.path / 'ces', len(manifest['layers']))}")
             if "ces" not in results and not CES.exists():
                 print(f"| ces | not measured: {CES} is not built (cargo build --release)")
             print()

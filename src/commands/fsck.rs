@@ -44,13 +44,13 @@ fn show(damage: &Damage, repair: bool) -> Result<()> {
     match (damage.removed, repair) {
         (true, _) if damage.images.is_empty() => print::line("  removed"),
         (true, _) => print::line(&format!("  removed; pull again: {}", damage.images.join(", "))),
-        (false, true) => print::line("  not removed: it is in use"),
+        (false, true) => print::line("  not removed: it is in use, or others have it too"),
         (false, false) => Ok(()),
     }
 }
 
 fn summary(findings: &Findings, repair: bool) -> Result<()> {
-    let Findings { images, layers, entries, unrecorded, damaged } = findings;
+    let Findings { everything, images, layers, entries, unrecorded, damaged } = findings;
     if !unrecorded.is_empty() {
         let count = unrecorded.len();
         print::note(&format!(
@@ -62,6 +62,9 @@ fn summary(findings: &Findings, repair: bool) -> Result<()> {
         n => format!("{n} damaged"),
     };
     print::line(&format!("checked {images} images, {layers} layers, {entries} entries: {verdict}"))?;
+    if !everything {
+        print::note("checked is what you may see; an administrator checks everything")?;
+    }
     if !repair && !damaged.is_empty() {
         print::note("`ces fsck --repair` removes what is damaged and not in use; then pull it again")?;
     }

@@ -6,14 +6,14 @@ use std::fs;
 use serde_json::json;
 
 use crate::image_support::Tar;
-use crate::support::layout::with_layer;
+use crate::support::layout::with_layers;
 use crate::support::{Host, Ran};
 
 /// Pulls the demonstration image, run as root, with one more layer.
 fn pull(host: &Host, tag: &str, layer: Tar) {
     let config = json!({"Env": ["PATH=/bin"], "Cmd": ["/bin/sh"]});
     let layer = [layer.0, vec![0; 1024]].concat();
-    host.pull(&with_layer(host.tmp(), tag, &config, Some(&layer)), tag);
+    host.pull(&with_layers(host.tmp(), tag, &config, &[layer]), tag);
 }
 
 #[test]

@@ -62,9 +62,11 @@ mod unpack_bounds;
 mod unpack_confined;
 mod unpack_everywhere;
 mod unpack_in_turn;
+mod unpack_on_old_kernels;
 /// The store under many hands, and under kill -9.
 mod store;
 mod store_crash;
+mod store_disk;
 /// Trees compared with what another unpacker makes of them.
 mod differential;
 /// How much an image may ask for.

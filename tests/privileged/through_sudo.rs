@@ -70,6 +70,77 @@ fn layers_of_an_image_one_may_not_see_are_fetched_again_and_not_lent() {
     desk.ces(&["pull", &format!("oci:{}:demo", stolen.display())]).exits(0);
 }
 
+/// The only directory below one of the store's, seen from outside.
+fn only(desk: &Desk, kind: &str) -> std::path::PathBuf {
+    let mut found = children(&desk.host.root().join("store").join(kind).join("sha256"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+#[test]
+fn a_check_tells_of_another_projects_damaged_image_nothing_and_repairs_nothing_of_it() {
+    // A file of a layer, a layer's record, its listing, and each document of the image.
+    let damages = [
+        ("layers", "fs/etc/passwd"),
+        ("layers", "layer.json"),
+        ("layers", "tree.zst"),
+        ("images", "manifest.json"),
+        ("images", "config.json"),
+        ("images", "image.json"),
+    ];
+    for (kind, name) in damages {
+        let Some(desk) = Desk::new(Caller::Sudo) else { return };
+        let layout = private_layout(&desk, desk.owner());
+        desk.ces(&["pull", &format!("oci:{layout}:demo")]).exits(0);
+        let damaged = only(&desk, kind).join(name);
+        fs::write(&damaged, "damaged").unwrap();
+        let secrets: Vec<String> = ["images", "layers"]
+            .iter()
+            .map(|kind| only(&desk, kind).file_name().unwrap().to_str().unwrap()[..12].to_owned())
+            .chain(["localhost/demo", "passwd", "tester", ".json"].map(str::to_owned))
+            .collect();
+        for words in
+            ["fsck", "fsck --json", "fsck --repair", "images", "images --json", "inspect localhost/demo", "prune"]
+        {
+            let ran = desk.other_ces(words);
+            let said =
+                format!("{}{}", ran.stdout, ran.stderr).replace("image \"localhost/demo\" is not in the store", "");
+            let said = said.replace("ces pull oci:DIR fetches", "");
+            for secret in &secrets {
+                assert!(!said.contains(secret.as_str()), "{name}: {words} tells \"{secret}\": {ran:?}");
+            }
+            assert_eq!(ran.code, Some(i32::from(words.starts_with("inspect"))), "{name}: {words}: {ran:?}");
+        }
+        assert_eq!(fs::read(&damaged).unwrap(), b"damaged", "{name}: not the other's to repair");
+        // Whoever holds it is told, unless the damage is in what says who holds it; root is told everything.
+        if name != "image.json" {
+            let said = desk.ces(&["fsck"]);
+            assert_eq!(said.code, Some(1), "{name}: {said:?}");
+            assert!(said.stdout.contains("damaged: "), "{name}: {said:?}");
+        }
+        let root = Ran::from(desk.host.ces_as_root().arg("fsck").output());
+        assert!(root.code == Some(1) && root.stdout.contains("localhost/demo"), "{name}: {root:?}");
+        // And a new pull mends it, whatever it was, once it is out of the way.
+        Ran::from(desk.host.ces_as_root().args(["fsck", "--repair"]).output()).exits(0);
+        desk.ces(&["pull", &format!("oci:{layout}:demo")]).exits(0);
+        desk.sh(&[], "true").exits(0);
+    }
+}
+
+#[test]
+fn a_layer_that_two_projects_have_is_not_removed_by_one_of_them() {
+    let Some(desk) = Desk::new(Caller::Sudo) else { return };
+    let layout = private_layout(&desk, desk.owner());
+    desk.ces(&["pull", &format!("oci:{layout}:demo")]).exits(0);
+    desk.other_ces(&format!("pull oci:{}:root --name mine", demo_layout().display())).exits(0);
+    fs::write(only(&desk, "layers").join("fs/etc/passwd"), "damaged").unwrap();
+    let said = desk.other_ces("fsck --repair");
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.stdout.contains("localhost/mine") && said.stdout.contains("not removed"), "{said:?}");
+    assert!(!said.stdout.contains("localhost/demo"), "{said:?}");
+    assert!(desk.ces(&["images", "--quiet"]).exits(0).contains("localhost/demo"));
+}
+
 #[test]
 fn what_root_pulled_and_what_the_policy_shares_is_everybodys() {
     let Some(desk) = Desk::new(Caller::Sudo) else { return };

@@ -12,11 +12,11 @@ const IMAGE: &str = "application/vnd.oci.image";
 
 /// Writes a layout at `dir` whose tag `tag` is the demonstration image with `config` as its configuration.
 pub fn with_config(dir: &Path, tag: &str, config: &Value) -> PathBuf {
-    with_layer(dir, tag, config, None)
+    with_layers(dir, tag, config, &[])
 }
 
-/// The same, with one more layer on top: an archive, not compressed.
-pub fn with_layer(dir: &Path, tag: &str, config: &Value, layer: Option<&[u8]>) -> PathBuf {
+/// The same, with more layers on top: archives, not compressed.
+pub fn with_layers(dir: &Path, tag: &str, config: &Value, more: &[Vec<u8>]) -> PathBuf {
     let demo = demo_layout();
     let index: Value = read(&demo.join("index.json"));
     let first = &index["manifests"][0];
@@ -31,7 +31,7 @@ pub fn with_layer(dir: &Path, tag: &str, config: &Value, layer: Option<&[u8]>) -
         fs::copy(blob_path(&demo, layer), blob_path(&layout, layer)).expect("a layer");
     }
     let mut layers = manifest["layers"].clone();
-    if let Some(bytes) = layer {
+    for bytes in more {
         let added = add_bytes(&layout, "layer.v1.tar", bytes);
         document["rootfs"]["diff_ids"].as_array_mut().expect("diff ids").push(added["digest"].clone());
         document["history"] = Value::Null;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layer::LayerDir;
 use super::visibility::{Holder, joined};
-use super::{Lock, Store, read_json, write_file, write_json};
+use super::{Lock, Store, read_json, sync_directory, write_file, write_json};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::image::document::{Config, Document, Manifest};
 use crate::image::reference::{DiffId, Digest, Reference};
@@ -124,7 +124,7 @@ impl Store {
         let reference = words.parse::<Reference>();
         if let Ok(reference) = &reference
             && let Some(record) = self.look_up(reference)?
-            && self.shows_image(&record.manifest)?
+            && self.shows_image(&record.manifest)
         {
             return Ok((record.reference, record.manifest));
         }
@@ -143,7 +143,7 @@ impl Store {
                 .refs()?
                 .into_iter()
                 .any(|r| r.manifest == *digest && r.reference.parse::<Reference>().is_ok_and(|r| r.name() == prefix));
-            if known && self.shows_image(digest)? {
+            if known && self.shows_image(digest) {
                 return Ok((words.to_owned(), digest.clone()));
             }
         }
@@ -152,7 +152,7 @@ impl Store {
         if is_prefix {
             let mut matching = Vec::new();
             for manifest in self.manifests()?.into_iter().filter(|m| m.hex().starts_with(prefix)) {
-                if self.shows_image(&manifest)? {
+                if self.shows_image(&manifest) {
                     matching.push(manifest);
                 }
             }
@@ -238,7 +238,7 @@ impl Store {
     pub(crate) fn has(&self, manifest: &Digest) -> Result<bool> {
         let _held = self.shared()?;
         Ok(self.image_path(manifest).is_dir()
-            && self.shows_image(manifest).unwrap_or(true)
+            && !self.hides_image(manifest)
             && self.load(manifest.to_string(), manifest).is_ok())
     }
 
@@ -252,17 +252,35 @@ impl Store {
     ) -> Result<()> {
         let held = self.exclusive()?;
         let path = self.image_path(&manifest.digest);
-        fs::create_dir_all(&path).map_err(|e| self.error("cannot write an image").because(e))?;
-        write_file(&path.join("manifest.json"), &manifest.bytes)?;
-        write_file(&path.join("config.json"), &config.bytes)?;
-        let mut record = record.clone();
-        // A damaged one is replaced.
-        if let Ok(Some(before)) = read_json::<ImageRecord>(&path.join("image.json")) {
-            record.holders = joined(before.holders, record.holders);
+        if path.is_dir() {
+            let mut record = record.clone();
+            // A damaged one is replaced.
+            if let Ok(Some(before)) = read_json::<ImageRecord>(&path.join("image.json")) {
+                record.holders = joined(before.holders, record.holders);
+            }
+            self.write_documents(&path, manifest, config, &record)?;
+        } else {
+            let fail = |e: std::io::Error| self.error("cannot write an image").because(e);
+            // Whole and on disk before it has its place; until then a sweep may have it.
+            let made = tempfile::Builder::new().prefix("image-").tempdir_in(self.aside()).map_err(fail)?;
+            self.write_documents(made.path(), manifest, config, record)?;
+            let parent = path.parent().unwrap_or(&path);
+            fs::create_dir_all(parent).map_err(fail)?;
+            fs::rename(made.path(), &path).map_err(fail)?;
+            // It has moved: there is nothing to delete.
+            drop(made.keep());
+            sync_directory(parent)?;
         }
-        // Last: an image without its record does not exist.
-        write_json(&path.join("image.json"), &record)?;
         self.set_ref(&held, reference, &manifest.digest)
+    }
+
+    /// The documents of an image, in its directory; the exclusive lock is held.
+    fn write_documents(&self, at: &Path, manifest: &Manifest, config: &Config, record: &ImageRecord) -> Result<()> {
+        let aside = self.aside();
+        write_file(&aside, &at.join("manifest.json"), &manifest.bytes)?;
+        write_file(&aside, &at.join("config.json"), &config.bytes)?;
+        // Last: an image without its record does not exist.
+        write_json(&aside, &at.join("image.json"), record)
     }
 
     /// Lets `reference` stand for an image that is here, and `holders` see it.
@@ -271,7 +289,7 @@ impl Store {
         let path = self.image_path(manifest).join("image.json");
         if let Some(mut record) = read_json::<ImageRecord>(&path)? {
             record.holders = joined(record.holders, holders);
-            write_json(&path, &record)?;
+            write_json(&self.aside(), &path, &record)?;
         }
         self.set_ref(&held, reference, manifest)
     }
@@ -283,7 +301,7 @@ impl Store {
     pub fn hides(&self, reference: &Reference) -> Result<bool> {
         let _held = self.shared()?;
         match self.look_up(reference)? {
-            Some(record) => self.shows_image(&record.manifest).map(|shown| !shown),
+            Some(record) => Ok(self.hides_image(&record.manifest)),
             None => Ok(false),
         }
     }
@@ -298,12 +316,12 @@ impl Store {
         refs.sort_by(|a, b| a.reference.cmp(&b.reference));
         let mut all = Vec::new();
         for manifest in self.manifests()? {
+            if !self.shows_image(&manifest) {
+                continue;
+            }
             let Some(record) = read_json::<ImageRecord>(&self.image_path(&manifest).join("image.json"))? else {
                 continue;
             };
-            if !self.shows(&record) {
-                continue;
-            }
             let mut names =
                 refs.iter().filter(|r| r.manifest == manifest).map(|r| Some(r.reference.clone())).peekable();
             if names.peek().is_none() {

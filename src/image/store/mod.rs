@@ -24,7 +24,7 @@
 //! entries in directories that it does not list, or hard links to files of other layers) is stored as it looks on that
 //! base, under its chain id.
 //!
-//! Order of writing: a layer is renamed in when it is whole and on disk; then the image; then its name. Order of
+//! Order of writing: a layer is renamed in when it is whole and on disk; then the image, likewise; then its name. Order of
 //! removing: name, image, layers, each by a rename to `tmp/` before anything in it is deleted. So a crash at any moment
 //! leaves at most something that nothing names, which the next `pull` or `prune` removes.
 
@@ -161,6 +161,12 @@ impl Store {
         Error::new(Stage::Store, Kind::Failed, format!("{what} ({})", self.root.display()))
     }
 
+    /// Where documents are written that replace others; whoever writes holds the exclusive lock, or a sweep takes what is
+    /// there for something that a crash has left.
+    pub(crate) fn aside(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
     pub(crate) fn layer_path(&self, key: &Digest) -> PathBuf {
         self.root.join("layers").join(file_name(key))
     }
@@ -203,7 +209,7 @@ impl Store {
     /// Lets `reference` stand for `manifest`; the exclusive lock is held.
     pub(crate) fn set_ref(&self, _held: &Lock, reference: &str, manifest: &Digest) -> Result<()> {
         let record = RefRecord { reference: reference.to_owned(), manifest: manifest.clone() };
-        write_json(&self.ref_path(reference), &record)
+        write_json(&self.aside(), &self.ref_path(reference), &record)
     }
 
     /// Takes a name away; the exclusive lock is held.
@@ -252,21 +258,21 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     }
 }
 
-/// Writes a document of the store's own: aside, to disk, and renamed in.
-pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+/// Writes a document of the store's own: in the directory `aside`, to disk, and renamed in.
+pub(crate) fn write_json(aside: &Path, path: &Path, value: &impl Serialize) -> Result<()> {
     let mut bytes =
         serde_json::to_vec_pretty(value).map_err(|e| Error::new(Stage::Store, Kind::Failed, e.to_string()))?;
     bytes.push(b'\n');
-    write_file(path, &bytes)
+    write_file(aside, path, &bytes)
 }
 
-/// Writes a file: aside, to disk, and renamed in.
-pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+/// Writes a file: in the directory `aside`, to disk, and renamed in.
+pub(crate) fn write_file(aside: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
     let fail = |e: std::io::Error| {
         Error::new(Stage::Store, Kind::Failed, format!("cannot write {}", path.display())).because(e)
     };
     let parent = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(parent).map_err(fail)?;
+    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(aside).map_err(fail)?;
     file.write_all(bytes).map_err(fail)?;
     file.as_file().sync_all().map_err(fail)?;
     file.persist(path).map_err(|e| fail(e.error))?;

@@ -85,8 +85,11 @@ impl Store {
     fn free_layers(&self, held: &Lock, freed: &mut Freed) -> Result<()> {
         let mut used = HashSet::new();
         for manifest in self.manifests()? {
-            if let Some(record) = read_json::<ImageRecord>(&self.image_path(&manifest).join("image.json"))? {
-                used.extend(record.layers.into_iter().map(|(_, key)| key));
+            match read_json::<ImageRecord>(&self.image_path(&manifest).join("image.json")) {
+                Ok(record) => used.extend(record.into_iter().flat_map(|record| record.layers).map(|(_, key)| key)),
+                // Nobody knows which layers it uses, so all stay; root is told which image it is.
+                Err(_) if !self.shows_all() => return Ok(()),
+                Err(error) => return Err(error),
             }
         }
         for key in digests(&self.root().join("layers"))? {

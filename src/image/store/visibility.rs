@@ -87,10 +87,14 @@ impl Store {
         self.viewer.sees(record.holders.as_deref())
     }
 
-    /// Whether the image may be seen; one without a record is damaged, and that may be known.
-    pub(super) fn shows_image(&self, manifest: &Digest) -> Result<bool> {
-        let record = read_json::<ImageRecord>(&self.image_path(manifest).join("image.json"))?;
-        Ok(record.is_none_or(|record| self.shows(&record)))
+    /// Whether the image may be seen; of one without a readable record nobody knows whose it is, so by root alone.
+    pub(super) fn shows_image(&self, manifest: &Digest) -> bool {
+        self.viewer == Viewer::Everyone || self.readable(manifest).is_some_and(|record| self.shows(&record))
+    }
+
+    /// Whether somebody else holds the image; one without a readable record is damaged, and whoever pulls may replace it.
+    pub(super) fn hides_image(&self, manifest: &Digest) -> bool {
+        self.readable(manifest).is_some_and(|record| !self.shows(&record))
     }
 
     /// Whether the layer belongs to an image that may be seen; a layer of no image belongs to whoever is pulling it.
@@ -98,15 +102,20 @@ impl Store {
         if self.viewer == Viewer::Everyone {
             return Ok(true);
         }
-        for manifest in self.manifests()? {
-            if let Some(record) = read_json::<ImageRecord>(&self.image_path(&manifest).join("image.json"))?
-                && record.layers.iter().any(|(_, used)| used == key)
-                && self.shows(&record)
-            {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let shown = |manifest: &Digest| {
+            let record = self.readable(manifest);
+            record.is_some_and(|record| self.shows(&record) && record.layers.iter().any(|(_, used)| used == key))
+        };
+        Ok(self.manifests()?.iter().any(shown))
+    }
+
+    /// Whether everything may be seen.
+    pub(super) fn shows_all(&self) -> bool {
+        self.viewer == Viewer::Everyone
+    }
+
+    fn readable(&self, manifest: &Digest) -> Option<ImageRecord> {
+        read_json(&self.image_path(manifest).join("image.json")).ok().flatten()
     }
 }
 

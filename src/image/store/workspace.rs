@@ -45,7 +45,7 @@ impl Store {
     /// Puts a whole layer in its place; if another process was faster, that one's is taken.
     pub(crate) fn publish(&self, mut workspace: Workspace, mut record: LayerRecord) -> Result<PinnedLayer> {
         record.tree = Some(digest_of(&workspace.listing())?);
-        write_json(&workspace.path.join("layer.json"), &record)?;
+        write_json(&workspace.path, &workspace.path.join("layer.json"), &record)?;
         sync_directory(&workspace.path)?;
         let target = self.layer_path(&record.key);
         let parent = target.parent().unwrap_or(&target).to_owned();

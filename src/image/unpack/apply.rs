@@ -406,23 +406,20 @@ fn below(dir: &Dir, name: &OsStr) -> Parts {
     path
 }
 
-/// Makes the name vanish from the layers below: a character device 0:0, which user namespaces may make since Linux 5.8;
-/// elsewhere an empty file with an attribute (Linux 6.7).
+/// Makes the name vanish from the layers below: a character device 0:0, which user namespaces may make since Linux 5.8.
 ///
-/// # Errors
-/// When the file system takes neither.
-pub fn make_whiteout(dir: impl AsFd, name: &OsStr) -> Result<(), Fault> {
-    match mknodat(&dir, name, SFlag::S_IFCHR, Mode::empty(), 0) {
-        Ok(()) => return Ok(()),
-        Err(Errno::EPERM | Errno::EOPNOTSUPP) => {}
-        Err(e) => return Err(Fault::host("make a whiteout", e)),
-    }
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let file = openat(&dir, name, flags, Mode::empty()).map_err(|e| Fault::host("make a whiteout", e))?;
-    if !xattrs::set(&file, xattrs::WHITEOUT.as_bytes(), b"y").map_err(|e| Fault::host("make a whiteout", e))? {
-        return Err(no_xattrs());
-    }
-    set_opaque(dir, b"x")
+/// The other form that overlayfs knows, an empty file with attributes, takes Linux 6.7 and so helps no older kernel.
+fn make_whiteout(dir: impl AsFd, name: &OsStr) -> Result<(), Fault> {
+    mknodat(&dir, name, SFlag::S_IFCHR, Mode::empty(), 0).map_err(|e| {
+        let fault = Fault::host("make a whiteout (character device 0:0)", e);
+        match e {
+            Errno::EPERM | Errno::EACCES | Errno::EOPNOTSUPP | Errno::ENOSYS => fault.hint(
+                "the image hides files of its own layers; user namespaces may do so since Linux 5.8, unless a seccomp filter, \
+                 a security module or the store's file system forbids it; nothing of it was kept",
+            ),
+            _ => fault,
+        }
+    })
 }
 
 fn set_opaque(dir: impl AsFd, value: &[u8]) -> Result<(), Fault> {

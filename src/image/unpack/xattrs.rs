@@ -13,8 +13,6 @@ use rustix::io::Errno;
 
 /// The attribute by which overlayfs, mounted with `userxattr`, knows an opaque directory.
 pub const OPAQUE: &str = "user.overlay.opaque";
-/// The attribute by which overlayfs knows a whiteout that is an empty file (Linux 6.7).
-pub const WHITEOUT: &str = "user.overlay.whiteout";
 
 /// Name spaces below `user.` that steer overlayfs or a container tool.
 const STEERING: [&[u8]; 4] =

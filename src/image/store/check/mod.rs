@@ -5,6 +5,8 @@
 //! layer's listing the one in its record, and a tree is what its listing says, every file's content read again.
 //! Refuses nothing; what is damaged is told, and on demand moved out of the way, unless a container uses it.
 //!
+//! A researcher's check, through sudo, is of what they may see: another project's damage names its images.
+//!
 //! A layer's own record is not signed: who can write to the store can change both. This finds failing disks, strayed
 //! programs and hands, not an administrator who covers up.
 
@@ -31,6 +33,8 @@ const DIFFERENCES_MAX: usize = 10;
 /// What a check found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Findings {
+    /// Whether everything was checked, or only what the caller may see.
+    pub everything: bool,
     /// Images checked.
     pub images: u64,
     /// Layers checked.
@@ -85,7 +89,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read or written at all.
     pub fn check(&self, unpacker: &Unpacker, repair: bool) -> Result<Findings> {
-        let mut findings = Findings::default();
+        let mut findings = Findings { everything: self.shows_all(), ..Findings::default() };
         // Layers first: an image is none the worse for a layer that is about to be removed.
         self.check_layers(unpacker, &mut findings)?;
         self.check_images(&mut findings)?;
@@ -105,6 +109,9 @@ impl Store {
 
     fn check_layers(&self, unpacker: &Unpacker, findings: &mut Findings) -> Result<()> {
         for key in digests(&self.root().join("layers"))? {
+            if !self.shows_layer(&key)? {
+                continue;
+            }
             let path = self.layer_path(&key);
             let held = self.shared()?;
             // Removed meanwhile, perhaps.
@@ -170,7 +177,7 @@ impl Store {
     fn check_images(&self, findings: &mut Findings) -> Result<()> {
         for manifest in self.manifests()? {
             let held = self.shared()?;
-            if !self.image_path(&manifest).is_dir() {
+            if !self.image_path(&manifest).is_dir() || !self.shows_image(&manifest) {
                 continue;
             }
             findings.images += 1;
@@ -195,6 +202,8 @@ impl Store {
         let _held = self.shared()?;
         for file in list(&self.root().join("refs"))? {
             let because = match read_json::<RefRecord>(&self.root().join("refs").join(&file)) {
+                Ok(Some(record)) if !self.shows_image(&record.manifest) => continue,
+                Err(_) if !self.shows_all() => continue,
                 Ok(Some(record)) if self.ref_path(&record.reference) != self.root().join("refs").join(&file) => {
                     "it is another name's".to_owned()
                 }
@@ -242,7 +251,7 @@ impl Store {
 
     fn names_of_images_with(&self, key: &Digest) -> Result<Vec<String>> {
         let mut all = Vec::new();
-        for manifest in self.images_with(key)? {
+        for manifest in self.images_with(key)?.into_iter().filter(|manifest| self.shows_image(manifest)) {
             let names = self.names_of(&manifest)?;
             all.extend(if names.is_empty() { vec![manifest.to_string()] } else { names });
         }
@@ -278,7 +287,11 @@ impl Store {
         let key: Digest = key.parse()?;
         let held = self.exclusive()?;
         // A container holds its image; that holds the layers.
-        for manifest in self.images_with(&key)? {
+        let images = self.images_with(&key)?;
+        if images.iter().any(|manifest| !self.shows_image(manifest)) {
+            return Ok(false);
+        }
+        for manifest in images {
             if !self.drop_image(&held, &manifest)? {
                 return Ok(false);
             }
