@@ -239,24 +239,9 @@ impl LayoutDir {
     }
 }
 
-/// A directory of one's own, or of another process.
-pub enum Directory {
-    Own(tempfile::TempDir),
-    Of(PathBuf),
-}
-
-impl Directory {
-    pub fn path(&self) -> &Path {
-        match self {
-            Self::Own(directory) => directory.path(),
-            Self::Of(path) => path,
-        }
-    }
-}
-
 /// A store below a temporary directory, with a canary beside it that nothing may touch.
 pub struct Site {
-    pub directory: Directory,
+    pub directory: tempfile::TempDir,
     pub caller: Caller,
     pub limits: Limits,
     canary: Vec<String>,
@@ -268,14 +253,7 @@ impl Site {
         Self::at(directory)
     }
 
-    /// One that another process has made, and removes.
-    pub fn existing(directory: &Path) -> Self {
-        let directory = Directory::Of(directory.to_owned());
-        Self { directory, caller: Caller::find().unwrap(), limits: Limits::default(), canary: Vec::new() }
-    }
-
     pub fn at(directory: tempfile::TempDir) -> Self {
-        let directory = Directory::Own(directory);
         let canary = directory.path().join("store/canary");
         fs::create_dir_all(&canary).unwrap();
         fs::set_permissions(directory.path().join("store"), std::os::unix::fs::PermissionsExt::from_mode(0o700))

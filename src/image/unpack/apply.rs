@@ -18,7 +18,7 @@ use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fchmod, fstat, futimens, mkdir
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, mkfifoat, symlinkat, unlinkat};
 
-use super::listing::Contents;
+use super::listing::{self, Content, Contents};
 use super::plan::{Action, Decision, Meta, Parts};
 use super::protocol::{Fault, FaultKind, NOTES_MAX, Omitted, Open, RawPath, RootMeta};
 use super::tarstream::{Bytes, TarStream};
@@ -53,6 +53,8 @@ pub struct Applier {
     file_bytes: u64,
     root: Option<RootMeta>,
     contents: Contents,
+    /// Whether files get attributes from the directory they are made in (access lists, a file system's own).
+    inherited: bool,
     /// Names hidden by this layer, the first [`NOTES_MAX`] of them: what is tidied up is not worth more memory.
     whiteouts: BTreeSet<Parts>,
 }
@@ -61,6 +63,8 @@ impl Applier {
     /// Works in `tree`; `has_base` tells whether other layers may lie below.
     pub fn new(tree: Tree, has_base: bool) -> Self {
         Self {
+            // What cannot be read is taken for there.
+            inherited: listing::attributes(tree.root()).map_or(true, |found| found != "-"),
             tree,
             has_base,
             implied: BTreeSet::new(),
@@ -112,6 +116,11 @@ impl Applier {
                 .hint("build the image with a tool that lists the directories of a layer"));
         }
         Ok(())
+    }
+
+    /// Bytes of file contents written so far.
+    pub fn written(&self) -> u64 {
+        self.file_bytes
     }
 
     /// Gives directories their times back; tells what came of it, and the digests of what was written.
@@ -204,7 +213,8 @@ impl Applier {
         }
         self.file_bytes += written;
         let inode = fstat(&file).map_err(|e| Fault::host("look at a file", e))?.st_ino;
-        self.contents.insert(inode, content.finalize());
+        let bare = meta.xattrs.is_empty() && !self.inherited;
+        self.contents.insert(inode, Content { digest: content.finalize(), bare });
         if written >= WRITEBACK_FROM {
             sys::start_writeback(&file);
         }

@@ -22,9 +22,10 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, chroot, fchdir, setgroups, setresgid, setresuid, syncfs};
+use nix::unistd::{Gid, Uid, chroot, fchdir, setgroups, setresgid, setresuid};
 
 use super::apply::{Applied, Applier};
+use super::flush::Flush;
 use super::listing::{self, Contents};
 use super::protocol::{Fault, FaultKind, Job, Report, Said, Work, receive, send};
 use super::stream::{Hashing, Uncompressed};
@@ -32,6 +33,9 @@ use super::tarstream::TarStream;
 use super::tree::Tree;
 use super::{plan, remove, settle, stream};
 use crate::host::idmap::IdMap;
+
+/// Bytes of file contents after which what was written so far is sent on its way to disk.
+const FLUSH_EVERY: u64 = 256 << 20;
 
 /// What `ces __unpack` does; to be called before any thread exists.
 pub fn child_main() -> ExitCode {
@@ -61,6 +65,7 @@ fn work(from_parent: &mut BufReader<&UnixStream>, control: &UnixStream, blob: Fi
         .map_err(|e| Fault::host("limit the memory of the unpacking process", e))?;
     let directory = open(&job.directory)?;
     let listing = job.listing.as_deref().map(create).transpose()?;
+    let known = job.known.as_deref().map(open_file).transpose()?;
     let lower = match &job.work {
         Work::Settle { lower, .. } => lower.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?,
         _ => Vec::new(),
@@ -77,9 +82,15 @@ fn work(from_parent: &mut BufReader<&UnixStream>, control: &UnixStream, blob: Fi
             unpack(directory, bytes, *has_base, listing, &job).map(Some)
         }
         Work::Settle { open, .. } => {
-            settle::settle(&directory, &lower, open)?;
-            list(&directory, listing, &Contents::default(), &job.ids)?;
-            on_disk(&directory).map(|()| None)
+            let mut contents = known.map(listing::load).transpose()?.unwrap_or_default();
+            for made in settle::settle(&directory, &lower, open)? {
+                // Perhaps the number of a file that is gone.
+                contents.remove(&made);
+            }
+            let flush = Flush::start(&directory)?;
+            flush.soon();
+            list(&directory, listing, &contents, &job.ids)?;
+            flush.finish().map(|()| None)
         }
         Work::List => list(&directory, listing, &Contents::default(), &job.ids).map(|()| None),
         Work::Remove => remove::remove_content(&directory).map(|()| None),
@@ -91,6 +102,13 @@ fn open(path: &Path) -> Result<OwnedFd, Fault> {
     openat(AT_FDCWD, path, flags, Mode::empty()).map_err(|e| Fault::host(&format!("open {}", path.display()), e))
 }
 
+/// A file of the parent's, to read.
+fn open_file(path: &Path) -> Result<File, Fault> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = openat(AT_FDCWD, path, flags, Mode::empty());
+    file.map(File::from).map_err(|e| Fault::host(&format!("open {}", path.display()), e))
+}
+
 /// A new file; opened before the process shuts itself in, and all that it can write to outside its directory.
 fn create(path: &Path) -> Result<File, Fault> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -100,11 +118,6 @@ fn create(path: &Path) -> Result<File, Fault> {
 
 fn list(directory: &OwnedFd, listing: Option<File>, contents: &Contents, ids: &IdMap) -> Result<(), Fault> {
     listing.map_or(Ok(()), |file| listing::write(directory, file, contents, ids))
-}
-
-/// On disk before anyone can find it: the parent renames the directory when this process has reported.
-fn on_disk(directory: &OwnedFd) -> Result<(), Fault> {
-    syncfs(directory).map_err(|e| Fault::host("write the layer to disk", e))
 }
 
 /// Leaves the parent's namespaces; `mapped` returns when the parent has written the id maps.
@@ -182,6 +195,8 @@ fn unpack(
     job: &Job,
 ) -> Result<Report, Fault> {
     let (ids, limits) = (&job.ids, &job.limits);
+    let flush = Flush::start(&directory)?;
+    let mut flushed = 0;
     let root = directory.try_clone().map_err(|_| Fault::host("open the layer's directory", Errno::EMFILE))?;
     let mut applier = Applier::new(Tree::new(root, limits.depth)?, has_base);
     let mut archive = TarStream::new(&mut bytes);
@@ -194,16 +209,22 @@ fn unpack(
         let name = entry.path.clone();
         let decision = plan::decide(entry, ids, limits)?;
         applier.apply(decision, &mut archive).map_err(|fault| fault.at(&name))?;
+        if applier.written() - flushed >= FLUSH_EVERY {
+            flushed = applier.written();
+            flush.soon();
+        }
     }
+    flush.soon();
     archive.drain()?;
     let (Applied { omitted, open, root, file_bytes }, contents) = applier.finish()?;
     let total = bytes.total();
     drop(bytes);
     let diff_id = hashing.finish()?;
-    // What the layers below have a say in is listed when they had it.
-    if open.is_empty() {
-        list(&directory, listing, &contents, ids)?;
+    match listing {
+        // What the layers below have a say in is listed when they had it.
+        Some(file) if !open.is_empty() => listing::save(&contents, file)?,
+        listing => list(&directory, listing, &contents, ids)?,
     }
-    on_disk(&directory)?;
+    flush.finish()?;
     Ok(Report { diff_id, bytes: total, file_bytes, entries, omitted, open, root })
 }

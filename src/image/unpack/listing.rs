@@ -41,8 +41,58 @@ const DEPTH_MAX: usize = 500;
 /// Fast enough to cost nothing beside hashing; most of a listing is digests anyway.
 const COMPRESSION: i32 = 1;
 
-/// The digests (BLAKE3) of files that were just written, by inode.
-pub type Contents = HashMap<u64, Hash>;
+/// Files that were just written, by inode.
+pub type Contents = HashMap<u64, Content>;
+
+/// What is known of a file without reading it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Content {
+    /// Its digest (BLAKE3).
+    pub digest: Hash,
+    /// Whether it has no extended attributes but the host's labels.
+    pub bare: bool,
+}
+
+/// Bytes of a [`Content`] in [`save`]: inode, digest, bare or not.
+const SAVED: usize = 8 + blake3::OUT_LEN + 1;
+
+/// Notes what is known for the process that lists the tree later.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn save(contents: &Contents, file: File) -> Result<(), Fault> {
+    let mut file = io::BufWriter::new(file);
+    let mut all = contents.iter();
+    all.try_for_each(|(inode, content)| {
+        file.write_all(&inode.to_le_bytes())?;
+        file.write_all(content.digest.as_bytes())?;
+        file.write_all(&[u8::from(content.bare)])
+    })
+    .and_then(|()| file.flush())
+    .map_err(unwritable)
+}
+
+/// What [`save`] has noted.
+///
+/// # Errors
+/// When the file cannot be read, or is cut off.
+pub fn load(file: File) -> Result<Contents, Fault> {
+    let unreadable = |e: io::Error| {
+        Fault::host("read what is known of a layer's files", e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+    };
+    let length = file.metadata().map_err(unreadable)?.len();
+    let mut file = io::BufReader::new(file);
+    let mut contents = Contents::new();
+    for _ in 0..length / SAVED as u64 {
+        let (mut inode, mut digest, mut bare) = ([0; 8], [0; blake3::OUT_LEN], [0]);
+        file.read_exact(&mut inode)
+            .and_then(|()| file.read_exact(&mut digest))
+            .and_then(|()| file.read_exact(&mut bare))
+            .map_err(unreadable)?;
+        contents.insert(u64::from_le_bytes(inode), Content { digest: Hash::from_bytes(digest), bare: bare == [1] });
+    }
+    Ok(contents)
+}
 
 /// Where a listing goes, packed.
 pub type Sink = zstd::stream::write::Encoder<'static, io::BufWriter<File>>;
@@ -108,11 +158,15 @@ impl Lister<'_> {
         }
         match kind {
             SFlag::S_IFREG => {
+                let known = self.contents.get(&stat.st_ino).copied();
+                if let Some(Content { digest, bare: true }) = known {
+                    return self.line("f", &stat, digest.to_hex().as_bytes(), "-");
+                }
                 // Should a pipe take the file's place meanwhile, opening must not wait for it.
                 let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
                 let mut file = File::from(openat(parent, name, flags, Mode::empty()).map_err(|e| self.unreadable(e))?);
-                let content = match self.contents.get(&stat.st_ino) {
-                    Some(known) => *known,
+                let content = match known {
+                    Some(known) => known.digest,
                     None => self.hash(&mut file)?,
                 };
                 let attributes = attributes(&file).map_err(|e| self.unreadable(e))?;
@@ -168,7 +222,10 @@ impl Lister<'_> {
 
 /// The extended attributes: the user's own with their values; of others the names, since values of file capabilities
 /// and access lists look different from another user namespace. Labels are the host's and change with its policy.
-fn attributes(file: impl AsFd) -> Result<String, Errno> {
+///
+/// # Errors
+/// When they cannot be read.
+pub fn attributes(file: impl AsFd) -> Result<String, Errno> {
     let raw = |e: rustix::io::Errno| Errno::from_raw(e.raw_os_error());
     // Most files have none: a small buffer first.
     let mut names = vec![0_u8; 256];

@@ -31,6 +31,8 @@ pub mod tree;
 pub mod apply;
 /// A tree as text, for those who check it later.
 pub mod listing;
+/// To disk, while other work goes on.
+pub mod flush;
 /// Removing trees.
 pub mod remove;
 /// Layers as one tree, as overlayfs shows them.

@@ -107,14 +107,20 @@ impl Unpacker {
         }
     }
 
-    /// Adapts the layer in `directory` to those below it, and lists it in the file `listing`.
+    /// Adapts the layer in `directory` to those below it, and lists it in the file `listing`, which so far tells what is
+    /// known of its files.
     ///
     /// # Errors
     /// When no child can be started, or the file there is cannot be replaced.
     pub fn settle(&self, directory: &Path, listing: &Path, work: Work) -> Result<Ended<()>> {
-        // Made when the layer was unpacked, and still empty.
-        std::fs::remove_file(listing).map_err(|e| host("cannot replace the layer's listing", e))?;
-        Ok(self.start(self.job(directory, work, Some(listing)), Stdio::null())?.finish()?.map(drop))
+        let fail = |e| host("cannot replace the layer's listing", e);
+        let known = listing.with_extension("known");
+        std::fs::rename(listing, &known).map_err(fail)?;
+        let mut job = self.job(directory, work, Some(listing));
+        job.known = Some(known.clone());
+        let ended = self.start(job, Stdio::null())?.finish()?.map(drop);
+        std::fs::remove_file(&known).map_err(fail)?;
+        Ok(ended)
     }
 
     /// Lists the tree in `directory`, whoever its files belong to, in the new file `listing`.
@@ -146,6 +152,7 @@ impl Unpacker {
             directory: directory.to_owned(),
             work,
             listing: listing.map(Path::to_owned),
+            known: None,
             ids: self.ids.clone(),
             limits: self.limits.clone(),
         }

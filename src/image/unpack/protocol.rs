@@ -35,8 +35,11 @@ pub struct Job {
     pub directory: PathBuf,
     /// The sort of work.
     pub work: Work,
-    /// A new file for the listing of the tree, as it is in the end.
+    /// A new file for the listing of the tree, as it is in the end. A layer that is to be settled has none yet: then the
+    /// file tells what is known of its files.
     pub listing: Option<PathBuf>,
+    /// A file that tells what is known of the tree's files.
+    pub known: Option<PathBuf>,
     /// The id map of the child's user namespace.
     pub ids: IdMap,
     /// What is too much.

@@ -28,11 +28,11 @@ use super::protocol::{Fault, Open};
 use super::tree::{self, open_plain};
 use super::xattrs;
 
-/// Adapts the layer in `layer` to the ones below it (`lower`, base first).
+/// Adapts the layer in `layer` to the ones below it (`lower`, base first); tells the inodes of the files it has made.
 ///
 /// # Errors
 /// When a name means nothing, or two things.
-pub fn settle(layer: &OwnedFd, lower: &[OwnedFd], open: &Open) -> Result<(), Fault> {
+pub fn settle(layer: &OwnedFd, lower: &[OwnedFd], open: &Open) -> Result<Vec<u64>, Fault> {
     let merged = Merged::new(lower);
     let mut implied: Vec<Parts> = open.implied.iter().map(|path| parts(&path.0)).collect();
     // Parents first: what lies below a link moves with it.
@@ -53,8 +53,9 @@ pub fn settle(layer: &OwnedFd, lower: &[OwnedFd], open: &Open) -> Result<(), Fau
             }
         }
     }
+    let mut made = Vec::new();
     for (link, target) in &links {
-        copy_up(layer, &merged, link, target).map_err(|fault| fault.at(&tree::join(link)))?;
+        made.push(copy_up(layer, &merged, link, target).map_err(|fault| fault.at(&tree::join(link)))?);
     }
     // Deepest first, and after all changes: working in a directory changes its time.
     for path in implied.iter().rev() {
@@ -65,7 +66,7 @@ pub fn settle(layer: &OwnedFd, lower: &[OwnedFd], open: &Open) -> Result<(), Fau
             futimens(&fd, mtime, mtime).map_err(|e| Fault::host("set a directory's times", e))?;
         }
     }
-    Ok(())
+    Ok(made)
 }
 
 /// Adapts one directory that the layer only implies; tells where to, if its entries have moved.
@@ -191,8 +192,8 @@ fn make_directories(
     Ok(at)
 }
 
-/// Copies a file of a layer below into this one, under its own name and the link's.
-fn copy_up(layer: &OwnedFd, merged: &Merged<'_>, link: &[Vec<u8>], target: &[Vec<u8>]) -> Result<(), Fault> {
+/// Copies a file of a layer below into this one, under its own name and the link's; tells its inode.
+fn copy_up(layer: &OwnedFd, merged: &Merged<'_>, link: &[Vec<u8>], target: &[Vec<u8>]) -> Result<u64, Fault> {
     let missing = || {
         Fault::refused(format!(
             "a hard link to \"{}\", which is not there",
@@ -232,7 +233,8 @@ fn copy_up(layer: &OwnedFd, merged: &Merged<'_>, link: &[Vec<u8>], target: &[Vec
         futimens(&fd, time, time).map_err(fail)?;
     }
     let time = mtime(&before);
-    futimens(&place, &time, &time).map_err(fail)
+    futimens(&place, &time, &time).map_err(fail)?;
+    tree::look(&place, link_name.as_bytes())?.map(|stat| stat.st_ino).ok_or_else(missing)
 }
 
 fn copy_file(from: &OwnedFd, name: &OsStr, stat: &FileStat, to: BorrowedFd<'_>) -> Result<(), Fault> {
