@@ -15,7 +15,7 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::Pid;
 use oci_spec::runtime::Spec;
 use seccompiler::BpfProgram;
@@ -143,6 +143,9 @@ impl Executor for Payload {
         if reader_is_gone(self.status.as_fd()).map_err(|e| refuse("see whether ces is there", e.to_string()))? {
             return Err(refuse("go on", "ces is gone".to_owned()));
         }
+        // Until PID 1 reads them: it has no default actions, so what came before that would be lost (pid_namespaces(7)).
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
+            .map_err(|e| refuse("hold signals back", e.to_string()))?;
         writable_null().map_err(|e| refuse("open the null device for the output", e.to_string()))?;
         sys::close_paths().map_err(|e| refuse("close the engine's directories", e.to_string()))?;
         seccompiler::apply_filter(&self.filter).map_err(|e| refuse("install the seccomp filter", e.to_string()))

@@ -175,6 +175,17 @@ fn a_detached_run_may_have_a_terminal_and_keeps_its_deadline_and_can_be_stopped(
 }
 
 #[test]
+fn a_stop_that_comes_with_the_start_is_not_lost() {
+    let Some(host) = Host::with_demo() else { return };
+    for _ in 0..20 {
+        let id = detached(&host, &[], "exec sleep 100");
+        ces(&host, &["stop", &id]).exits(0);
+        assert_eq!(record(&host, &id)["exit"], 143);
+    }
+    host.nothing_is_left();
+}
+
+#[test]
 fn what_prevents_a_detached_run_is_told_to_who_started_it() {
     let Some(host) = Host::with_demo() else { return };
     host.run(&["-d", "localhost/not-here"]).refuses(125, &["not-here", "not in the store"]);
