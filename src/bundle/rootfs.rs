@@ -59,6 +59,8 @@ pub struct Plan {
 pub struct Bind {
     /// The path on the host.
     pub source: PathBuf,
+    /// A file with this text in the place of the source: one that only this run has, and that is gone with it.
+    pub text: Option<String>,
     /// Where the container sees it.
     pub destination: PathBuf,
     /// Nothing may be written to it, nor to any mount below it.
@@ -79,8 +81,8 @@ pub struct Bind {
 pub fn assemble(plan: &Plan, layer_map: Option<BorrowedFd<'_>>, privileged: bool) -> Result<()> {
     // Everything is opened before the stage covers a part of the host's tree.
     let layers: Vec<OwnedFd> = plan.layers.iter().map(|layer| clone_layer(layer, layer_map)).collect::<Result<_>>()?;
-    let binds: Vec<(OwnedFd, bool)> =
-        plan.binds.iter().map(|bind| clone_bind(bind, privileged)).collect::<Result<_>>()?;
+    let open = |bind: &Bind| bind.text.is_none().then(|| clone_bind(bind, privileged)).transpose();
+    let binds: Vec<Option<(OwnedFd, bool)>> = plan.binds.iter().map(open).collect::<Result<_>>()?;
     let work = clone_tree(&plan.work, true)?;
 
     let stage = plan.cover.as_path();
@@ -105,14 +107,20 @@ pub fn assemble(plan: &Plan, layer_map: Option<BorrowedFd<'_>>, privileged: bool
         make_dir(&at)?;
         attach(layer, &at)?;
     }
-    for (number, (bind, is_dir)) in binds.iter().enumerate() {
+    for (number, (bind, opened)) in plan.binds.iter().zip(&binds).enumerate() {
         let at = stage.join("b").join(number.to_string());
-        if *is_dir {
-            make_dir(&at)?;
-        } else {
-            fs::File::create(&at).map_err(|e| io("make a mount point", e))?;
+        match opened {
+            Some((_, true)) => make_dir(&at)?,
+            _ => fs::write(&at, bind.text.as_deref().unwrap_or_default()).map_err(|e| io("make a file", e))?,
         }
-        attach(bind, &at)?;
+        match opened {
+            Some((tree, _)) => attach(tree, &at)?,
+            None => {
+                let tree = clone_tree(&at, false)?;
+                protect(&tree, bind, privileged)?;
+                attach(&tree, &at)?;
+            }
+        }
     }
     attach(&work, &stage.join("w"))?;
     enter(stage)?;
@@ -153,6 +161,13 @@ fn clone_bind(bind: &Bind, privileged: bool) -> Result<(OwnedFd, bool)> {
         ));
     }
     let tree = sys::clone_mount(source.as_fd(), c"", true).map_err(|e| io(&name, e))?;
+    protect(&tree, bind, privileged)?;
+    Ok((tree, kind == libc::S_IFDIR))
+}
+
+/// Gives a tree, and every mount below it, the flags of its bind.
+fn protect(tree: &OwnedFd, bind: &Bind, privileged: bool) -> Result<()> {
+    let name = format!("protect what is bound at {}", bind.destination.display());
     let mut set = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
     if bind.read_only {
         set |= libc::MOUNT_ATTR_RDONLY;
@@ -166,7 +181,7 @@ fn clone_bind(bind: &Bind, privileged: bool) -> Result<(OwnedFd, bool)> {
         // Reading leaves no trace: atime would be a channel out of the container. (A user may not change it.)
         change(libc::MOUNT_ATTR_NOATIME).map_err(|e| io(&name, e))?;
     }
-    Ok((tree, kind == libc::S_IFDIR))
+    Ok(())
 }
 
 fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {

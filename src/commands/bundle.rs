@@ -128,6 +128,7 @@ fn copy_rootfs(prepared: &Prepared, target: &Path, work: &Path) -> Result<()> {
         work: work.to_path_buf(),
         binds: vec![Bind {
             source: target.to_path_buf(),
+            text: None,
             destination: PathBuf::from("rootfs"),
             read_only: false,
             no_exec: false,

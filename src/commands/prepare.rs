@@ -160,15 +160,19 @@ impl Prepared {
     }
 }
 
-/// Writes the three files of `/etc` that a container gets; `resolv.conf` is empty, for there is nobody to ask.
+/// The three files of `/etc` that a container gets; `resolv.conf` is empty, for there is nobody to ask.
+pub fn etc(hostname: &str) -> [(&'static str, String); 3] {
+    let hosts = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    [("hosts", hosts), ("hostname", format!("{hostname}\n")), ("resolv.conf", String::new())]
+}
+
+/// Writes them into a directory.
 ///
 /// # Errors
 /// When the directory is full or not writable.
 pub fn write_etc(dir: &Path, hostname: &str) -> Result<[PathBuf; 3]> {
-    let hosts = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    let files = [("hosts", hosts), ("hostname", format!("{hostname}\n")), ("resolv.conf", String::new())];
     let mut paths = Vec::new();
-    for (name, text) in files {
+    for (name, text) in etc(hostname) {
         let path = dir.join(name);
         std::fs::write(&path, text).map_err(|e| {
             Error::new(Stage::Bundle, Kind::Failed, format!("cannot write {}", path.display()))

@@ -121,7 +121,6 @@ fn execute(
     record: &mut Record,
     talk: &Talk,
 ) -> Result<(Outcome, Usage)> {
-    prepare::write_etc(&job.journal.work, prepared.hostname(job.id().as_str()))?;
     let limits = &prepared.grant.limits;
     let root = prepared.image.root();
     let plan = Plan {
@@ -129,7 +128,7 @@ fn execute(
         root_owner: prepared.identity.for_mounting(root.uid, root.gid)?,
         layers: reown::layers(&prepared.dirs, &prepared.image, &prepared.identity)?,
         work: job.journal.work.clone(),
-        binds: binds(prepared, spec, paths),
+        binds: binds(prepared, job.id(), spec, paths),
         root_ids: prepared.identity.root(),
         cover: job.journal.work.clone(),
     };
@@ -295,8 +294,11 @@ fn host_paths(prepared: &Prepared, journal: &Journal) -> HostPaths {
 }
 
 /// What the spec binds, with whose rights each is opened.
-fn binds(prepared: &Prepared, spec: &Spec, paths: &HostPaths) -> Vec<Bind> {
+fn binds(prepared: &Prepared, job: &JobId, spec: &Spec, paths: &HostPaths) -> Vec<Bind> {
     let identity = &prepared.identity;
+    let texts = prepare::etc(prepared.hostname(job.as_str())).map(|(_, text)| text);
+    // Their paths are names alone: nothing of them is on a disk.
+    let etc: Vec<_> = [&paths.hosts, &paths.hostname, &paths.resolv_conf].into_iter().zip(texts).collect();
     let ces = HostIds { uid: 0, gid: 0, groups: Vec::new() };
     spec.mounts()
         .iter()
@@ -306,8 +308,8 @@ fn binds(prepared: &Prepared, spec: &Spec, paths: &HostPaths) -> Vec<Bind> {
             let has = |name: &str| options.iter().any(|o| o == name);
             (has("bind") || has("rbind")).then_some(())?;
             let source = mount.source().clone()?;
-            let files = [&paths.hosts, &paths.hostname, &paths.resolv_conf];
-            let (opened_as, follow) = if files.contains(&&source) {
+            let text = etc.iter().find(|(path, _)| **path == source).map(|(_, text)| text.clone());
+            let (opened_as, follow) = if text.is_some() {
                 (ces.clone(), false)
             } else if Some(&source) == paths.data.as_ref() {
                 (identity.payload(), true)
@@ -317,6 +319,7 @@ fn binds(prepared: &Prepared, spec: &Spec, paths: &HostPaths) -> Vec<Bind> {
             };
             Some(Bind {
                 source,
+                text,
                 destination: mount.destination().clone(),
                 read_only: has("ro") || has("rro"),
                 no_exec: has("noexec"),

@@ -136,7 +136,8 @@ impl Caller {
         let fail = |why: &str| {
             Error::new(Stage::Host, Kind::Host, format!("cannot find the groups of {}", self.name)).because(why)
         };
-        if !self.is_privileged() {
+        // Who calls directly has their own already; whom sudo names is looked up.
+        if !self.by_sudo {
             let mut groups = getgroups().map_err(|e| fail(e.desc()))?;
             groups.push(self.gid);
             return Ok(groups);

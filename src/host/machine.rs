@@ -4,6 +4,7 @@
 //! kernel's own, which is new at every start (random(4), `boot_id`).
 
 use std::fs;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,14 @@ impl Machine {
     /// # Errors
     /// When the kernel does not tell.
     pub fn this() -> Result<Self> {
+        static THIS: OnceLock<Machine> = OnceLock::new();
+        match THIS.get() {
+            Some(known) => Ok(known.clone()),
+            None => Self::ask().map(|asked| THIS.get_or_init(|| asked).clone()),
+        }
+    }
+
+    fn ask() -> Result<Self> {
         let path = "/proc/sys/kernel/random/boot_id";
         let fail = |e: &dyn std::fmt::Display| {
             Error::new(Stage::Host, Kind::Host, format!("cannot tell this machine from others by {path}")).because(e)

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! RUNNING/<id>/            the journal (`super::journal`), and the socket of `ces exec`
-//! STORE/work/<id>/         throw-away upper directory, files bound into the container
+//! STORE/work/<id>/         throw-away upper directory
 //! ~/scratch_<id>/           the container's /scratch, removed
 //! ~/outputs_<id>/           the container's /safe_outputs, kept
 //! ~/port_<id>_<port>.sock   a published port's socket, where no path was given, removed

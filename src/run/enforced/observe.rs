@@ -160,16 +160,23 @@ fn descriptors(pid: Pid) -> Result<Vec<String>> {
         if number.is_some_and(|n| n <= 2) {
             continue;
         }
-        // A descriptor closed meanwhile leaves no link.
-        let Ok(target) = fs::read_link(entry.path()) else { continue };
-        let mut shown = target.to_string_lossy().into_owned();
-        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", number.unwrap_or(0))).unwrap_or_default();
-        if !closes_on_exec(&info) {
-            shown.push_str(" kept open");
-        }
-        found.push(shown);
+        let info = PathBuf::from(format!("/proc/{pid}/fdinfo/{}", number.unwrap_or(0)));
+        found.extend(descriptor(&entry.path(), &info));
     }
     Ok(found)
+}
+
+/// What one descriptor leads to, and whether it is kept open on exec. One that is closed meanwhile (the engine drops its
+/// channels while it waits for the start) leaves no link, or no more than that; what has a link and never tells, counts as
+/// kept open.
+pub(super) fn descriptor(link: &Path, info: &Path) -> Option<String> {
+    for _ in 0..3 {
+        let target = fs::read_link(link).ok()?.to_string_lossy().into_owned();
+        if let Ok(info) = fs::read_to_string(info) {
+            return Some(if closes_on_exec(&info) { target } else { target + " kept open" });
+        }
+    }
+    fs::read_link(link).ok().map(|target| format!("{} kept open", target.display()))
 }
 
 /// `flags:` of fdinfo is octal (proc_pid_fdinfo(5)).

@@ -243,3 +243,18 @@ fn a_terminal_that_was_not_asked_for_is_named() {
     assert!(compare(&expected, &found()).iter().any(|what| what.contains("controlling terminal")));
     assert_eq!(compare(&expected, &Enforced { terminal: 0, ..found() }), Vec::<String>::new());
 }
+
+#[test]
+fn a_descriptor_that_is_closed_meanwhile_is_none_and_one_that_never_tells_is_kept_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let (link, info) = (dir.path().join("3"), dir.path().join("info"));
+    assert_eq!(observe::descriptor(&link, &info), None);
+    std::os::unix::fs::symlink("socket:[1]", &link).unwrap();
+    assert_eq!(observe::descriptor(&link, &info).unwrap(), "socket:[1] kept open");
+    std::fs::write(&info, "pos:\t0\nflags:\t02000002\n").unwrap();
+    assert_eq!(observe::descriptor(&link, &info).unwrap(), "socket:[1]");
+    std::fs::write(&info, "pos:\t0\nflags:\t02\n").unwrap();
+    assert_eq!(observe::descriptor(&link, &info).unwrap(), "socket:[1] kept open");
+    std::fs::remove_file(&link).unwrap();
+    assert_eq!(observe::descriptor(&link, &info), None);
+}
