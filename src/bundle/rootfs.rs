@@ -220,7 +220,23 @@ fn mount_overlay(plan: &Plan) -> Result<()> {
     mount(Some("overlay"), ROOTFS, Some("overlay"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options.as_str())).map_err(|e| {
         fail("mount the image's layers as one file system (overlay)", e)
             .hint("overlay needs kernel 5.19 or newer and a store on a local file system with user xattrs: name one with --root or CES_ROOT; ces doctor tells more")
-    })
+    })?;
+    writable(Path::new(ROOTFS))
+}
+
+/// Overlayfs that cannot make its work directory, for want of space as a rule, is read-only instead of failing.
+fn writable(rootfs: &Path) -> Result<()> {
+    let what = "use the image's layers as one file system";
+    let found = |path: &Path| nix::sys::statvfs::statvfs(path).map_err(|e| fail(what, e));
+    if !found(rootfs)?.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY) {
+        return Ok(());
+    }
+    let work = found(Path::new("/w"))?;
+    let bytes = work.blocks_available().saturating_mul(work.fragment_size());
+    Err(Error::new(Stage::Bundle, Kind::Host, format!("cannot {what}"))
+        .because("overlayfs could not make its work directory in the store")
+        .because(format!("the store's file system has {bytes} bytes and {} inodes free", work.files_available()))
+        .hint("make room (ces prune deletes what nothing uses), or put the store elsewhere with --root"))
 }
 
 fn make_dir(path: &Path) -> Result<()> {

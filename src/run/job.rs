@@ -38,6 +38,11 @@ pub struct Job {
     lock: Flock<File>,
 }
 
+/// What the directories, mount points and files of `/etc` of a run take before its payload writes anything: some twenty
+/// inodes and as many blocks, and room for what a policy and an image's volumes add.
+const BEGIN_BYTES: u64 = 1 << 20;
+const BEGIN_INODES: u64 = 64;
+
 impl Job {
     /// Makes the job's directories: journal first, so that whatever exists later is known to a sweep.
     ///
@@ -59,6 +64,7 @@ impl Job {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(work).map_err(|e| {
             fail_path("make", work, &e).hint("is the file system of the store full, or mounted read-only?")
         })?;
+        room_to_begin(work)?;
         let privileged = identity.caller.is_privileged();
         acting_as(&identity.researcher(), privileged, || {
             for dir in [self.scratch(), self.outputs()] {
@@ -222,6 +228,25 @@ pub fn remove_work(work: &Path) -> Result<()> {
         (Some(parent), Some(name)) if parent.is_dir() => remove_tree(&open_directory(parent, false)?, Path::new(name)),
         _ => Ok(()),
     }
+}
+
+/// Refuses a file system that is so full that a run could not even begin. An overlay without room for its own work
+/// directory would be mounted read-only, and whatever comes next would fail for that reason (kernel docs: overlayfs).
+fn room_to_begin(work: &Path) -> Result<()> {
+    let Ok(found) = nix::sys::statvfs::statvfs(work) else { return Ok(()) };
+    let bytes = found.blocks_available().saturating_mul(found.fragment_size());
+    // File systems that make inodes as they are needed tell of none at all.
+    let inodes = (found.files() > 0).then(|| found.files_available());
+    if bytes >= BEGIN_BYTES && inodes.is_none_or(|free| free >= BEGIN_INODES) {
+        return Ok(());
+    }
+    let inodes = inodes.map_or_else(String::new, |free| format!(" and {free} inodes"));
+    Err(Error::new(Stage::Run, Kind::Host, "no space left in the store for a run")
+        .because(format!(
+            "{} has {bytes} bytes{inodes} free; a run begins with {BEGIN_BYTES} bytes and {BEGIN_INODES} inodes",
+            work.parent().unwrap_or(work).display()
+        ))
+        .hint("make room (ces prune deletes what nothing uses), or put the store elsewhere with --root"))
 }
 
 pub(super) fn open_directory(path: &Path, to_read: bool) -> Result<OwnedFd> {

@@ -246,24 +246,29 @@ fn a_full_store_is_one_error_and_nothing_ran() {
     host.sh(&[], "true").exits(0);
     fs::remove_dir(host.outputs()).expect("empty outputs");
     let work = host.tmp().join("ces/store/work");
-    for inodes in 1..8 {
-        // The mount itself is one of them; each round the run comes one step further.
-        let mounted = format!("mount -t tmpfs -o nr_inodes={inodes},mode=0700 tmpfs {}", work.display());
+    let mut refused = 0;
+    // Inodes or bytes; the mount itself takes one inode, the directory of the run another.
+    let sizes = (1..8).chain([16, 32, 65]).map(|inodes| format!("nr_inodes={inodes}"));
+    for size in sizes.chain(["size=4k", "size=64k", "size=1m"].map(str::to_owned)) {
+        let mounted = format!("mount -t tmpfs -o {size},mode=0700 tmpfs {}", work.display());
         Ran::from(host.command("/bin/sh").args(["-c", &mounted]).output()).exits(0);
         let ran = host.run(&["localhost/demo", "/bin/true"]);
         let left = children(&host.inside(&work));
         Ran::from(host.command("umount").arg(&work).output()).exits(0);
-        if ran.code == Some(0) {
-            assert!(inodes > 3, "{inodes} were enough?");
-            fs::remove_dir(host.outputs()).expect("empty outputs");
-        } else {
-            ran.exits(125);
-            assert_eq!(ran.stderr.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{ran:?}");
-            // An overlay without room for its own work directory is read-only (kernel docs: overlayfs).
-            let why = ran.stderr.contains("No space left") || ran.stderr.contains("Read-only file system");
-            assert!(why, "{ran:?}");
+        refused += 1;
+        match size.as_str() {
+            // Not even the run's directory.
+            "nr_inodes=1" => ran.refuses(125, &["no space left"]),
+            _ => ran.refuses(125, &["no space left in the store", "free", "1048576 bytes and 64 inodes", "ces prune"]),
         }
-        assert!(left.is_empty(), "{inodes}: {left:?}");
+        assert!(left.is_empty(), "{size}: {left:?}");
         host.nothing_ran();
     }
+    assert_eq!(refused, 13);
+    // What is said to be enough is enough.
+    let mounted = format!("mount -t tmpfs -o nr_inodes=66,size=1028k,mode=0700 tmpfs {}", work.display());
+    Ran::from(host.command("/bin/sh").args(["-c", &mounted]).output()).exits(0);
+    let ran = host.run(&["localhost/demo", "/bin/true"]);
+    Ran::from(host.command("umount").arg(&work).output()).exits(0);
+    ran.exits(0);
 }

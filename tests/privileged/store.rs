@@ -230,6 +230,52 @@ fn a_disk_that_is_full_is_said_to_be_full_and_nothing_is_left() {
 }
 
 #[test]
+fn a_store_that_fills_up_at_any_stage_says_what_is_free_and_needed_and_leaves_nothing() {
+    // One inode more each time, until a whole pull fits: so it fails at each thing that a pull makes.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_owned();
+    let failed = std::thread::spawn(move || {
+        use nix::mount::{MntFlags, MsFlags, mount, umount2};
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        let layout = image(&["small", "other"]);
+        for more in 0..100 {
+            mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), Some("size=8m,mode=700")).unwrap();
+            let site = Site::at(tempfile::tempdir_in(&path).unwrap());
+            site.store();
+            let used = nix::sys::statvfs::statvfs(&path).unwrap();
+            let inodes = used.files() - used.files_free() + more;
+            let options = format!("nr_inodes={inodes}");
+            mount(None::<&str>, &path, None::<&str>, MsFlags::MS_REMOUNT, Some(options.as_str())).unwrap();
+            let pulled = site.pull(&layout);
+            site.store().sweep(&site.unpacker()).unwrap();
+            site.assert_no_leftovers();
+            site.assert_canary_unharmed();
+            let whole = match pulled {
+                Ok(_) => true,
+                Err(error) => {
+                    let report = error.report();
+                    assert!(report.contains("No space left") || report.contains("no space left"), "{more}: {report}");
+                    assert!(report.contains("free") && report.contains("needed"), "{more}: {report}");
+                    assert!(report.contains("hint: make room"), "{more}: {report}");
+                    assert!(site.store().images().unwrap().is_empty(), "{more}");
+                    false
+                }
+            };
+            drop(site);
+            umount2(&path, MntFlags::MNT_DETACH).unwrap();
+            if whole {
+                return more;
+            }
+        }
+        panic!("a hundred inodes do not do for two files");
+    })
+    .join()
+    .unwrap();
+    assert!(failed > 10, "only {failed} stages");
+}
+
+#[test]
 fn archives_of_all_sorts_are_read_in_place() {
     let site = Site::new();
     let layout = image(&["a", "b"]);

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layer::LayerDir;
 use super::visibility::{Holder, joined};
-use super::{Lock, Store, read_json, sync_directory, write_file, write_json};
+use super::{Lock, Store, full, read_json, sync_directory, write_file, write_json};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::image::document::{Config, Document, Manifest};
 use crate::image::reference::{DiffId, Digest, Reference};
@@ -260,7 +260,9 @@ impl Store {
             }
             self.write_documents(&path, manifest, config, &record)?;
         } else {
-            let fail = |e: std::io::Error| self.error("cannot write an image").because(e);
+            let fail = |e: std::io::Error| {
+                full(self.error("cannot write an image"), self.root(), "a few inodes and blocks", &e)
+            };
             // Whole and on disk before it has its place; until then a sweep may have it.
             let made = tempfile::Builder::new().prefix("image-").tempdir_in(self.aside()).map_err(fail)?;
             self.write_documents(made.path(), manifest, config, record)?;

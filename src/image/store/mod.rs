@@ -268,8 +268,9 @@ pub(crate) fn write_json(aside: &Path, path: &Path, value: &impl Serialize) -> R
 
 /// Writes a file: in the directory `aside`, to disk, and renamed in.
 pub(crate) fn write_file(aside: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
+    let needed = format!("{} bytes", bytes.len());
     let fail = |e: std::io::Error| {
-        Error::new(Stage::Store, Kind::Failed, format!("cannot write {}", path.display())).because(e)
+        full(Error::new(Stage::Store, Kind::Failed, format!("cannot write {}", path.display())), aside, &needed, &e)
     };
     let parent = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(aside).map_err(fail)?;
@@ -277,6 +278,19 @@ pub(crate) fn write_file(aside: &Path, path: &Path, bytes: &[u8]) -> Result<()> 
     file.as_file().sync_all().map_err(fail)?;
     file.persist(path).map_err(|e| fail(e.error))?;
     sync_directory(parent)
+}
+
+/// Adds the cause `e` to `error`, and what is free at `place` and what was `needed` where that is the cause.
+pub(crate) fn full(error: Error, place: &Path, needed: &str, e: &std::io::Error) -> Error {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    let error = error.because(e);
+    let found = matches!(e.kind(), StorageFull | QuotaExceeded).then(|| nix::sys::statvfs::statvfs(place));
+    let Some(Ok(found)) = found else { return error };
+    let bytes = found.blocks_available().saturating_mul(found.fragment_size());
+    let inodes = found.files_available();
+    error
+        .because(format!("{} has {bytes} bytes and {inodes} inodes free; {needed} were needed", place.display()))
+        .hint("make room (ces prune deletes what nothing uses), or put the store elsewhere with --root")
 }
 
 /// Makes a directory's names survive a power failure.

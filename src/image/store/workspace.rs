@@ -9,8 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 
 use super::layer::{LISTING, LayerRecord, PinnedLayer, digest_of};
-use super::list;
-use super::{Store, sync_directory, write_json};
+use super::{Store, full, list, sync_directory, write_json};
 use crate::error::Result;
 use crate::image::unpack::parent::Unpacker;
 
@@ -26,7 +25,8 @@ pub(crate) struct Workspace {
 impl Store {
     /// An empty directory for a layer, its `fs/` owned by the image's root.
     pub(crate) fn workspace(&self, unpacker: &Unpacker) -> Result<Workspace> {
-        let fail = |e: std::io::Error| self.error("cannot make a directory").because(e);
+        let fail =
+            |e: std::io::Error| full(self.error("cannot make a directory"), self.root(), "a few inodes and blocks", &e);
         // Under the lock, so that nobody takes it for something that a crash has left.
         let held = self.shared()?;
         let path = tempfile::Builder::new().prefix("layer-").tempdir_in(self.root().join("tmp")).map_err(fail)?.keep();
