@@ -249,7 +249,7 @@ fn a_full_store_is_one_error_and_nothing_ran() {
     let mut refused = 0;
     // Inodes or bytes; the mount itself takes one inode, the directory of the run another.
     let sizes = (1..8).chain([16, 32, 65]).map(|inodes| format!("nr_inodes={inodes}"));
-    for size in sizes.chain(["size=4k", "size=64k", "size=1m"].map(str::to_owned)) {
+    for size in sizes.chain(["size=4k", "size=64k", "size=512k"].map(str::to_owned)) {
         let mounted = format!("mount -t tmpfs -o {size},mode=0700 tmpfs {}", work.display());
         Ran::from(host.command("/bin/sh").args(["-c", &mounted]).output()).exits(0);
         let ran = host.run(&["localhost/demo", "/bin/true"]);

@@ -242,7 +242,8 @@ fn a_store_that_fills_up_at_any_stage_says_what_is_free_and_needed_and_leaves_no
         for more in 0..100 {
             mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), Some("size=8m,mode=700")).unwrap();
             let site = Site::at(tempfile::tempdir_in(&path).unwrap());
-            site.store();
+            // With its locks: they are there from a store's first use.
+            site.store().images().unwrap();
             let used = nix::sys::statvfs::statvfs(&path).unwrap();
             let inodes = used.files() - used.files_free() + more;
             let options = format!("nr_inodes={inodes}");

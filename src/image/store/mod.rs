@@ -133,14 +133,14 @@ impl Store {
 
     fn lock_file(&self) -> Result<File> {
         let open = File::options().create(true).truncate(false).read(true).write(true).open(self.root.join("lock"));
-        open.map_err(|e| self.error("cannot lock the store").because(e))
+        open.map_err(|e| full(self.error("cannot lock the store"), &self.root, "an inode", &e))
     }
 
     /// Waits until nobody else pulls the image `manifest`; a second pull of it then finds all that it needs.
     pub(crate) fn turn(&self, manifest: &Digest) -> Result<Lock> {
         let fail = || self.error("cannot lock the store");
         let open = File::options().create(true).truncate(false).read(true).write(true).open(self.root.join("turns"));
-        let file = open.map_err(|e| fail().because(e))?;
+        let file = open.map_err(|e| full(fail(), &self.root, "an inode", &e))?;
         // A byte that need not exist; two images that share one only wait for each other.
         let start = manifest.hex().get(..15).and_then(|digits| i64::from_str_radix(digits, 16).ok()).unwrap_or(0);
         let short = |value: i32| i16::try_from(value).map_err(|e| fail().because(e));
