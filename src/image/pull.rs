@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
+use nix::errno::Errno;
 
 use super::document::{Compression, Config, LayerDescriptor, Manifest, Platform};
 use super::progress::Progress;
@@ -110,6 +111,35 @@ struct Job<'a> {
 /// remains.
 pub fn pull(store: &Store, unpacker: &Unpacker, origin: &dyn Origin, request: &Request<'_>) -> Result<Pulled> {
     let manifest = origin.manifest(&request.platform)?;
+    let blobs = manifest.layers.iter().map(|layer| layer.blob.size).sum();
+    fetch(store, unpacker, origin, request, manifest).map_err(|error| with_room(store, error, blobs))
+}
+
+/// Adds what is free and what the image needs to an error about a full disk that does not tell yet, wherever it came from:
+/// the child that unpacks says it in words alone.
+fn with_room(store: &Store, error: Error, blobs: u64) -> Error {
+    let told = |what: &str| error.causes().iter().any(|cause| cause.contains(what));
+    let full = [Errno::ENOSPC, Errno::EDQUOT].iter().any(|errno| told(errno.desc()));
+    if !full || told(" free") {
+        return error;
+    }
+    let Ok(found) = nix::sys::statvfs::statvfs(store.root()) else { return error };
+    let bytes = found.blocks_available().saturating_mul(found.fragment_size());
+    let (root, inodes) = (store.root().display(), found.files_available());
+    error
+        .because(format!(
+            "{root} has {bytes} bytes and {inodes} inodes free; of layers, {blobs} bytes (compressed) are needed"
+        ))
+        .hint("make room (ces prune deletes what nothing uses), or put the store elsewhere with --root")
+}
+
+fn fetch(
+    store: &Store,
+    unpacker: &Unpacker,
+    origin: &dyn Origin,
+    request: &Request<'_>,
+    manifest: Manifest,
+) -> Result<Pulled> {
     let mut pulled = Pulled {
         reference: request.reference.to_string(),
         digest: manifest.digest.clone(),
