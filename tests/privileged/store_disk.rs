@@ -57,7 +57,9 @@ fn a_store_takes_no_more_disk_than_its_layers_unpacked_and_a_little_for_each() {
         nix::unistd::sync();
         let (by_tar, _) = on_disk(&unpacked, &mut HashSet::new());
         let (by_ces, names) = on_disk(layer.path(), &mut HashSet::new());
-        assert!(by_ces <= by_tar, "layer {number}: {by_ces} bytes on disk, {by_tar} when tar unpacks it");
+        // A file that the file system had to split takes a block more for the list of its parts: the luck of either.
+        let luck = names / 100 * 4096;
+        assert!(by_ces <= by_tar + luck, "layer {number}: {by_ces} bytes on disk, {by_tar} when tar unpacks it");
         let listing = fs::metadata(layer.path().with_file_name("tree.zst")).unwrap().blocks() * 512;
         assert!(listing <= names * LISTING_BYTES + 4096, "layer {number}: {listing} bytes for {names} names");
         (trees, listings, entries) = (trees + by_ces, listings + listing, entries + names);

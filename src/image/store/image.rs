@@ -269,9 +269,14 @@ impl Store {
             let parent = path.parent().unwrap_or(&path);
             fs::create_dir_all(parent).map_err(fail)?;
             fs::rename(made.path(), &path).map_err(fail)?;
-            // It has moved: there is nothing to delete.
-            drop(made.keep());
-            sync_directory(parent)?;
+            // It has moved: there is nothing to delete, unless it gets no name; then it was never here.
+            let aside = made.keep();
+            return sync_directory(parent).and_then(|()| self.set_ref(&held, reference, &manifest.digest)).inspect_err(
+                |_| {
+                    // The error is what matters; an image without a name is the next prune's.
+                    fs::rename(&path, &aside).and_then(|()| fs::remove_dir_all(&aside)).ok();
+                },
+            );
         }
         self.set_ref(&held, reference, &manifest.digest)
     }
