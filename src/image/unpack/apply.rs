@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
@@ -18,6 +17,7 @@ use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fchmod, fstat, futimens, mkdir
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, mkfifoat, symlinkat, unlinkat};
 
+use super::holes::Sparse;
 use super::listing::{self, Content, Contents};
 use super::plan::{Action, Decision, Meta, Parts};
 use super::protocol::{Fault, FaultKind, NOTES_MAX, Omitted, Open, RawPath, RootMeta};
@@ -196,9 +196,11 @@ impl Applier {
             }
             other => other,
         };
-        let mut file = File::from(fd.map_err(|e| Fault::host("make a file", e))?);
+        let file = File::from(fd.map_err(|e| Fault::host("make a file", e))?);
         self.claim(&dir, name);
-        let mut written = 0_u64;
+        let failed =
+            |e: std::io::Error| Fault::host("write a file", e.raw_os_error().map_or(Errno::EIO, Errno::from_raw));
+        let mut sparse = Sparse::new(&file);
         // While the bytes are at hand: reading them again would cost as much once more.
         let mut content = blake3::Hasher::new();
         loop {
@@ -206,11 +208,10 @@ impl Applier {
             if piece.is_empty() {
                 break;
             }
-            file.write_all(piece)
-                .map_err(|e| Fault::host("write a file", e.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))?;
+            sparse.append(piece).map_err(failed)?;
             content.update(piece);
-            written += piece.len() as u64;
         }
+        let written = sparse.finish().map_err(failed)?;
         self.file_bytes += written;
         let inode = fstat(&file).map_err(|e| Fault::host("look at a file", e))?.st_ino;
         let bare = meta.xattrs.is_empty() && !self.inherited;

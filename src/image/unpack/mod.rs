@@ -25,6 +25,8 @@ pub mod plan;
 pub mod xattrs;
 /// Decompression and hashing, on threads of their own.
 pub mod stream;
+/// Blocks of zeros take no space.
+pub mod holes;
 /// Directories of the new layer: found, made, remembered.
 pub mod tree;
 /// Actions on the new layer's directory.
