@@ -110,12 +110,13 @@ def measure(options):
     run(REPO / "scripts/python-image", FIXTURES / "python", *(["--big"] if tag == "big" else []))
     kinds = ["gzip", "zstd"] if options.compression == "both" else [options.compression]
     everything = {}
-    with Workplace() as work, registry(work.path) as address:
-        for kind in kinds:
+    for kind in kinds:
+        # A place and a registry each: no peer finds anything of the other image there.
+        with Workplace() as work, registry(work.path) as address:
             name = tag if kind == "gzip" else f"{tag}-zstd"
             manifest = manifest_of(FIXTURES / "python", name)
             say(f"putting {name} into the registry")
-            run("skopeo", "copy", "--dest-tls-verify=false", f"oci:{FIXTURES}/python:{name}",
+            run("skopeo", "copy", "--preserve-digests", "--dest-tls-verify=false", f"oci:{FIXTURES}/python:{name}",
                 f"docker://{address}/bench/image:{name}")
             peers = peers_for(work, address, name, kind, manifest)
             if options.only:
@@ -128,6 +129,7 @@ def measure(options):
             for peer in peers:
                 if results[peer["name"]]["wall"] and peer.get("clear"):
                     results[peer["name"]]["disk"] = on_disk(*peer["clear"])
+            floor = results["floor"].get("disk")
             size = sum(layer["size"] for layer in manifest["layers"])
             print(f"pull and unpack {name}: {len(manifest['layers'])} layers, {size / 1e6:.0f} MB {kind}; "
                   f"medians of {options.rounds} rounds\n{where}\n")
@@ -138,7 +140,7 @@ def measure(options):
                 ("cpu s", lambda r: median(r["cpu"]), "{:.2f}"),
                 ("peak MiB", lambda r: median(r["rss"]) / 2**20, "{:.0f}"),
                 ("disk MB", lambda r: r["disk"] / 1e6 if "disk" in r else None, "{:.1f}"),
-                ("÷ the floor's tree", lambda r: r["disk"] / results["floor"]["disk"] if "disk" in r else None, "{:.4f}"),
+                ("÷ the floor's tree", lambda r: r["disk"] / floor if floor and "disk" in r else None, "{:.4f}"),
             ], labels["floor"])
             if results.get("ces", {}).get("wall"):
                 print(f"\nof what ces has on disk: {records(work.path / 'ces', len(manifest['layers']))}")
