@@ -3,6 +3,7 @@
 //! Used twice: by the fuzzer (`scripts/fuzz`), and with its seeds by `tests/it/fuzz.rs`, which runs everywhere.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use ces::bundle::image_user;
@@ -138,6 +139,7 @@ pub fn config(data: &[u8]) {
         rootfs: Path::new("rootfs"),
         job: "job",
         cgroups_path: None,
+        disks: &BTreeSet::new(),
         term: None,
         masks: &[],
         portable: true,

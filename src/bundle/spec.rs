@@ -5,7 +5,7 @@
 //!
 //! No hook and no annotation is ever written, least of all from an image.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use oci_spec::OciSpecError;
@@ -20,6 +20,7 @@ use super::image_user::ResolvedUser;
 use super::masks::Masks;
 use super::{process, seccomp};
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::disks::Disk;
 use crate::host::idmap::{Extent, IdMap};
 use crate::policy::grant::Grant;
 use crate::policy::request::Ulimit;
@@ -72,6 +73,8 @@ pub struct SpecInput<'a> {
     pub term: Option<&'a str>,
     /// More paths to mask: [`super::masks::of_this_host`].
     pub masks: &'a [String],
+    /// The disks of the run, where its traffic with them has a limit.
+    pub disks: &'a BTreeSet<Disk>,
     /// For a runtime that installs the seccomp rules itself; ces has its own programs for `run`.
     pub portable: bool,
 }
@@ -94,7 +97,7 @@ pub fn build(input: &SpecInput<'_>) -> Result<Spec> {
         .uid_mappings(mappings(&input.ids.uids)?)
         .gid_mappings(mappings(&input.ids.gids)?)
         .namespaces(namespaces()?)
-        .resources(resources::build(&input.grant.limits)?)
+        .resources(resources::build(&input.grant.limits, input.disks)?)
         .masked_paths(masks.masked.into_iter().chain(input.masks.iter().cloned()).collect::<Vec<_>>())
         .readonly_paths(masks.readonly);
     if input.portable {

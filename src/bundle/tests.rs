@@ -2,6 +2,7 @@
 //!
 //! `CES_BLESS=1 cargo nextest run golden` writes the golden files anew; read the difference before you commit it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::ImageConfiguration;
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use super::image_user::{self, ResolvedUser};
 use super::{process, seccomp, spec};
 use crate::error::{Kind, Result};
+use crate::host::disks::Disk;
 use crate::host::idmap::{Extent, FOREIGN_BASE, IdMap, RANGE};
 use crate::policy::grant::{Grant, GrantFacts};
 use crate::policy::request::{RunRequest, places};
@@ -73,6 +75,7 @@ fn build_for(image: &ImageConfiguration, grant: &Grant, user: &ResolvedUser, ids
         cgroups_path: None,
         term: Some("xterm-256color"),
         masks: &[],
+        disks: &BTreeSet::from([Disk { major: 8, minor: 16 }]),
         portable: true,
     })
 }

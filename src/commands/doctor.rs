@@ -7,11 +7,13 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
+use oci_spec::runtime::LinuxResources;
 use serde::Serialize;
 
-use super::print;
+use super::{prepare, print};
 use crate::bundle::identity::Identity;
 use crate::bundle::rootfs::{Plan, ROOTFS};
+use crate::bundle::spec::resources;
 use crate::cli::{Global, ListArgs};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::{Caller, Mode};
@@ -20,6 +22,7 @@ use crate::host::dirs::Dirs;
 use crate::host::features::{self, Facts};
 use crate::host::idmap::IdMap;
 use crate::host::sys;
+use crate::policy::reader::Rule;
 use crate::policy::units::show_size;
 use crate::policy::{Limit, Policy};
 use crate::run::job::{self, JobId};
@@ -63,7 +66,12 @@ pub fn doctor(global: &Global, args: &ListArgs) -> Result<u8> {
         ids(&caller),
         seccomp(),
         landlock(),
-        control_groups(limits_required),
+        control_groups(
+            limits_required,
+            policy.as_ref().ok().and_then(|p| p.limits().io.default.as_ref()),
+            &caller,
+            &dirs,
+        ),
         mounts(&caller, &dirs),
         data(policy.as_ref().ok()),
     ]);
@@ -223,11 +231,12 @@ fn landlock() -> Finding {
 }
 
 /// Makes a control group, exactly as a run would.
-fn control_groups(required: bool) -> Finding {
-    let needed = "memory, cpu, pids";
+fn control_groups(required: bool, io: Option<&Rule<u64>>, caller: &Caller, dirs: &Dirs) -> Finding {
+    let needed = if io.is_some() { "memory, cpu, pids, io" } else { "memory, cpu, pids" };
     let grade = if required { Grade::Refused } else { Grade::Warning };
     let kind = cgroup::setup().map_or_else(|_| "none".to_owned(), |setup| setup.to_string());
-    match trial::limits() {
+    let tried = io.map_or_else(|| Ok(LinuxResources::default()), |rate| disk_limits(rate.value, caller, dirs));
+    match tried.and_then(|resources| trial::limits(&resources)) {
         Ok(missing) if missing.is_empty() => finding("control groups", needed, format!("tried: {kind}"), None),
         Ok(missing) => finding(
             "control groups",
@@ -240,6 +249,14 @@ fn control_groups(required: bool) -> Finding {
             finding("control groups", needed, format!("{kind}: {error}"), Some((grade, fix)))
         }
     }
+}
+
+/// The limit of traffic with the disks of the home and of the store.
+fn disk_limits(rate: u64, caller: &Caller, dirs: &Dirs) -> Result<LinuxResources> {
+    let disks = prepare::disks_of(caller, dirs, std::iter::empty())?;
+    let mut limits = LinuxResources::default();
+    limits.set_block_io(Some(resources::block_io(rate, &disks)?));
+    Ok(limits)
 }
 
 /// Mounts an empty image, exactly as a run would.

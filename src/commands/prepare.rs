@@ -2,6 +2,7 @@
 //!
 //! In this order: who calls → policy → what was asked → the stored image → the project's data → the grant → who is who.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,7 @@ use crate::cli::{Global, RunArgs};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::dirs::Dirs;
+use crate::host::disks::{self, Disk};
 use crate::host::features;
 use crate::host::sockets;
 use crate::image::store::StoredImage;
@@ -123,6 +125,20 @@ pub(super) fn container_user(asked: Option<&str>, image: &StoredImage) -> Result
     image_user::resolve(named, passwd.as_deref(), group.as_deref())
 }
 
+/// The disks that a run uses: those of the home, in which outputs and scratch are made, of the store, and of what is `bound`.
+pub(super) fn disks_of<'a>(
+    caller: &'a Caller,
+    dirs: &Dirs,
+    bound: impl Iterator<Item = &'a Path>,
+) -> Result<BTreeSet<Disk>> {
+    let fail = |e| Error::new(Stage::Bundle, Kind::Host, "cannot see which disks a run uses").because(e);
+    // The store is made with the first image.
+    let store = dirs.store.ancestors().find(|dir| dir.exists()).unwrap_or(&dirs.store);
+    let theirs = bound.chain([caller.home.as_path()]);
+    let found = acting_as(&researcher(caller)?, caller.is_privileged(), || disks::below(theirs).map_err(fail))?;
+    Ok(disks::below([store]).map_err(fail)?.into_iter().chain(found).collect())
+}
+
 impl Prepared {
     /// The spec of this run, and what was left out of the image's environment; `portable` for other programs, which need the
     /// seccomp rules in it.
@@ -138,6 +154,13 @@ impl Prepared {
     ) -> Result<(oci_spec::runtime::Spec, Vec<String>)> {
         let term = env::var("TERM").ok();
         let masks = masks::of_this_host();
+        let disks = match self.grant.limits.io_bytes_per_second {
+            Some(_) => {
+                let binds = self.grant.binds.iter().map(|bind| bind.source.as_path());
+                disks_of(&self.identity.caller, &self.dirs, binds.chain([self.data.path.as_path()]))?
+            }
+            None => BTreeSet::new(),
+        };
         let input = SpecInput {
             grant: &self.grant,
             image: self.image.config(),
@@ -149,6 +172,7 @@ impl Prepared {
             cgroups_path: None,
             term: term.as_deref(),
             masks: &masks,
+            disks: &disks,
             portable,
         };
         Ok((spec::build(&input)?, spec::notes(&input)?))

@@ -3,6 +3,7 @@
 //! Takes a job id, a process and the limits; gives a `Cgroup`; trusts the kernel's files alone; refuses to call a
 //! limit set that it cannot read back. cgroup v1, hybrid and v2 (kernel docs: admin-guide/cgroup-v1, cgroup-v2).
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,7 +12,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxResources, LinuxThrottleDevice};
 
 use crate::error::{Error, Kind, Result, Stage};
 
@@ -66,6 +67,9 @@ pub struct Observed {
     pub cpus: Option<f64>,
     /// Processes and threads.
     pub pids: Option<u64>,
+    /// Bytes a second to or from each disk with a limit for both, the larger of the two.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub io: BTreeMap<String, u64>,
 }
 
 impl Observed {
@@ -78,6 +82,7 @@ impl Observed {
             memory_and_swap: self.memory_and_swap.filter(|_| has("memory")),
             cpus: self.cpus.filter(|_| has("cpu")),
             pids: self.pids.filter(|_| has("pids")),
+            io: if has("io") { self.io } else { BTreeMap::new() },
         }
     }
 }
@@ -127,7 +132,7 @@ impl Cgroup {
             .map_err(|e| fail("no control group can be had here").because(e).hint(v2::remedy()))
     }
 
-    /// Limits that cannot be had here: `memory`, `cpu`, `pids`.
+    /// Limits that cannot be had here: `memory`, `cpu`, `pids`, and `io` where one was asked for.
     pub fn missing(&self) -> &[&'static str] {
         match &self.0 {
             Version::One(_) => &[],
@@ -201,6 +206,13 @@ pub fn setup() -> Result<Setup> {
         _ if Path::new("/sys/fs/cgroup/memory/tasks").exists() => Ok(Setup::One),
         _ => Err(nothing(&"neither version 2 nor the controllers of version 1")),
     }
+}
+
+/// Bytes a second that `resources` allow to and from each disk: the specs of ces have the same limit both ways.
+pub fn io_limits(resources: &LinuxResources) -> BTreeMap<String, u64> {
+    let devices = resources.block_io().as_ref().and_then(|io| io.throttle_read_bps_device().as_ref());
+    let disk = |device: &LinuxThrottleDevice| (format!("{}:{}", device.major(), device.minor()), device.rate());
+    devices.into_iter().flatten().map(disk).collect()
 }
 
 fn fail(what: &str) -> Error {

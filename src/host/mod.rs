@@ -6,6 +6,8 @@ pub mod caller;
 pub mod cgroup;
 /// Where store, running jobs and records live.
 pub mod dirs;
+/// The disks below directories.
+pub mod disks;
 /// What decides whether containers can run here at all.
 pub mod features;
 /// Which ids inside a user namespace are which outside.

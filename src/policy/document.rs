@@ -59,6 +59,7 @@ impl Policy {
                     Rule::builtin("limits.pids.max", PIDS_MAX),
                     Rule::builtin("limits.pids.default", PIDS_DEFAULT),
                 ),
+                io: none(),
                 time: none_of(),
                 scratch: none(),
                 scratch_files: none(),
@@ -276,6 +277,9 @@ fn read_limits(mut table: Table<'_>, limits: &mut Limits) -> Result<()> {
     }
     if let Some(t) = table.table("pids")? {
         limit(t, &mut limits.pids, count)?;
+    }
+    if let Some(t) = table.table("io")? {
+        limit(t, &mut limits.io, size)?;
     }
     if let Some(t) = table.table("time")? {
         limit(t, &mut limits.time, |t, key| {

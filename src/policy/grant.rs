@@ -77,6 +77,8 @@ pub struct Granted {
     pub cpus: f64,
     /// Processes and threads.
     pub pids: u64,
+    /// Bytes a second to, and from, each disk of the run.
+    pub io_bytes_per_second: Option<u64>,
     /// Wall-clock time.
     pub time: Option<Duration>,
     /// Bytes in `/scratch` and in the layer over the image.
@@ -290,6 +292,7 @@ impl Policy {
         let memory = self.within("memory", "--memory", request.memory, &limits.memory, size, log)?;
         let cpus = self.within("cpus", "--cpus", request.cpus, &limits.cpus, ToString::to_string, log)?;
         let pids = self.within("pids", "--pids-limit", asked_pids, &limits.pids, ToString::to_string, log)?;
+        let io = self.within("io a second", "", None, &limits.io, size, log)?;
         let time = self.within("time", "--timeout", request.timeout, &limits.time, time, log)?;
         let scratch = self.within("scratch", "", None, &limits.scratch, size, log)?;
         let scratch_files = self.within("scratch files", "", None, &limits.scratch_files, ToString::to_string, log)?;
@@ -303,6 +306,7 @@ impl Policy {
             swap_bytes: 0,
             cpus: cpus.ok_or_else(|| unset("cpus"))?,
             pids: pids.ok_or_else(|| unset("pids"))?,
+            io_bytes_per_second: io,
             time,
             scratch_bytes: scratch,
             scratch_files,

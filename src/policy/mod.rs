@@ -86,6 +86,8 @@ pub struct Limits {
     pub cpus: Limit<f64>,
     /// Processes and threads.
     pub pids: Limit<u64>,
+    /// Bytes a second that are read from each disk of the run, and as many that are written to it.
+    pub io: Limit<u64>,
     /// Wall-clock time.
     pub time: Limit<Duration>,
     /// Bytes in `/scratch`, and of all else that a run writes and leaves nothing of: the layer over the image.

@@ -72,6 +72,7 @@ impl Policy {
         limit("memory", parts(&limits.memory, size));
         limit("cpus", parts(&limits.cpus, shown));
         limit("pids", parts(&limits.pids, shown));
+        limit("io a second", parts(&limits.io, size));
         limit("time", parts(&limits.time, |time| units::show_duration(*time)));
         limit("scratch", parts(&limits.scratch, size));
         limit("scratch files", parts(&limits.scratch_files, shown));

@@ -65,13 +65,14 @@ fn every_key_of_the_documentation_is_read() {
     assert_eq!((value(&most.entries), value(&most.layers)), (2_000_000, 500));
     let limits = policy.limits();
     assert_eq!(limits.memory.max.as_ref().unwrap().value, 64 << 30);
+    assert_eq!(limits.io.default.as_ref().unwrap().value, 200 << 20);
     assert_eq!(limits.time.default.as_ref().unwrap().value, Duration::from_secs(21_600));
     assert_eq!(limits.output_files.max.as_ref().unwrap().value, 100_000);
     assert_eq!(
         limits.memory.max.as_ref().unwrap().origin.to_string(),
         format!("policy.toml line {}: limits.memory.max", memory_line())
     );
-    assert_eq!(policy.rules().iter().filter(|rule| rule.because.contains("policy.toml")).count(), 35);
+    assert_eq!(policy.rules().iter().filter(|rule| rule.because.contains("policy.toml")).count(), 37);
     assert!(policy.is_enforced());
 }
 
@@ -101,6 +102,7 @@ fn whatever_is_not_exactly_right_is_refused_with_file_line_and_key() {
         ("[limits]\ncpus = { max = inf }", 2, "limits.cpus.max"),
         ("[limits]\npids = { max = -1 }", 2, "limits.pids.max"),
         ("[limits]\npids = { max = 1.5 }", 2, "limits.pids.max"),
+        ("[limits]\nio = { max = \"0\" }", 2, "limits.io.max"),
         ("[limits]\ntime = { max = \"soon\" }", 2, "limits.time.max"),
         ("[limits]\nrequired = \"yes\"", 2, "limits.required"),
         ("[limits]\noutputs = { files = \"many\" }", 2, "limits.outputs.files"),
@@ -142,7 +144,7 @@ fn whatever_is_not_exactly_right_is_refused_with_file_line_and_key() {
         assert!(shown.contains(&format!("policy.toml line {line}")) && shown.contains(key), "{text}: {shown}");
     }
     let shown = parse("[limits]\nmemroy = 1").unwrap_err().to_string();
-    assert!(shown.contains("allowed in [limits]: memory, cpus, pids, time, scratch, outputs, required"), "{shown}");
+    assert!(shown.contains("allowed in [limits]: memory, cpus, pids, io, time, scratch, outputs, required"), "{shown}");
 }
 
 #[test]

@@ -223,7 +223,8 @@ pub fn compare(expected: &Expected, facts: &Enforced) -> Vec<String> {
     }
     compare_rlimits(expected, facts, &mut differs);
     if let Some(cgroup) = &expected.cgroup {
-        for line in outside(cgroup, &facts.cgroups) {
+        let io = expected.limits.as_ref().is_some_and(|limits| !limits.io.is_empty());
+        for line in outside(cgroup, io, &facts.cgroups) {
             differs("the control group", &line, cgroup);
         }
     }
@@ -238,6 +239,11 @@ pub fn compare(expected: &Expected, facts: &Enforced) -> Vec<String> {
         }
         if limits.cpus.is_some_and(|must| is.cpus.is_none_or(|is| is > must + 0.01)) {
             differs("the processor limit", &is.cpus, &limits.cpus);
+        }
+        for (disk, must) in &limits.io {
+            if is.io.get(disk).is_none_or(|is| is > must) {
+                differs(&format!("the limit of traffic with the disk {disk}"), &is.io.get(disk), must);
+            }
         }
     }
     found
@@ -304,12 +310,12 @@ fn compare_rlimits(
 }
 
 /// The lines of `/proc/PID/cgroup` by which a process is not in the group: a hierarchy of version 1 whose limits are set,
-/// or version 2 where none of those is there (cgroups(7)).
-fn outside<'a>(cgroup: &str, lines: &'a [String]) -> Vec<&'a str> {
+/// or version 2 where none of those is there (cgroups(7)). `io`: traffic with disks has a limit.
+fn outside<'a>(cgroup: &str, io: bool, lines: &'a [String]) -> Vec<&'a str> {
     let inside = |line: &str| line.ends_with(&format!("/{cgroup}"));
     let limited = |line: &&str| {
         let controllers = line.split(':').nth(1).unwrap_or_default();
-        controllers.split(',').any(|c| matches!(c, "memory" | "cpu" | "pids"))
+        controllers.split(',').any(|c| matches!(c, "memory" | "cpu" | "pids") || io && c == "blkio")
     };
     let lines = || lines.iter().map(String::as_str);
     if lines().any(|line| limited(&line)) {

@@ -428,6 +428,7 @@ fn limits(resources: &LinuxResources) -> Observed {
         memory_and_swap: memory.and_then(|m| bytes(m.swap())),
         cpus: cpu.and_then(|c| ratio(c.quota()?, c.period()?)),
         pids: resources.pids().as_ref().and_then(|p| bytes(Some(p.limit()))),
+        io: cgroup::io_limits(resources),
     }
 }
 

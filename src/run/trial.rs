@@ -14,13 +14,14 @@ use crate::host::caller::Caller;
 use crate::host::cgroup::Cgroup;
 use crate::host::idmap::IdMap;
 
-/// Makes a control group for a process that does nothing, and removes both; gives the limits that it does not have.
+/// Makes a control group for a process that does nothing, with the limits in `resources` if any, and removes both; gives the
+/// limits that it does not have.
 ///
 /// # Errors
 /// When there is none to be had.
-pub fn limits() -> Result<Vec<&'static str>> {
-    let (job, none) = (format!("doctor-{}", JobId::new()?), LinuxResources::default());
-    let cgroup = match Cgroup::prepare(&job, &none)? {
+pub fn limits(resources: &LinuxResources) -> Result<Vec<&'static str>> {
+    let job = format!("doctor-{}", JobId::new()?);
+    let cgroup = match Cgroup::prepare(&job, resources)? {
         // Whoever may make one may enter it.
         Some(cgroup) => cgroup,
         None => {
@@ -29,7 +30,7 @@ pub fn limits() -> Result<Vec<&'static str>> {
                 0
             })
             .map_err(|e| Error::new(Stage::Run, Kind::Host, "cannot start a process to try limits on").because(e))?;
-            let made = Cgroup::create(&job, child, &none);
+            let made = Cgroup::create(&job, child, resources);
             spawn::end(child);
             made?
         }

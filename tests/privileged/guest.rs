@@ -321,6 +321,45 @@ fn a_kernel_that_says_no_is_refused_with_the_setting_and_doctor_says_the_same() 
     }
 }
 
+#[test]
+#[ignore = "wants the guest of scripts/test-vm"]
+fn traffic_with_disks_has_a_limit_where_the_controller_was_given_away() {
+    of_the_guest();
+    let policy = |required: bool| format!("[limits]\nio = {{ max = \"8M\" }}\nrequired = {required}\n");
+    let limits = |desk: &Desk| {
+        let record = desk.record();
+        let io = record["enforced"]["limits"]["io"].as_object().cloned().unwrap_or_default();
+        (io.values().filter_map(Value::as_u64).collect::<Vec<_>>(), record["warnings"].clone())
+    };
+    for caller in [Caller::Root, Caller::Sudo] {
+        let Some(desk) = Desk::with_demo(caller) else { return };
+        desk.host.policy(&policy(true));
+        // What io.max says while the payload runs; its own group is the root of all it sees.
+        desk.sh(&[], "true").exits(0);
+        assert_eq!(limits(&desk), (vec![8 << 20], serde_json::json!([])), "{caller:?}");
+    }
+    let Some(desk) = Desk::with_demo(Caller::UserWithSubids) else { return };
+    desk.host.policy(&policy(false));
+    desk.sh(&[], "true").exits(0);
+    let (io, warnings) = limits(&desk);
+    assert!(io.is_empty() && warnings[0].as_str().unwrap().contains("no limit of io"), "{warnings}");
+    desk.host.policy(&policy(true));
+    desk.sh(&[], "true").refuses(125, &["no limit of io"]);
+    // As the documentation says.
+    let manager = format!("user@{}.service", desk.owner());
+    root(&format!(
+        "mkdir -p /etc/systemd/system/user@.service.d
+        printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' >/etc/systemd/system/user@.service.d/io.conf
+        systemctl daemon-reload; systemctl restart {manager}"
+    ));
+    let ran = desk.sh(&[], "true");
+    root(&format!(
+        "rm /etc/systemd/system/user@.service.d/io.conf; systemctl daemon-reload; systemctl restart {manager}"
+    ));
+    ran.exits(0);
+    assert_eq!(limits(&desk), (vec![8 << 20], serde_json::json!([])));
+}
+
 /// The guest started without systemd, by another program as PID 1.
 mod bare {
     use super::*;

@@ -1,8 +1,10 @@
 //! Limits, deadlines and exit codes: what `ces run` tells is what happened.
 
+use std::path::Path;
+
 use nix::sys::signal::Signal;
 
-use crate::support::Host;
+use crate::support::{Host, Ran};
 
 #[test]
 fn the_payloads_exit_status_is_that_of_ces_run() {
@@ -48,6 +50,37 @@ fn a_deadline_ends_the_payload_with_124_and_says_so() {
 fn a_payload_that_ignores_the_deadline_is_killed() {
     let Some(host) = Host::with_demo() else { return };
     host.sh(&["--timeout", "1s"], "trap '' TERM INT HUP; sleep 100 & while :; do wait; sleep 1; done").exits(124);
+    host.nothing_is_left();
+}
+
+#[test]
+fn traffic_with_disks_has_the_policys_limit_and_the_payload_is_where_it_holds() {
+    let Some(host) = Host::with_demo() else { return };
+    host.policy("[limits]\nio = { max = \"8M\" }\n");
+    host.sh(&[], "true").exits(0);
+    let record = host.records().pop().unwrap();
+    let limited = record["enforced"]["limits"]["io"].as_object().expect("a limit of each disk below home and store");
+    assert!(!limited.is_empty() && limited.values().all(|rate| *rate == 8 << 20), "{limited:?}");
+    let whole = |disk: &String| !Path::new("/sys/dev/block").join(disk).join("partition").exists();
+    assert!(limited.keys().all(whole), "{limited:?}");
+    if Path::new("/sys/fs/cgroup/blkio").exists() {
+        let group = format!("blkio:/ces-{}", record["id"].as_str().unwrap());
+        let groups = record["enforced"]["cgroups"].as_array().unwrap();
+        assert!(groups.iter().any(|line| line.as_str().unwrap().ends_with(&group)), "{groups:?}");
+    }
+    // Every runtime is told the same.
+    let io = &host.spec(&[], "localhost/demo")["linux"]["resources"]["blockIO"];
+    for way in ["throttleReadBpsDevice", "throttleWriteBpsDevice"] {
+        let devices = io[way].as_array().unwrap();
+        assert!(devices.len() == limited.len() && devices.iter().all(|device| device["rate"] == 8 << 20), "{io}");
+    }
+    let doctor = Ran::from(host.ces().arg("doctor").output());
+    assert!(doctor.exits(0).lines().any(|line| line.contains("memory, cpu, pids, io")), "{doctor:?}");
+    let explained = Ran::from(host.ces().args(["policy", "explain", "localhost/demo"]).output());
+    assert!(
+        explained.exits(0).lines().any(|line| line.contains("io a second") && line.contains("8 MiB")),
+        "{explained:?}"
+    );
     host.nothing_is_left();
 }
 

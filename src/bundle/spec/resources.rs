@@ -2,13 +2,17 @@
 //!
 //! Takes the granted limits; gives `LinuxResources`; trusts the grant; refuses nothing.
 
+use std::collections::BTreeSet;
+
 use oci_spec::runtime::{
-    LinuxCpuBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxMemoryBuilder,
-    LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder,
+    LinuxBlockIo, LinuxBlockIoBuilder, LinuxCpuBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType,
+    LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, LinuxThrottleDevice,
+    LinuxThrottleDeviceBuilder,
 };
 
 use super::internal;
 use crate::error::Result;
+use crate::host::disks::Disk;
 use crate::policy::grant::Granted;
 
 /// The period of CPU bandwidth, in microseconds: the kernel's own choice.
@@ -20,12 +24,12 @@ const LEAST_QUOTA: i64 = 1_000;
 const DEVICES: [(i64, Option<i64>); 8] =
     [(1, Some(3)), (1, Some(5)), (1, Some(7)), (1, Some(8)), (1, Some(9)), (5, Some(0)), (5, Some(2)), (136, None)];
 
-/// The resources of a run.
-pub(super) fn build(limits: &Granted) -> Result<LinuxResources> {
+/// The resources of a run that uses `disks`.
+pub(super) fn build(limits: &Granted, disks: &BTreeSet<Disk>) -> Result<LinuxResources> {
     let memory = i64::try_from(limits.memory_bytes).unwrap_or(i64::MAX);
     // Here `swap` is memory and swap together: equal to the memory's limit, it is no swap at all.
     let swap = memory.saturating_add(i64::try_from(limits.swap_bytes).unwrap_or(i64::MAX));
-    LinuxResourcesBuilder::default()
+    let mut resources = LinuxResourcesBuilder::default()
         .devices(devices()?)
         .memory(LinuxMemoryBuilder::default().limit(memory).swap(swap).build().map_err(internal)?)
         .cpu(LinuxCpuBuilder::default().quota(quota(limits.cpus)).period(CPU_PERIOD).build().map_err(internal)?)
@@ -34,7 +38,27 @@ pub(super) fn build(limits: &Granted) -> Result<LinuxResources> {
                 .limit(i64::try_from(limits.pids).unwrap_or(i64::MAX))
                 .build()
                 .map_err(internal)?,
-        )
+        );
+    if let Some(rate) = limits.io_bytes_per_second.filter(|_| !disks.is_empty()) {
+        resources = resources.block_io(block_io(rate, disks)?);
+    }
+    resources.build().map_err(internal)
+}
+
+/// The same rate, in bytes a second, for reading and for writing, of each disk.
+///
+/// # Errors
+/// When the builders refuse.
+pub fn block_io(rate: u64, disks: &BTreeSet<Disk>) -> Result<LinuxBlockIo> {
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let throttle = |disk: &Disk| {
+        let (major, minor) = (number(disk.major), number(disk.minor));
+        LinuxThrottleDeviceBuilder::default().major(major).minor(minor).rate(rate).build().map_err(internal)
+    };
+    let each = disks.iter().map(throttle).collect::<Result<Vec<LinuxThrottleDevice>>>()?;
+    LinuxBlockIoBuilder::default()
+        .throttle_read_bps_device(each.clone())
+        .throttle_write_bps_device(each)
         .build()
         .map_err(internal)
 }

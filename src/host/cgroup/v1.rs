@@ -7,6 +7,7 @@
 //! thread that moves itself does not (`cgroup_procs_write_start` in the kernel's kernel/cgroup/cgroup.c). So the stage
 //! process enters its groups itself, as its first act, while it has one thread.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -17,7 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use oci_spec::runtime::LinuxResources;
 
-use super::{Observed, PREFIX, Usage, field, named, number, or_max};
+use super::{Observed, PREFIX, Usage, field, io_limits, named, number, or_max};
 
 /// How long killed processes may take to leave their group.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,12 +29,18 @@ pub(super) struct Group {
     memory: PathBuf,
     cpu: PathBuf,
     pids: PathBuf,
+    /// Where traffic with disks has a limit.
+    blkio: Option<PathBuf>,
 }
+
+/// Limits of traffic with disks, in bytes a second (admin-guide/cgroup-v1/blkio-controller, "Throttling/Upper Limit
+/// policy"). Version 1 counts what is written later for others, by the kernel itself, as the kernel's own.
+const THROTTLES: [&str; 2] = ["blkio.throttle.read_bps_device", "blkio.throttle.write_bps_device"];
 
 impl Group {
     /// Makes the groups and sets the limits; nobody is in them yet.
     pub(super) fn create(job: &str, resources: &LinuxResources) -> io::Result<Self> {
-        let group = Self::of(job)?;
+        let group = Self::of(job, !io_limits(resources).is_empty())?;
         let made = group.fill(resources);
         if made.is_err() {
             // Best effort: what is left is empty; the next sweep removes it.
@@ -42,7 +49,8 @@ impl Group {
         made.map(|()| group)
     }
 
-    fn of(job: &str) -> io::Result<Self> {
+    /// `io`: with the group for traffic with disks.
+    fn of(job: &str, io: bool) -> io::Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
         let place = |controller: &str| {
             let mount = mount_of(&mounts, controller).ok_or_else(|| {
@@ -50,13 +58,22 @@ impl Group {
             })?;
             Ok::<_, io::Error>(mount.join(format!("{PREFIX}{job}")))
         };
-        Ok(Self { memory: place("memory")?, cpu: place("cpu")?, pids: place("pids")? })
+        Ok(Self {
+            memory: place("memory")?,
+            cpu: place("cpu")?,
+            pids: place("pids")?,
+            blkio: io.then(|| place("blkio")).transpose()?,
+        })
     }
 
     /// Each directory once: controllers may share a hierarchy.
     fn directories(&self) -> impl Iterator<Item = &Path> {
-        let all: [&Path; 3] = [&self.memory, &self.cpu, &self.pids];
-        (0..3).filter_map(move |n| all.get(n).copied().filter(|dir| !all.iter().take(n).any(|seen| seen == dir)))
+        let all = [Some(&self.memory), Some(&self.cpu), Some(&self.pids), self.blkio.as_ref()]
+            .map(|dir| dir.map(PathBuf::as_path));
+        let first = move |n: usize| {
+            all.get(n).copied().flatten().filter(|dir| !all.iter().take(n).any(|seen| *seen == Some(*dir)))
+        };
+        (0..4).filter_map(first)
     }
 
     fn fill(&self, resources: &LinuxResources) -> io::Result<()> {
@@ -84,6 +101,14 @@ impl Group {
                 put(&self.cpu, "cpu.cfs_quota_us", quota)?;
             }
         }
+        if let Some(dir) = &self.blkio {
+            for (file, (disk, rate)) in
+                THROTTLES.iter().flat_map(|file| io_limits(resources).into_iter().map(move |limit| (file, limit)))
+            {
+                let file = dir.join(file);
+                fs::write(&file, format!("{disk} {rate}")).map_err(|e| named(&file, &e))?;
+            }
+        }
         resources.pids().as_ref().map_or(Ok(()), |pids| put(&self.pids, "pids.max", pids.limit()))
     }
 
@@ -105,6 +130,7 @@ impl Group {
             // -1 is no limit.
             cpus: u32::try_from(quota).ok().map(|quota| f64::from(quota) / f64::from(period.max(1))),
             pids: or_max(&self.pids.join("pids.max"))?,
+            io: self.blkio.as_deref().map_or_else(|| Ok(BTreeMap::new()), traffic)?,
         })
     }
 
@@ -123,7 +149,9 @@ impl Group {
 
 /// Removes the groups of a job whose supervisor is gone.
 pub(super) fn remove_stale(job: &str) -> io::Result<()> {
-    Group::of(job)?.remove()
+    Group::of(job, false)?.remove()?;
+    // It may have had this one, too; where the host has no such controller it had not.
+    Group::of(job, true).map_or(Ok(()), |group| group.remove())
 }
 
 fn clear(dir: &Path) -> io::Result<()> {
@@ -157,6 +185,19 @@ fn mount_of(mountinfo: &str, controller: &str) -> Option<PathBuf> {
     })
 }
 
+/// Disks with a limit for both ways: the larger of the two.
+fn traffic(dir: &Path) -> io::Result<BTreeMap<String, u64>> {
+    let [read, write] = THROTTLES.map(|file| {
+        let text = fs::read_to_string(dir.join(file)).map_err(|e| named(&dir.join(file), &e))?;
+        let line = |line: &str| {
+            line.split_once(' ').and_then(|(disk, rate)| Some((disk.to_owned(), rate.trim().parse().ok()?)))
+        };
+        Ok::<BTreeMap<String, u64>, io::Error>(text.lines().filter_map(line).collect())
+    });
+    let (read, write) = (read?, write?);
+    Ok(read.into_iter().filter_map(|(disk, rate)| write.get(&disk).map(|other| (disk, rate.max(*other)))).collect())
+}
+
 /// "No limit" is written as the largest multiple of the page size.
 fn bytes(path: &Path) -> io::Result<Option<u64>> {
     const NO_LIMIT: u64 = 1 << 62;
@@ -177,7 +218,9 @@ mod tests {
 
     #[test]
     fn controllers_that_share_a_hierarchy_are_one_directory() {
-        let group = Group { memory: "/m".into(), cpu: "/c".into(), pids: "/m".into() };
+        let group = Group { memory: "/m".into(), cpu: "/c".into(), pids: "/m".into(), blkio: None };
         assert_eq!(group.directories().collect::<Vec<_>>(), [Path::new("/m"), Path::new("/c")]);
+        let group = Group { blkio: Some("/b".into()), ..group };
+        assert_eq!(group.directories().last(), Some(Path::new("/b")));
     }
 }

@@ -15,6 +15,7 @@
 //! be moved out of it (seen with 22.05); with systemd in a scope; else below the caller's group, or as root below the root of
 //! the tree.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -25,13 +26,15 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Pid, geteuid};
 use oci_spec::runtime::LinuxResources;
 
-use super::{Observed, PREFIX, Usage, field, named, number, or_max, systemd};
+use super::{Observed, PREFIX, Usage, field, io_limits, named, number, or_max, systemd};
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// The group of those who make room.
 const REST: &str = "ces-rest";
 /// What a job's limits need.
 const NEEDED: [&str; 3] = ["memory", "cpu", "pids"];
+/// What a limit of traffic with disks needs besides.
+const IO: &str = "io";
 /// How long killed processes may take to leave their group.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -176,15 +179,17 @@ impl Group {
     fn fill(&mut self, pid: Pid, resources: &LinuxResources) -> io::Result<()> {
         let below = self.below.dir();
         let _held = lock(below)?;
+        let wanted: Vec<&'static str> =
+            NEEDED.into_iter().chain((!io_limits(resources).is_empty()).then_some(IO)).collect();
         if geteuid().is_root() {
-            hand_down(below);
+            hand_down(below, &wanted);
         }
         fs::create_dir(&self.dir).map_err(|e| named(&self.dir, &e))?;
         join(&self.dir, pid)?;
-        divide(below)?;
+        divide(below, &wanted)?;
         let there = words(&self.dir.join("cgroup.controllers"))?;
-        self.missing = NEEDED.into_iter().filter(|name| !there.iter().any(|c| c == name)).collect();
-        if self.missing.len() == NEEDED.len() {
+        self.missing = wanted.iter().copied().filter(|name| !there.iter().any(|c| c == name)).collect();
+        if self.missing.len() == wanted.len() {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("{} divides nothing", below.display())));
         }
         self.limit(resources)
@@ -214,6 +219,9 @@ impl Group {
         if let Some(pids) = resources.pids().as_ref().filter(|_| has("pids")) {
             put("pids.max", pids.limit().max(0).to_string())?;
         }
+        for (disk, rate) in io_limits(resources).iter().filter(|_| has(IO)) {
+            put("io.max", format!("{disk} rbps={rate} wbps={rate}"))?;
+        }
         Ok(())
     }
 
@@ -239,6 +247,10 @@ impl Group {
         }
         if has("pids") {
             is.pids = self.tightest("pids.max", or_max)?;
+        }
+        match fs::read_to_string(self.dir.join("io.max")) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            text => is.io = traffic(&text?),
         }
         Ok(is)
     }
@@ -300,23 +312,23 @@ fn join(dir: &Path, pid: Pid) -> io::Result<()> {
 /// Turns on, in Slurm's groups above `dir`, what a job needs and they have: Slurm divides memory and processors alone, and a
 /// job without a limit of processes would be refused. It changes no limit, and goes with those groups. Best effort: what
 /// is missing afterwards is found out by who looks.
-fn hand_down(dir: &Path) {
+fn hand_down(dir: &Path, wanted: &[&str]) {
     let mut above: Vec<&Path> =
         dir.ancestors().skip(1).take_while(|above| is_slurms(&above.to_string_lossy())).collect();
     above.reverse();
     for group in above {
-        for name in NEEDED {
+        for name in wanted {
             fs::write(group.join("cgroup.subtree_control"), format!("+{name}")).ok();
         }
     }
 }
 
 /// Lets the groups below `dir` have limits; whoever is in it makes room where the kernel asks for that.
-fn divide(dir: &Path) -> io::Result<()> {
+fn divide(dir: &Path, wanted: &[&str]) -> io::Result<()> {
     let control = dir.join("cgroup.subtree_control");
     let (there, on) = (words(&dir.join("cgroup.controllers"))?, words(&control)?);
     let has = |list: &[String], name: &str| list.iter().any(|c| c == name);
-    for name in NEEDED.into_iter().filter(|name| has(&there, name) && !has(&on, name)) {
+    for name in wanted.iter().filter(|name| has(&there, name) && !has(&on, name)) {
         let mut tried = 0;
         while let Err(e) = fs::write(&control, format!("+{name}")) {
             // Someone may fork between a look and the next.
@@ -409,6 +421,16 @@ pub(super) fn remove_stale(job: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// Disks with a limit for both ways, from `io.max` (`8:0 rbps=1000 wbps=max riops=max wiops=max`): the larger of the two.
+fn traffic(text: &str) -> BTreeMap<String, u64> {
+    let disk = |line: &str| {
+        let (disk, limits) = line.split_once(' ')?;
+        let limit = |key: &str| limits.split(' ').find_map(|word| word.strip_prefix(key)?.parse::<u64>().ok());
+        Some((disk.to_owned(), limit("rbps=")?.max(limit("wbps=")?)))
+    };
+    text.lines().filter_map(disk).collect()
+}
+
 /// Processors, from `cpu.max`: a quota and its period, in microseconds.
 fn processors(path: &Path) -> io::Result<Option<f64>> {
     let text = fs::read_to_string(path)?;
@@ -451,6 +473,13 @@ mod tests {
             let facts = Facts { own, delegated, slurm: own == slurm, systemd, privileged };
             assert_eq!(choose(&facts), expected, "{own} {delegated} {systemd}");
         }
+    }
+
+    #[test]
+    fn a_disk_without_a_limit_one_way_has_none() {
+        let text = "8:16 rbps=2097152 wbps=1048576 riops=max wiops=120\n8:0 rbps=1000 wbps=max riops=max wiops=max\n";
+        assert_eq!(traffic(text), BTreeMap::from([("8:16".to_owned(), 2 << 20)]));
+        assert_eq!(traffic(""), BTreeMap::new());
     }
 
     #[test]

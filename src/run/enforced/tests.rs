@@ -42,7 +42,13 @@ fn rlimit(most: u64) -> Rlimit {
 const TERMINAL: Device = Device { file_system: 85, device: 136 << 8 };
 
 fn limits() -> Observed {
-    Observed { memory: Some(1 << 30), memory_and_swap: Some(1 << 30), cpus: Some(2.0), pids: Some(1024) }
+    Observed {
+        memory: Some(1 << 30),
+        memory_and_swap: Some(1 << 30),
+        cpus: Some(2.0),
+        pids: Some(1024),
+        io: [("8:16".to_owned(), 1 << 20)].into(),
+    }
 }
 
 /// What the kernel says of a container that has it all.
@@ -85,7 +91,7 @@ fn found() -> Enforced {
 /// A protection less, and the words that name it.
 type Loss = (&'static str, fn(&mut Enforced));
 
-const LOSSES: [Loss; 61] = [
+const LOSSES: [Loss; 62] = [
     ("the controlling terminal", |f| f.terminal = 0),
     ("a standard stream", |f| f.streams[0] = Some(Device { file_system: 24, ..TERMINAL })),
     ("a standard stream", |f| f.streams[2] = None),
@@ -148,6 +154,7 @@ const LOSSES: [Loss; 61] = [
     ("the device /dev/sda", |f| drop(f.devices.insert("sda".to_owned(), "b 8:0".to_owned()))),
     ("the device /dev/console", |f| drop(f.devices.insert("console".to_owned(), "c 5:1".to_owned()))),
     ("a limit", |f| f.limits = None),
+    ("the limit of traffic with the disk 8:16", |f| f.limits = Some(Observed { io: BTreeMap::new(), ..limits() })),
     ("the processor limit", |f| f.limits = Some(Observed { cpus: None, ..limits() })),
 ];
 
@@ -205,7 +212,7 @@ fn each_missing_protection_is_named() {
 
 #[test]
 fn each_limit_is_compared_and_may_be_stricter_but_not_looser() {
-    let looser: [fn(&mut Observed); 8] = [
+    let looser: [fn(&mut Observed); 10] = [
         |l| l.memory = None,
         |l| l.memory = Some((1 << 30) + 1),
         |l| l.memory_and_swap = None,
@@ -214,6 +221,8 @@ fn each_limit_is_compared_and_may_be_stricter_but_not_looser() {
         |l| l.pids = Some(1025),
         |l| l.cpus = Some(2.5),
         |l| l.cpus = None,
+        |l| l.io = [("8:16".to_owned(), (1 << 20) + 1)].into(),
+        |l| l.io = [("8:0".to_owned(), 1)].into(),
     ];
     for (number, change) in looser.iter().enumerate() {
         let mut facts = found();
@@ -223,7 +232,8 @@ fn each_limit_is_compared_and_may_be_stricter_but_not_looser() {
         assert!(differences[0].contains("limit"), "{number}: {differences:?}");
     }
     let mut facts = found();
-    facts.limits = Some(Observed { memory: Some(1), memory_and_swap: Some(1), cpus: Some(0.5), pids: Some(1) });
+    let io = [("8:16".to_owned(), 1)].into();
+    facts.limits = Some(Observed { memory: Some(1), memory_and_swap: Some(1), cpus: Some(0.5), pids: Some(1), io });
     assert_eq!(compare(&promised(), &facts), Vec::<String>::new());
 }
 
