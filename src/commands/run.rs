@@ -126,7 +126,7 @@ fn execute(
     let plan = Plan {
         root_mode: root.mode,
         root_owner: prepared.identity.for_mounting(root.uid, root.gid)?,
-        layers: reown::layers(&prepared.dirs, &prepared.image, &prepared.identity)?,
+        layers: layers(prepared)?,
         work: job.journal.work.clone(),
         binds: binds(prepared, job.id(), spec, paths),
         root_ids: prepared.identity.root(),
@@ -258,6 +258,12 @@ fn journal(prepared: &Prepared, id: &JobId) -> Result<Journal> {
         outputs: format!("outputs_{id}"),
         sockets: Vec::new(),
     })
+}
+
+/// What the root file system is made of, base first.
+fn layers(prepared: &Prepared) -> Result<Vec<PathBuf>> {
+    let own = reown::layers(&prepared.dirs, &prepared.image, &prepared.identity)?;
+    Ok(prepared.image.mount_points().into_iter().chain(own).collect())
 }
 
 fn volumes(prepared: &Prepared) -> Vec<PathBuf> {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 
-use crate::support::{Host, Ran};
+use crate::support::{Host, Ran, children};
 
 /// A directory of the researcher with one file.
 fn directory(host: &Host, name: &str) -> std::path::PathBuf {
@@ -130,4 +130,30 @@ fn an_empty_directory_in_memory_has_its_size_and_mode_and_counts_as_memory() {
         host.sh(&["--mount", "type=tmpfs,destination=/var/lib/rstudio-server"], "echo x > /var/lib/rstudio-server/f");
     ran.exits(0);
     host.sh(&["--memory", "64m", "--tmpfs", "/work:size=1g"], "true").refuses(125, &["more than this run's memory"]);
+}
+
+#[test]
+fn mount_points_are_made_once_with_the_image_and_not_by_each_run() {
+    for host in [Host::with_demo(), Host::of_an_ordinary_user()].into_iter().flatten() {
+        host.pull_demo("demo");
+        let running = host.start(&[], "sleep 100");
+        let [work] = &host.work()[..] else { panic!("{:?}", host.work()) };
+        // The layer over the image has what the run made.
+        let made = children(&work.join("upper"));
+        assert!(made.is_empty(), "{made:?}");
+        running.signal(nix::sys::signal::Signal::SIGTERM);
+        running.finish();
+        host.nothing_is_left();
+    }
+}
+
+#[test]
+fn an_image_without_mount_points_of_the_store_has_them_made_by_the_run() {
+    let Some(host) = Host::with_demo() else { return };
+    let [image] = &children(&host.root().join("store/images/sha256"))[..] else { panic!("one image") };
+    let script = "ls -d /safe_outputs /scratch /proc/1 /etc/hosts && stat -c %U:%a /safe_data/..";
+    let before = host.sh(&[], script).exits(0).to_owned();
+    fs::remove_dir_all(image.join("mount-points")).expect("mount points, made with the image");
+    assert_eq!(host.sh(&[], script).exits(0), before);
+    host.nothing_is_left();
 }

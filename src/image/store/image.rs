@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layer::LayerDir;
 use super::visibility::{Holder, joined};
-use super::{Lock, Store, full, read_json, sync_directory, write_file, write_json};
+use super::{Lock, Store, full, mount_points, read_json, sync_directory, write_file, write_json};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::image::document::{Config, Document, Manifest};
 use crate::image::reference::{DiffId, Digest, Reference};
@@ -95,6 +95,11 @@ impl StoredImage {
     /// directory on top.
     pub fn root(&self) -> RootMeta {
         self.layers.iter().rev().find_map(|layer| layer.record().root).unwrap_or_default()
+    }
+
+    /// What belongs below its layers: the mount points of a container, if the store has them made.
+    pub fn mount_points(&self) -> Option<PathBuf> {
+        mount_points::of(&self.directory)
     }
 
     /// Its directory in the store: what belongs to this image alone and goes with it.
@@ -266,6 +271,7 @@ impl Store {
             // Whole and on disk before it has its place; until then a sweep may have it.
             let made = tempfile::Builder::new().prefix("image-").tempdir_in(self.aside()).map_err(fail)?;
             self.write_documents(made.path(), manifest, config, record)?;
+            mount_points::make(made.path(), &self.ids).map_err(fail)?;
             let parent = path.parent().unwrap_or(&path);
             fs::create_dir_all(parent).map_err(fail)?;
             fs::rename(made.path(), &path).map_err(fail)?;

@@ -15,6 +15,7 @@
 //!   images/sha256/<manifest>/       one directory an image; flock shared on it: in use
 //!       manifest.json  config.json  the bytes as received
 //!       image.json                  its layers' keys; pulled when, by whom, from where
+//!       mount-points/               empty directories and files that every container has something mounted on
 //!       own-<uid>-<gid>/            what of it belongs to that user, as the researcher's (`run::reown`; users' stores alone)
 //!   refs/<sha256 of the name>.json  a name, and the manifest it stands for
 //!   tmp/<random>/                   written aside, then renamed in; flock shared on it: someone is at work
@@ -52,6 +53,8 @@ pub mod workspace;
 pub mod check;
 /// Deleting what nothing uses.
 pub mod remove;
+/// Where containers have something mounted.
+mod mount_points;
 
 /// Whose image is whose.
 pub mod visibility;

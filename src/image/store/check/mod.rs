@@ -17,7 +17,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::layer::{LISTING, LayerRecord, digest_of};
-use super::{ImageRecord, Lock, RefRecord, Store, digests, list, read_json};
+use super::{ImageRecord, Lock, RefRecord, Store, digests, list, mount_points, read_json};
 use crate::error::Result;
 use crate::image::reference::Digest;
 use crate::image::unpack::parent::Unpacker;
@@ -184,8 +184,13 @@ impl Store {
             let because = match self.documents(manifest.as_str(), &manifest) {
                 Ok((_, _, record)) => {
                     let gone = |(_, key): &&(_, Digest)| !self.layer_path(key).is_dir();
-                    let Some((diff_id, _)) = record.layers.iter().find(gone) else { continue };
-                    format!("its layer {diff_id} is missing")
+                    let changed = || mount_points::difference(&self.image_path(&manifest), &self.ids);
+                    match (record.layers.iter().find(gone), changed()) {
+                        (Some((diff_id, _)), _) => format!("its layer {diff_id} is missing"),
+                        (None, Ok(None)) => continue,
+                        (None, Ok(Some(what))) => format!("{what} is not as it was made"),
+                        (None, Err(e)) => format!("its mount points cannot be read: {e}"),
+                    }
                 }
                 Err(error) => error.to_string(),
             };
