@@ -197,7 +197,7 @@ pub fn acting_as<T>(ids: &HostIds, privileged: bool, work: impl FnOnce() -> Resu
     }
     let fail = |e: nix::Error| Error::new(Stage::Bundle, Kind::Host, "cannot act as the researcher").because(e.desc());
     let groups: Vec<Gid> = ids.groups.iter().copied().map(Gid::from_raw).collect();
-    let own_groups = nix::unistd::getgroups().map_err(fail)?;
+    let own_groups = own_groups().map_err(fail)?;
     setgroups(&groups).map_err(fail)?;
     setegid(Gid::from_raw(ids.gid)).map_err(fail)?;
     seteuid(Uid::from_raw(ids.uid)).map_err(fail)?;
@@ -206,6 +206,12 @@ pub fn acting_as<T>(ids: &HostIds, privileged: bool, work: impl FnOnce() -> Resu
     setegid(Gid::from_raw(0)).map_err(fail)?;
     setgroups(&own_groups).map_err(fail)?;
     done
+}
+
+/// The groups of this process: not by the C library, which reads a file for that.
+fn own_groups() -> nix::Result<Vec<Gid>> {
+    let groups = rustix::process::getgroups().map_err(|e| nix::Error::from_raw(e.raw_os_error()))?;
+    Ok(groups.into_iter().map(|group| Gid::from_raw(group.as_raw())).collect())
 }
 
 /// Does `work` with root's power over files and under the name of `ids`: a file server that squashes root looks at the name

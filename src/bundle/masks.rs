@@ -50,12 +50,17 @@ pub fn of_this_host() -> Vec<String> {
     let Ok(cpus) = fs::read_dir("/sys/devices/system/cpu") else { return Vec::new() };
     let mut paths: Vec<String> = cpus
         .flatten()
+        .filter(|entry| entry.file_name().to_str().and_then(|name| name.strip_prefix("cpu")).is_some_and(is_number))
         .map(|cpu| cpu.path().join("thermal_throttle"))
         .filter(|path| path.is_dir())
         .map(|path| path.display().to_string())
         .collect();
     paths.sort();
     paths
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]

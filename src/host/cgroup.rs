@@ -4,7 +4,6 @@
 //! limit set that it cannot read back. cgroup v1, hybrid and v2 (kernel docs: admin-guide/cgroup-v1, cgroup-v2).
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -15,6 +14,7 @@ use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxResources, LinuxThrottleDevice};
 
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::kernel_files;
 
 /// Every cgroup of ours carries this prefix, so that a sweep knows its own.
 pub const PREFIX: &str = "ces-";
@@ -220,14 +220,14 @@ fn fail(what: &str) -> Error {
 }
 
 fn number<T: std::str::FromStr>(path: &Path) -> io::Result<T> {
-    fs::read_to_string(path)?
+    kernel_files::read(path)?
         .trim()
         .parse()
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{}: not a number", path.display())))
 }
 
 fn or_max(path: &Path) -> io::Result<Option<u64>> {
-    match fs::read_to_string(path)?.trim() {
+    match kernel_files::read(path)?.trim() {
         "max" => Ok(None),
         text => text
             .parse()
@@ -237,7 +237,7 @@ fn or_max(path: &Path) -> io::Result<Option<u64>> {
 }
 
 fn field(path: &Path, name: &str) -> u64 {
-    let text = fs::read_to_string(path).unwrap_or_default();
+    let text = kernel_files::read(path).unwrap_or_default();
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok()).unwrap_or(0)
 }
 

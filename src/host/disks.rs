@@ -12,6 +12,8 @@ use std::path::Path;
 
 use nix::sys::stat::{major, makedev, minor};
 
+use crate::host::kernel_files;
+
 /// A whole disk, by its number; written `major:minor`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Disk {
@@ -40,7 +42,7 @@ pub fn below<'a>(directories: impl IntoIterator<Item = &'a Path>) -> io::Result<
             // A file system with numbers of its own, as btrfs has: where it is mounted from may be a disk all the same.
             let mounts = match &mounts {
                 Some(mounts) => mounts,
-                None => mounts.insert(fs::read_to_string("/proc/self/mountinfo")?),
+                None => mounts.insert(kernel_files::read("/proc/self/mountinfo")?),
             };
             let from = source(mounts, device).and_then(|from| fs::metadata(from).ok());
             match from.filter(|from| from.file_type().is_block_device()) {
@@ -60,7 +62,7 @@ fn whole(device: u64) -> io::Result<Disk> {
         return Ok(Disk { major: major(device), minor: minor(device) });
     }
     // A link to …/block/sda/sda1, so that this is the disk's.
-    let number = fs::read_to_string(own.join("../dev"))?;
+    let number = kernel_files::read(own.join("../dev"))?;
     parse(number.trim()).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{number:?} is no disk")))
 }
 

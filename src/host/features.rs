@@ -3,12 +3,12 @@
 //! Takes a few files of `/proc`; gives a `Feature` each: what was found, what is needed, how to mend it; trusts the kernel;
 //! refuses nothing itself: `ces run` refuses with the first that is missing, `ces doctor` shows them all.
 
-use std::fs;
 use std::path::Path;
 
 use nix::sys::utsname::uname;
 
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::kernel_files;
 
 /// The oldest kernel on which overlay takes idmapped layers.
 const KERNEL: (u32, u32) = (5, 19);
@@ -51,7 +51,7 @@ pub struct Feature {
 impl Facts {
     /// Asks the kernel.
     pub fn gather(privileged: bool) -> Self {
-        let text = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned()).ok();
+        let text = |path: &str| kernel_files::read(path).map(|text| text.trim().to_owned()).ok();
         let number = |path: &str| text(path).and_then(|text| text.parse().ok());
         let label = text("/proc/self/attr/apparmor/current").unwrap_or_else(|| "unconfined".to_owned());
         Self {

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::kernel_files;
 
 /// A machine, from one of its starts to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +40,7 @@ impl Machine {
         let fail = |e: &dyn std::fmt::Display| {
             Error::new(Stage::Host, Kind::Host, format!("cannot tell this machine from others by {path}")).because(e)
         };
-        let boot = fs::read_to_string(path).map_err(|e| fail(&e))?.trim().to_owned();
+        let boot = kernel_files::read(path).map_err(|e| fail(&e))?.trim().to_owned();
         if boot.is_empty() {
             return Err(fail(&"it is empty"));
         }

@@ -12,6 +12,8 @@ pub mod disks;
 pub mod features;
 /// Which ids inside a user namespace are which outside.
 pub mod idmap;
+/// Files that the kernel writes while they are read.
+pub mod kernel_files;
 /// Which machine this is, where several share a file system.
 pub mod machine;
 /// Signals that ask long work to stop.

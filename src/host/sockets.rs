@@ -7,17 +7,18 @@
 //! (unix(7)): a service that listens in the project's data would be a way out of the container.
 
 use std::ffi::OsStr;
-use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+
+use crate::host::kernel_files;
 
 /// The sockets with a path below one of `directories`.
 ///
 /// # Errors
 /// When the kernel's list cannot be read.
 pub fn below<'a>(directories: impl IntoIterator<Item = &'a Path>) -> io::Result<Vec<PathBuf>> {
-    let list = fs::read("/proc/net/unix")?;
+    let list = kernel_files::read_bytes("/proc/net/unix")?;
     let directories: Vec<&Path> = directories.into_iter().collect();
     Ok(named(&list).into_iter().filter(|path| directories.iter().any(|dir| path.starts_with(dir))).collect())
 }

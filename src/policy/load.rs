@@ -8,6 +8,8 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use nix::sys::sysinfo::sysinfo;
+
 use super::approved::Approved;
 use super::{HostFacts, Policy};
 use crate::error::{Error, Kind, Result, Stage};
@@ -68,19 +70,13 @@ impl HostFacts {
     /// Asks the kernel.
     ///
     /// # Errors
-    /// When `/proc/meminfo` cannot be read.
+    /// When the kernel does not tell (sysinfo(2)).
     pub fn gather(privileged: bool) -> Result<Self> {
         let fail =
             |why: String| Error::new(Stage::Host, Kind::Host, "cannot find out how much memory there is").because(why);
-        let text = fs::read_to_string("/proc/meminfo").map_err(|e| fail(format!("/proc/meminfo: {e}")))?;
-        let kib = text
-            .lines()
-            .find_map(|line| line.strip_prefix("MemTotal:"))
-            .and_then(|rest| rest.split_whitespace().next())
-            .and_then(|number| number.parse::<u64>().ok())
-            .ok_or_else(|| fail("/proc/meminfo has no MemTotal".to_owned()))?;
+        let machine = sysinfo().map_err(|e| fail(format!("sysinfo: {}", e.desc())))?;
         let cpus = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
-        Ok(Self { memory_bytes: kib.saturating_mul(1024), cpus: f64::from(cpus), privileged })
+        Ok(Self { memory_bytes: machine.ram_total(), cpus: f64::from(cpus), privileged })
     }
 }
 

@@ -9,14 +9,16 @@ use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use rustix::fs::{FileType, RawDir, SeekFrom};
 
 /// How many names are held at once: a directory may have millions.
 const AT_ONCE: usize = 4096;
+/// Bytes that the kernel may fill with names in one call.
+const BUFFER: usize = 32 << 10;
 
 /// Removes `name` in `parent` and all below it; it may be gone already.
 ///
@@ -25,39 +27,63 @@ const AT_ONCE: usize = 4096;
 pub fn tree(parent: &OwnedFd, name: &Path) -> nix::Result<()> {
     let name = CString::new(name.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
     // Asked first: on a file system that is read-only, removing what is not there fails as if it were.
-    if fstatat(parent, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) == Err(Errno::ENOENT) || !is_full(parent, &name)?
+    if fstatat(parent, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) == Err(Errno::ENOENT)
+        || !is_full(parent, &name, FileType::Unknown)?
     {
         return Ok(());
     }
     let top = open(parent, &name)?;
     let mut moved = 0_u64;
-    while let Some(names) = some_names(&top)? {
-        for name in &names {
-            if is_full(&top, name)? {
+    loop {
+        let found = some_names(&top)?;
+        for (name, kind) in &found {
+            if is_full(&top, name, *kind)? {
                 let dir = open(&top, name)?;
-                while let Some(names) = some_names(&dir)? {
-                    for name in &names {
-                        if is_full(&dir, name)? {
-                            move_up(&dir, name, &top, &mut moved)?;
-                        }
-                    }
-                }
-                unlinkat(&top, name.as_c_str(), UnlinkatFlags::RemoveDir)?;
+                empty_out(&dir, &top, name, &mut moved)?;
             }
         }
+        if removed(parent, &name, found.is_empty())? {
+            return Ok(());
+        }
     }
-    unlinkat(parent, name.as_c_str(), UnlinkatFlags::RemoveDir)
+}
+
+/// Removes what is in `dir`, the entry `name` of `top`, less what is not empty itself, which is moved up; then `dir`.
+fn empty_out(dir: &OwnedFd, top: &OwnedFd, name: &CStr, moved: &mut u64) -> nix::Result<()> {
+    loop {
+        let found = some_names(dir)?;
+        for (name, kind) in &found {
+            if is_full(dir, name, *kind)? {
+                move_up(dir, name, top, moved)?;
+            }
+        }
+        if removed(top, name, found.is_empty())? {
+            return Ok(());
+        }
+    }
+}
+
+/// Removes a directory that should be empty by now; whether it was. `looked_empty`: then it has to be.
+fn removed(parent: &OwnedFd, name: &CStr, looked_empty: bool) -> nix::Result<bool> {
+    match unlinkat(parent, name, UnlinkatFlags::RemoveDir) {
+        Ok(()) => Ok(true),
+        Err(Errno::ENOTEMPTY | Errno::EEXIST) if !looked_empty => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 /// Removes an entry, unless it is a directory that holds something.
-fn is_full(dir: &OwnedFd, name: &CStr) -> nix::Result<bool> {
-    match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => return Ok(false),
-        Err(Errno::EISDIR) => {}
-        Err(e) => return Err(e),
+fn is_full(dir: &OwnedFd, name: &CStr, kind: FileType) -> nix::Result<bool> {
+    if kind != FileType::Directory {
+        match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => return Ok(false),
+            Err(Errno::EISDIR) => {}
+            Err(e) => return Err(e),
+        }
     }
     match unlinkat(dir, name, UnlinkatFlags::RemoveDir) {
         Ok(()) => Ok(false),
+        Err(Errno::ENOENT) if kind == FileType::Directory => Ok(false),
         Err(Errno::ENOTEMPTY | Errno::EEXIST) => Ok(true),
         Err(e) => Err(e),
     }
@@ -100,19 +126,23 @@ fn open_up(dir: impl AsFd, name: &CStr) -> nix::Result<()> {
     fchmodat(AT_FDCWD, path.as_str(), Mode::S_IRWXU, FchmodatFlags::FollowSymlink)
 }
 
-/// The first names of a directory; none when it is empty.
-fn some_names(dir: &OwnedFd) -> nix::Result<Option<Vec<CString>>> {
+/// The first names of a directory, and what they name as far as the file system tells.
+fn some_names(dir: &OwnedFd) -> nix::Result<Vec<(CString, FileType)>> {
+    let told = |e: rustix::io::Errno| Errno::from_raw(e.raw_os_error());
+    rustix::fs::seek(dir, SeekFrom::Start(0)).map_err(told)?;
     let mut names = Vec::new();
-    for entry in Dir::from_fd(open(dir, c".")?)?.iter() {
-        let name = entry?.file_name().to_owned();
-        if !matches!(name.to_bytes(), b"." | b"..") {
-            names.push(name);
+    let mut buffer = Vec::with_capacity(BUFFER);
+    let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        let entry = entry.map_err(told)?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push((entry.file_name().to_owned(), entry.file_type()));
         }
         if names.len() == AT_ONCE {
             break;
         }
     }
-    Ok((!names.is_empty()).then_some(names))
+    Ok(names)
 }
 
 #[cfg(test)]

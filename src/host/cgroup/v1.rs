@@ -18,6 +18,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use oci_spec::runtime::LinuxResources;
 
+use crate::host::kernel_files;
+
 use super::{Observed, PREFIX, Usage, field, io_limits, named, number, or_max};
 
 /// How long killed processes may take to leave their group.
@@ -51,7 +53,7 @@ impl Group {
 
     /// `io`: with the group for traffic with disks.
     fn of(job: &str, io: bool) -> io::Result<Self> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        let mounts = kernel_files::read("/proc/self/mountinfo")?;
         let place = |controller: &str| {
             let mount = mount_of(&mounts, controller).ok_or_else(|| {
                 io::Error::new(io::ErrorKind::NotFound, format!("the controller {controller} is not mounted"))
@@ -160,7 +162,7 @@ fn clear(dir: &Path) -> io::Result<()> {
         match fs::remove_dir(dir) {
             Err(e) if e.raw_os_error() == Some(libc::EBUSY) && began.elapsed() < PATIENCE => {
                 // Whoever is seen here is the job's: nobody else is ever put into its group.
-                let processes = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+                let processes = kernel_files::read(dir.join("cgroup.procs")).unwrap_or_default();
                 for pid in processes.lines().filter_map(|pid| pid.parse().ok()).filter(|pid| *pid > 0) {
                     // ESRCH: it has ended meanwhile.
                     kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
@@ -188,7 +190,7 @@ fn mount_of(mountinfo: &str, controller: &str) -> Option<PathBuf> {
 /// Disks with a limit for both ways: the larger of the two.
 fn traffic(dir: &Path) -> io::Result<BTreeMap<String, u64>> {
     let [read, write] = THROTTLES.map(|file| {
-        let text = fs::read_to_string(dir.join(file)).map_err(|e| named(&dir.join(file), &e))?;
+        let text = kernel_files::read(dir.join(file)).map_err(|e| named(&dir.join(file), &e))?;
         let line = |line: &str| {
             line.split_once(' ').and_then(|(disk, rate)| Some((disk.to_owned(), rate.trim().parse().ok()?)))
         };

@@ -26,6 +26,8 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Pid, geteuid};
 use oci_spec::runtime::LinuxResources;
 
+use crate::host::kernel_files;
+
 use super::{Observed, PREFIX, Usage, field, io_limits, named, number, or_max, systemd};
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -95,7 +97,7 @@ fn choose(facts: &Facts<'_>) -> Choice {
 
 /// The group of a process, as `/proc/<pid>/cgroup` names it.
 pub(super) fn group_of(pid: Pid) -> io::Result<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let text = kernel_files::read(format!("/proc/{pid}/cgroup"))?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::"));
     path.map(str::to_owned).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "in no group of version 2"))
 }
@@ -248,7 +250,7 @@ impl Group {
         if has("pids") {
             is.pids = self.tightest("pids.max", or_max)?;
         }
-        match fs::read_to_string(self.dir.join("io.max")) {
+        match kernel_files::read(self.dir.join("io.max")) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             text => is.io = traffic(&text?),
         }
@@ -433,7 +435,7 @@ fn traffic(text: &str) -> BTreeMap<String, u64> {
 
 /// Processors, from `cpu.max`: a quota and its period, in microseconds.
 fn processors(path: &Path) -> io::Result<Option<f64>> {
-    let text = fs::read_to_string(path)?;
+    let text = kernel_files::read(path)?;
     let mut fields = text.split_whitespace().map(str::parse::<u32>);
     Ok(match (fields.next(), fields.next()) {
         (Some(Ok(quota)), Some(Ok(period))) => Some(f64::from(quota) / f64::from(period.max(1))),
@@ -442,7 +444,7 @@ fn processors(path: &Path) -> io::Result<Option<f64>> {
 }
 
 fn words(path: &Path) -> io::Result<Vec<String>> {
-    let text = fs::read_to_string(path).map_err(|e| named(path, &e))?;
+    let text = kernel_files::read(path).map_err(|e| named(path, &e))?;
     Ok(text.split_whitespace().map(str::to_owned).collect())
 }
 

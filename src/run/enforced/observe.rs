@@ -15,13 +15,14 @@ use nix::unistd::Pid;
 use super::{Enforced, NAMESPACES, Rlimit, terminal};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::idmap::Extent;
+use crate::host::kernel_files;
 
 /// Reads what the kernel says of `pid`.
 ///
 /// # Errors
 /// When a file cannot be read or understood: a protection that cannot be seen does not count.
 pub fn observe(pid: Pid) -> Result<Enforced> {
-    let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).map_err(|e| unseen(name, &e.to_string()));
+    let read = |name: &str| kernel_files::read(format!("/proc/{pid}/{name}")).map_err(|e| unseen(name, &e.to_string()));
     let status = read("status")?;
     let field = |name: &str| field(&status, name).ok_or_else(|| unseen("status", name));
     let ids = |name: &str| -> Result<Vec<u32>> {
@@ -79,7 +80,7 @@ pub fn observe(pid: Pid) -> Result<Enforced> {
 /// # Errors
 /// When the kernel's file cannot be read.
 pub fn own_filters() -> Result<Option<u32>> {
-    let status = fs::read_to_string("/proc/self/status").map_err(|e| unseen("status", &e.to_string()))?;
+    let status = kernel_files::read("/proc/self/status").map_err(|e| unseen("status", &e.to_string()))?;
     Ok(seccomp_filters(&status))
 }
 
@@ -115,7 +116,7 @@ struct Mounted {
 }
 
 fn mounts_of(process: &str) -> Result<Vec<Mounted>> {
-    let text = fs::read_to_string(format!("/proc/{process}/mountinfo"));
+    let text = kernel_files::read(format!("/proc/{process}/mountinfo"));
     text.map(|text| mounted(&text)).map_err(|e| unseen("mountinfo", &e.to_string()))
 }
 
@@ -172,7 +173,7 @@ fn descriptors(pid: Pid) -> Result<Vec<String>> {
 pub(super) fn descriptor(link: &Path, info: &Path) -> Option<String> {
     for _ in 0..3 {
         let target = fs::read_link(link).ok()?.to_string_lossy().into_owned();
-        if let Ok(info) = fs::read_to_string(info) {
+        if let Ok(info) = kernel_files::read(info) {
             return Some(if closes_on_exec(&info) { target } else { target + " kept open" });
         }
     }
