@@ -13,7 +13,7 @@ use crate::bundle::spec::{self, HostPaths};
 use crate::cli::{BundleArgs, Global, SpecArgs};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::run::job::{self, JobId};
-use crate::run::spawn;
+use crate::run::{spawn, userns};
 
 /// Prints the `config.json` that a run would get; nothing runs.
 ///
@@ -50,7 +50,7 @@ pub fn bundle(global: &Global, args: &BundleArgs) -> Result<u8> {
     if made.is_err() {
         let identity = &prepared.identity;
         // The first error is the one to show.
-        spawn::with_ids(&identity.container, identity.caller.is_privileged(), || {
+        userns::with_ids(&identity.container, identity.caller.is_privileged(), || {
             job::remove_work(&dir).map(|()| Vec::new())
         })
         .ok();
@@ -144,7 +144,7 @@ fn copy_rootfs(prepared: &Prepared, target: &Path, work: &Path) -> Result<()> {
     let copied = spawn::in_stage(&plan, identity.layer_map().as_ref(), &identity.container, privileged, || {
         flatten::copy(open(ROOTFS)?.into(), open("/b/0")?.into())
     });
-    let removed = spawn::with_ids(&identity.container, privileged, || job::remove_work(work).map(|()| Vec::new()));
+    let removed = userns::with_ids(&identity.container, privileged, || job::remove_work(work).map(|()| Vec::new()));
     copied?;
     removed.map(drop)
 }

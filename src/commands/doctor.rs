@@ -26,8 +26,8 @@ use crate::policy::reader::Rule;
 use crate::policy::units::show_size;
 use crate::policy::{Limit, Policy};
 use crate::run::job::{self, JobId};
-use crate::run::spawn;
 use crate::run::trial::{self, Seen};
+use crate::run::{spawn, userns};
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -306,7 +306,7 @@ fn try_mounts(caller: &Caller, dirs: &Dirs) -> Result<()> {
                     .map_err(|e| Error::new(Stage::Bundle, Kind::Host, "cannot write to the overlay").because(e))
             })
         });
-    let removed = spawn::with_ids(&identity.container, privileged, || job::remove_work(&dir).map(|()| Vec::new()));
+    let removed = userns::with_ids(&identity.container, privileged, || job::remove_work(&dir).map(|()| Vec::new()));
     tried?;
     removed.map(drop)
 }

@@ -86,13 +86,15 @@ fn start_stage(caller: &Caller) -> Result<Idle> {
 }
 
 /// The run from its first directory to its record; `report` is for who started it, if it is detached.
-fn carry_out(idle: Idle, mut prepared: Prepared, id: &JobId, report: Option<Report>, talk: &Talk) -> Result<u8> {
+fn carry_out(mut idle: Idle, mut prepared: Prepared, id: &JobId, report: Option<Report>, talk: &Talk) -> Result<u8> {
     let mut journal = journal(&prepared, id)?;
     let paths = host_paths(&prepared, &journal);
     let (spec, notes) = prepared.spec(id.as_str(), &paths, Path::new(crate::bundle::rootfs::ROOTFS), false)?;
     prepared.warnings.extend(notes);
     prepared.warnings.iter().for_each(|warning| talk.say(&format!("warning: {warning}")));
 
+    // Before anything is made.
+    idle.ready()?;
     let ports = Ports::open(&port_requests(&prepared, id)?, &prepared.identity)?;
     journal.sockets = ports.files().to_vec();
     let job = Job::begin(&prepared.dirs, &prepared.identity, journal)?;

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use super::outputs::{self, Outputs};
-use super::spawn;
+use super::userns;
 use crate::bundle::identity::{HostIds, acting_with_power};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::idmap::IdMap;
@@ -33,7 +33,7 @@ pub fn hand_over(
     let fail = |e: serde_json::Error| Error::new(Stage::Outputs, Kind::Failed, "cannot list the outputs").because(e);
     let root = HostIds { uid: 0, gid: 0, groups: Vec::new() };
     let unmapped = nobody();
-    let answer = spawn::with_ids(map, false, || {
+    let answer = userns::with_ids(map, false, || {
         let outputs = outputs::collect(open()?, path, &root, |uid| uid != unmapped)?;
         serde_json::to_vec(&outputs).map_err(fail)
     })?;

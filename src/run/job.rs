@@ -92,7 +92,7 @@ impl Job {
             return Ok(());
         }
         let (uid, gid) = if privileged { (payload.uid, payload.gid) } else { (identity.uid, identity.gid) };
-        super::spawn::with_ids(&identity.container, privileged, || {
+        super::userns::with_ids(&identity.container, privileged, || {
             for dir in [self.scratch(), self.outputs()] {
                 std::os::unix::fs::lchown(&dir, Some(uid), Some(gid)).map_err(|e| fail_path("give away", &dir, &e))?;
             }
@@ -191,7 +191,7 @@ pub fn discard(journal: &Journal, map: &IdMap, privileged: bool) -> Result<()> {
 
 /// Does `work` with power over every id of a run, in a home that may know the researcher alone.
 fn in_home(map: &IdMap, researcher: &HostIds, privileged: bool, work: impl FnOnce() -> Result<Vec<u8>>) -> Result<()> {
-    acting_with_power(researcher, privileged, || super::spawn::with_ids(map, privileged, work)).map(drop)
+    acting_with_power(researcher, privileged, || super::userns::with_ids(map, privileged, work)).map(drop)
 }
 
 /// Removes a directory of the researcher's home, whatever was made in it; nothing if it is not there.

@@ -14,8 +14,10 @@ pub mod relay;
 pub mod wire;
 /// From a bundle to an outcome.
 pub mod launch;
-/// Starts the stage process and writes its id maps.
+/// Starts the stage process.
 pub mod spawn;
+/// User namespaces: made, mapped, kept.
+pub mod userns;
 /// The stage process: namespaces and mounts, then the engine.
 pub mod stage;
 /// The payload's own terminal, as the stage process gets hold of it.

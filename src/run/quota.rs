@@ -16,7 +16,7 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstatat};
 use serde::{Deserialize, Serialize};
 
-use super::spawn;
+use super::userns;
 use crate::bundle::identity::{HostIds, acting_with_power};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::idmap::IdMap;
@@ -85,7 +85,7 @@ impl Watch {
             serde_json::to_vec(&sums).map_err(fail)
         };
         let answer =
-            acting_with_power(&self.owner, self.privileged, || spawn::with_ids(&self.map, self.privileged, count))?;
+            acting_with_power(&self.owner, self.privileged, || userns::with_ids(&self.map, self.privileged, count))?;
         let sums: Vec<Sum> = serde_json::from_slice(&answer).map_err(fail)?;
         Ok(self.bounds.iter().zip(&sums).find_map(|(bound, sum)| bound.exceeded_by(sum)))
     }

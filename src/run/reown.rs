@@ -18,7 +18,7 @@ use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{Gid, Uid, fchownat};
 
 use super::job::{self, JobId};
-use super::spawn;
+use super::{spawn, userns};
 use crate::bundle::identity::Identity;
 use crate::bundle::rootfs::{Plan, ROOTFS};
 use crate::error::{Error, Kind, Result, Stage};
@@ -65,7 +65,7 @@ fn make(dirs: &Dirs, image: &StoredImage, identity: &Identity, layers: &[PathBuf
         give(&root, c".", uid, gid)?;
         walk(root, uid, gid)
     });
-    let settled = spawn::with_ids(&identity.container, false, || {
+    let settled = userns::with_ids(&identity.container, false, || {
         if made.is_ok()
             && let Err(e) = fs::rename(work.join("upper"), own)
             && !own.is_dir()

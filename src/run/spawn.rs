@@ -1,7 +1,7 @@
-//! Starts the stage process and writes its id maps.
+//! Starts the stage process.
 //!
-//! Takes a `StageRequest`; gives a running `StageProcess`; trusts nothing that comes back before the maps are
-//! written; refuses to fork with a second thread.
+//! Takes a `StageRequest`; gives a running `StageProcess`; trusts the kernel; refuses to fork with a second
+//! thread.
 //!
 //! The process is started before its work is decided: it executes this program anew while its parent reads policy and
 //! image, and gets the request, with every descriptor that belongs to it, over the wire.
@@ -11,18 +11,18 @@ use std::fs::{self, File};
 use std::io::{Seek as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
-use std::sync::OnceLock;
 
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Gid, Pid, Uid, pipe2, setresgid, setresuid};
+use nix::unistd::{Pid, pipe2};
 
 use super::stage::{StageRequest, WIRE_FD};
+use super::userns;
 use super::wire::{FromStage, Passed, ToStage, Wire};
 use crate::bundle::rootfs::{self, Plan};
 use crate::error::{Error, Kind, Result, Stage};
@@ -36,6 +36,8 @@ pub struct Idle {
     process: Process,
     wire: Wire,
     privileged: bool,
+    /// The map that an ordinary user's process is still giving itself.
+    awaited: Option<IdMap>,
 }
 
 /// The stage process at work, as its parent sees it. It ends with this value, and with this process.
@@ -114,7 +116,7 @@ pub(super) fn fork(child: impl FnOnce() -> i32) -> std::io::Result<Pid> {
 /// The kernel's.
 pub fn start(map: &IdMap, privileged: bool) -> Result<Idle> {
     let (ours, theirs) = Wire::pair()?;
-    let pid = fork(|| match become_stage(privileged, &theirs) {
+    let pid = fork(|| match become_stage((!privileged).then_some(map), &theirs) {
         Ok(never) => match never {},
         // The parent shows it; if the parent is gone there is no one to tell.
         Err(error) => theirs.send(&FromStage::Failed(super::stage::failure(&error))).map_or(1, |()| 1),
@@ -125,37 +127,44 @@ pub fn start(map: &IdMap, privileged: bool) -> Result<Idle> {
         end(pid);
         fail("follow the stage process", e)
     })?;
-    let idle = Idle { process: Process { pid, ended }, wire: ours, privileged };
-    if !privileged {
-        match receive(&idle.wire, &idle.process)? {
-            Some((FromStage::NeedsMaps, _)) => {
-                map.write(pid, privileged)?;
-                keep(map, pid)?;
-            }
-            Some((FromStage::Failed(failure), _)) => return Err(failure.into()),
-            _ => return Err(Error::new(Stage::Run, Kind::Failed, "the stage process ended before it had work")),
-        }
-        idle.wire.send(&ToStage::MapsWritten)?;
-    }
-    Ok(idle)
+    let awaited = (!privileged).then(|| map.clone());
+    Ok(Idle { process: Process { pid, ended }, wire: ours, privileged, awaited })
 }
 
 impl Idle {
+    /// Returns once it can take its work: an ordinary user's ids take as long to map as policy and image to read, so that it
+    /// does the one meanwhile.
+    ///
+    /// # Errors
+    /// When the ids cannot be mapped, or the process has ended.
+    pub fn ready(&mut self) -> Result<()> {
+        let Some(map) = self.awaited.take() else { return Ok(()) };
+        match receive(&self.wire, &self.process)?.map(|(said, mut passed)| (said, passed.pop())) {
+            Some((FromStage::Mapped, Some(namespace))) => {
+                userns::keep(map, namespace);
+                Ok(())
+            }
+            Some((FromStage::Failed(failure), _)) => Err(failure.into()),
+            _ => Err(Error::new(Stage::Run, Kind::Failed, "the stage process ended before it had work")),
+        }
+    }
+
     /// Gives it its work; `layer_map` is the map of the idmapped layers, if ids differ; `streams` take the place of the
     /// standard ones; `listeners` are those of the request's ports; a prepared `cgroup` is entered first of all.
     ///
     /// # Errors
     /// The kernel's; the process is ended.
     pub fn begin(
-        self,
+        mut self,
         request: &StageRequest,
         layer_map: Option<&IdMap>,
         streams: [Option<&OwnedFd>; 3],
         listeners: &[BorrowedFd<'_>],
         cgroup: Option<&Cgroup>,
     ) -> Result<StageProcess> {
-        let Self { process, wire, privileged } = self;
-        let layer_ns = layer_map.map(|map| user_namespace(map, privileged)).transpose()?;
+        self.ready()?;
+        let Self { process, wire, privileged, .. } = self;
+        let layer_ns = layer_map.map(|map| userns::holding(map, privileged)).transpose()?;
         let document = sealed_request(request)?;
         let (payload_status, status_write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| fail("make a pipe", e.into()))?;
         let (door, door_inside) = Wire::pair()?;
@@ -184,95 +193,6 @@ impl Idle {
     }
 }
 
-/// A user namespace with `map`, kept alive by the descriptor alone.
-fn user_namespace(map: &IdMap, privileged: bool) -> Result<OwnedFd> {
-    let (ours, theirs) = Wire::pair()?;
-    let holder = fork(|| {
-        let made = unshare(CloneFlags::CLONE_NEWUSER).is_ok() && theirs.send(&FromStage::NeedsMaps).is_ok();
-        // Lives until the parent has opened the namespace and ends it.
-        if made && theirs.receive::<ToStage>().is_ok() { 0 } else { 1 }
-    })
-    .map_err(|e| fail("start a process for the layers' user namespace", e))?;
-    drop(theirs);
-    let namespace = match ours.receive()? {
-        Some(FromStage::NeedsMaps) => map.write(holder, privileged).and_then(|()| {
-            File::open(format!("/proc/{holder}/ns/user"))
-                .map(OwnedFd::from)
-                .map_err(|e| fail("open the layers' user namespace", e))
-        }),
-        _ => Err(Error::new(Stage::Run, Kind::Host, "cannot make a user namespace for the layers")
-            .hint("see ces doctor: user.max_user_namespaces may be 0")),
-    };
-    end(holder);
-    namespace
-}
-
-/// An ordinary user's first user namespace, and its map. What is done later with the same ids is done there: making another
-/// asks two helpers again, which takes as long as all else together.
-static KEPT: OnceLock<(IdMap, OwnedFd)> = OnceLock::new();
-
-/// Keeps the user namespace of `pid`, which has the map `map` by now, unless there is one already.
-fn keep(map: &IdMap, pid: Pid) -> Result<()> {
-    if KEPT.get().is_none() {
-        let namespace = File::open(format!("/proc/{pid}/ns/user")).map_err(|e| fail("keep a user namespace", e))?;
-        KEPT.get_or_init(|| (map.clone(), namespace.into()));
-    }
-    Ok(())
-}
-
-fn kept(map: &IdMap) -> Option<BorrowedFd<'static>> {
-    KEPT.get().filter(|(kept, _)| kept == map).map(|(_, namespace)| namespace.as_fd())
-}
-
-/// Does `work` with power over every id of `map`: directly when privileged, else in a child that is root of a user
-/// namespace with that map.
-///
-/// # Errors
-/// `work`'s own, and the kernel's.
-pub fn with_ids(map: &IdMap, privileged: bool, work: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
-    if privileged {
-        return work();
-    }
-    let (ours, theirs) = Wire::pair()?;
-    let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| fail("make a pipe", e.into()))?;
-    let mut write = Some(write);
-    let child = fork(|| {
-        let entered = match kept(map) {
-            Some(namespace) => setns(namespace, CloneFlags::CLONE_NEWUSER)
-                .map_err(|e| fail("enter a user namespace", e.into()))
-                .and_then(|()| become_root()),
-            None => enter_user_namespace(&theirs, CloneFlags::empty()),
-        };
-        let done = entered.and_then(|()| work()).and_then(|answer| {
-            write.take().map_or(Ok(()), |write| File::from(write).write_all(&answer)).map_err(|e| fail("answer", e))
-        });
-        match done {
-            Ok(()) => 0,
-            Err(error) => theirs.send(&FromStage::Failed(super::stage::failure(&error))).map_or(1, |()| 1),
-        }
-    })
-    .map_err(|e| fail("start a process with your subordinate ids", e))?;
-    drop((theirs, write));
-    let answer = (|| {
-        if kept(map).is_none() {
-            let Some(FromStage::NeedsMaps) = ours.receive()? else {
-                return Err(Error::new(Stage::Run, Kind::Host, "cannot make a user namespace").hint("see ces doctor"));
-            };
-            map.write(child, privileged)?;
-            keep(map, child)?;
-            ours.send(&ToStage::MapsWritten)?;
-        }
-        let mut answer = Vec::new();
-        std::io::Read::read_to_end(&mut File::from(read), &mut answer).map_err(|e| fail("read an answer", e))?;
-        match ours.receive()? {
-            Some(FromStage::Failed(failure)) => Err(failure.into()),
-            _ => Ok(answer),
-        }
-    })();
-    end(child);
-    answer
-}
-
 /// Does `work` in a child process that sees `plan` mounted, and nothing of the host's files.
 ///
 /// # Errors
@@ -284,7 +204,7 @@ pub fn in_stage(
     privileged: bool,
     work: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    let layer_ns = layer_map.map(|map| user_namespace(map, privileged)).transpose()?;
+    let layer_ns = layer_map.map(|map| userns::holding(map, privileged)).transpose()?;
     let (ours, theirs) = Wire::pair()?;
     let child = fork(|| {
         let done = own_mounts(&theirs, privileged)
@@ -318,7 +238,7 @@ pub fn in_stage(
 /// A mount namespace whose mounts are this process's own.
 fn own_mounts(wire: &Wire, privileged: bool) -> Result<()> {
     if !privileged {
-        enter_user_namespace(wire, CloneFlags::CLONE_NEWNS)?;
+        userns::enter_user_namespace(wire, CloneFlags::CLONE_NEWNS)?;
     }
     private_mounts(privileged)
 }
@@ -350,16 +270,18 @@ fn sealed_request(request: &StageRequest) -> Result<OwnedFd> {
 const INSIDE_ANOTHER: &str =
     "root lacks the capability CAP_SYS_ADMIN here (inside another container?); run ces on the host itself";
 
-/// What the child does between fork and exec.
-fn become_stage(privileged: bool, wire: &Wire) -> Result<std::convert::Infallible> {
+/// What the child does between fork and exec; an ordinary user's has a `map`.
+fn become_stage(map: Option<&IdMap>, wire: &Wire) -> Result<std::convert::Infallible> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .map_err(|e| fail("reset the signal mask", e.into()))?;
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| fail("follow ces into death", e.into()))?;
     // The caller's terminal, session and keys stay behind.
     nix::unistd::setsid().map_err(|e| fail("start a session", e.into()))?;
     sys::join_new_session_keyring().map_err(|e| fail("start a keyring", e))?;
-    if !privileged {
-        enter_user_namespace(wire, CloneFlags::CLONE_NEWNS)?;
+    if let Some(map) = map {
+        userns::map_oneself(map)?;
+        let namespace = File::open("/proc/self/ns/user").map_err(|e| fail("keep a user namespace", e))?;
+        wire.send_with(&FromStage::Mapped, &[namespace.as_fd()])?;
     }
     let program = read_only_self()?;
     sys::place_fds(&[wire.as_fd()], WIRE_FD).map_err(|e| fail("pass descriptors on", e))?;
@@ -367,29 +289,6 @@ fn become_stage(privileged: bool, wire: &Wire) -> Result<std::convert::Infallibl
     // No argument and no variable of the caller: the container can read its PID 1's command line.
     let argv = [CString::from(c"ces"), CString::from(c"__stage")];
     Err(fail("execute the stage process", sys::exec_fd(program.as_fd(), &argv, &[])))
-}
-
-/// Makes a user namespace (with `more`), has its maps written by the other side, and becomes root in it.
-///
-/// # Errors
-/// The kernel's.
-pub fn enter_user_namespace(wire: &Wire, more: CloneFlags) -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWUSER | more).map_err(|e| {
-        fail("make a user namespace", e.into())
-            .hint("see ces doctor: user namespaces may be switched off for you on this host")
-    })?;
-    wire.send(&FromStage::NeedsMaps)?;
-    wire.expect(&ToStage::MapsWritten)?;
-    become_root()
-}
-
-/// Root of the user namespace that this process is in by now.
-fn become_root() -> Result<()> {
-    let (root, root_group) = (Uid::from_raw(0), Gid::from_raw(0));
-    setresgid(root_group, root_group, root_group).map_err(|e| fail("become root of the user namespace", e.into()))?;
-    setresuid(root, root, root).map_err(|e| fail("become root of the user namespace", e.into()))?;
-    // A change of ids clears it (PR_SET_PDEATHSIG(2const)).
-    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| fail("follow ces into death", e.into()))
 }
 
 /// This program, through a read-only mount of its own: a payload that gets hold of `/proc/<pid>/exe` cannot overwrite it
