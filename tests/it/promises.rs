@@ -112,3 +112,28 @@ fn a_name_without_a_test_is_found_out() {
     assert!(missing("`seam/losing::refused_without_seccomp`", &there).is_empty());
     assert_eq!(in_file("#[test]\n#[cfg(unix)]\nfn a_b_c() {}\nfn d_e_f() {}\n"), ["a_b_c"]);
 }
+
+/// The list of hazards of unpacking that this project began with has 45; a comment over a test says of which it is.
+#[test]
+fn every_hazard_of_unpacking_has_a_test() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/privileged");
+    let mut covered = std::collections::BTreeSet::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        // The label, perhaps more comments, then the test.
+        for (at, label) in lines.iter().enumerate().filter_map(|(at, line)| Some((at, line.strip_prefix("// A")?))) {
+            let next = lines[at + 1..].iter().find(|line| !line.starts_with("//"));
+            if next == Some(&"#[test]") {
+                let numbers = label.split([',', ':']).map(|word| word.trim().trim_start_matches('A'));
+                covered.extend(numbers.map_while(|number| number.parse::<u32>().ok()));
+            }
+        }
+    }
+    let missing: Vec<u32> = (1..=45).filter(|number| !covered.contains(number)).collect();
+    assert!(missing.is_empty(), "no test is labelled for {missing:?}");
+}

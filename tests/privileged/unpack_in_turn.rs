@@ -109,6 +109,7 @@ fn a_whiteout_of_what_is_not_there_leaves_no_trace() {
     assert_eq!(merged(&Site::new(), &[base(), upper], "ls -A; ls -A etc"), "abs\netc\nlib\nusr\nconf");
 }
 
+// A15
 #[test]
 fn an_opaque_directory_hides_the_layers_below_wherever_its_mark_stands() {
     for position in 0..3 {
@@ -125,6 +126,7 @@ fn an_opaque_directory_hides_the_layers_below_wherever_its_mark_stands() {
     }
 }
 
+// A16
 #[test]
 fn a_whiteout_spares_what_its_own_layer_has_under_the_name() {
     for first in [true, false] {
