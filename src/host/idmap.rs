@@ -5,6 +5,7 @@
 //! gives no subordinate ids.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -92,6 +93,14 @@ impl IdMap {
     /// # Errors
     /// When the kernel or the helper refuses; the helper's exit status is checked.
     pub fn write(&self, pid: Pid, privileged: bool) -> Result<()> {
+        self.begin_write(pid, privileged, None)?.settle()
+    }
+
+    /// The same, without waiting for the helpers; what is `held` is closed when they have ended.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write); what a helper refuses is told by [`Writing::settle`].
+    pub fn begin_write(&self, pid: Pid, privileged: bool, held: Option<OwnedFd>) -> Result<Writing> {
         let file = |name: &str| format!("/proc/{pid}/{name}");
         let put = |name: &str, text: &str| {
             fs::write(file(name), text).map_err(|e| {
@@ -102,20 +111,47 @@ impl IdMap {
         };
         if privileged {
             put("gid_map", &lines(&self.gids))?;
-            return put("uid_map", &lines(&self.uids));
+            return put("uid_map", &lines(&self.uids)).map(|()| Writing::default());
         }
         if self.is_single() {
             put("setgroups", "deny")?;
             put("gid_map", &lines(&self.gids))?;
-            return put("uid_map", &lines(&self.uids));
+            return put("uid_map", &lines(&self.uids)).map(|()| Writing::default());
         }
         // Neither waits for the other.
-        let [groups, users] = [("newgidmap", &self.gids), ("newuidmap", &self.uids)].map(|(program, extents)| {
-            let child = helper(program, pid, extents);
-            move || settled(program, child?)
-        });
-        let (groups, users) = (groups(), users());
-        groups.and(users)
+        let mut writing = Writing::default();
+        for (program, extents) in [("newgidmap", &self.gids), ("newuidmap", &self.uids)] {
+            let held = held.as_ref().map(OwnedFd::try_clone).transpose();
+            let held = held.map_err(|e| no_map(format!("cannot run {program}")).because(e))?;
+            writing.0.push((program, helper(program, pid, extents, held)?));
+        }
+        Ok(writing)
+    }
+}
+
+/// Helpers that write maps; none where none are needed.
+#[derive(Debug, Default)]
+pub struct Writing(Vec<(&'static str, Child)>);
+
+impl Writing {
+    /// Returns when the maps are written.
+    ///
+    /// # Errors
+    /// When a helper refused: its exit status is what counts.
+    pub fn settle(mut self) -> Result<()> {
+        std::mem::take(&mut self.0)
+            .into_iter()
+            .map(|(program, helper)| settled(program, helper))
+            .fold(Ok(()), Result::and)
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        // Nobody needs the maps any more: no helper outlives its call. ECHILD: it has been waited for.
+        for (_, helper) in &mut self.0 {
+            helper.wait().ok();
+        }
     }
 }
 
@@ -130,17 +166,19 @@ fn lines(extents: &[Extent]) -> String {
     extents.iter().map(|e| format!("{} {} {}\n", e.inside, e.outside, e.count)).collect()
 }
 
-fn helper(program: &str, pid: Pid, extents: &[Extent]) -> Result<Child> {
+fn helper(program: &str, pid: Pid, extents: &[Extent], held: Option<OwnedFd>) -> Result<Child> {
     let mut command = Command::new(program);
     command.arg(pid.to_string());
     for e in extents {
         command.args([e.inside.to_string(), e.outside.to_string(), e.count.to_string()]);
     }
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // They say nothing there.
+    let output = held.map_or_else(Stdio::null, Stdio::from);
+    command.stdin(Stdio::null()).stdout(output).stderr(Stdio::piped());
     command.spawn().map_err(|e| no_map(format!("cannot run {program}")).because(e))
 }
 
-/// The end of a helper; its exit status is what counts.
+/// The end of a helper.
 fn settled(program: &str, helper: Child) -> Result<()> {
     let output = helper.wait_with_output().map_err(|e| no_map(format!("cannot wait for {program}")).because(e))?;
     if output.status.success() {

@@ -309,7 +309,7 @@ fn until_created(launch: &Launch<'_>, stage: &StageProcess, mut in_cgroup: impl 
                 return Ok(Waiting { init: Pid::from_raw(init), moved, terminal });
             }
             Some(FromStage::Failed(failure)) => return Err(failure.into()),
-            Some(FromStage::Mapped | FromStage::Finished | FromStage::RelayLost) | None => {
+            Some(FromStage::Finished | FromStage::RelayLost) | None => {
                 return Err(Error::new(
                     Stage::Run,
                     Kind::Failed,

@@ -27,7 +27,7 @@ use super::wire::{FromStage, Passed, ToStage, Wire};
 use crate::bundle::rootfs::{self, Plan};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::cgroup::Cgroup;
-use crate::host::idmap::IdMap;
+use crate::host::idmap::{IdMap, Writing};
 use crate::host::sys::{self, MountChange};
 
 /// A stage process that waits for its work. It ends with this value, and with this process.
@@ -36,8 +36,8 @@ pub struct Idle {
     process: Process,
     wire: Wire,
     privileged: bool,
-    /// The map that an ordinary user's process is still giving itself.
-    awaited: Option<IdMap>,
+    /// Of an ordinary user's process: a map, the user namespace that gets it, and who writes it.
+    mapping: Option<(IdMap, OwnedFd, Writing)>,
 }
 
 /// The stage process at work, as its parent sees it. It ends with this value, and with this process.
@@ -116,7 +116,9 @@ pub(super) fn fork(child: impl FnOnce() -> i32) -> std::io::Result<Pid> {
 /// The kernel's.
 pub fn start(map: &IdMap, privileged: bool) -> Result<Idle> {
     let (ours, theirs) = Wire::pair()?;
-    let pid = fork(|| match become_stage((!privileged).then_some(map), &theirs) {
+    let (written, held) = pipe2(OFlag::O_CLOEXEC).map_err(|e| fail("make a pipe", e.into()))?;
+    let (mut written, mut held) = (Some(written).filter(|_| !privileged), Some(held));
+    let pid = fork(|| match become_stage((written.take(), held.take()), &theirs) {
         Ok(never) => match never {},
         // The parent shows it; if the parent is gone there is no one to tell.
         Err(error) => theirs.send(&FromStage::Failed(super::stage::failure(&error))).map_or(1, |()| 1),
@@ -127,26 +129,33 @@ pub fn start(map: &IdMap, privileged: bool) -> Result<Idle> {
         end(pid);
         fail("follow the stage process", e)
     })?;
-    let awaited = (!privileged).then(|| map.clone());
-    Ok(Idle { process: Process { pid, ended }, wire: ours, privileged, awaited })
+    drop(written);
+    let mut idle = Idle { process: Process { pid, ended }, wire: ours, privileged, mapping: None };
+    if !privileged {
+        match receive(&idle.wire, &idle.process)? {
+            Some((FromStage::NeedsMaps, _)) => {
+                let namespace = userns::of(pid)?;
+                idle.mapping = Some((map.clone(), namespace, map.begin_write(pid, privileged, held.take())?));
+            }
+            Some((FromStage::Failed(failure), _)) => return Err(failure.into()),
+            _ => return Err(Error::new(Stage::Run, Kind::Failed, "the stage process ended before it had work")),
+        }
+    }
+    Ok(idle)
 }
 
 impl Idle {
-    /// Returns once it can take its work: an ordinary user's ids take as long to map as policy and image to read, so that it
-    /// does the one meanwhile.
+    /// Makes sure that an ordinary user's process has its ids: they take as long to map as policy and image to read, so that
+    /// nobody waits for them until now.
     ///
     /// # Errors
-    /// When the ids cannot be mapped, or the process has ended.
+    /// When they cannot be mapped.
     pub fn ready(&mut self) -> Result<()> {
-        let Some(map) = self.awaited.take() else { return Ok(()) };
-        match receive(&self.wire, &self.process)?.map(|(said, mut passed)| (said, passed.pop())) {
-            Some((FromStage::Mapped, Some(namespace))) => {
-                userns::keep(map, namespace);
-                Ok(())
-            }
-            Some((FromStage::Failed(failure), _)) => Err(failure.into()),
-            _ => Err(Error::new(Stage::Run, Kind::Failed, "the stage process ended before it had work")),
+        if let Some((map, namespace, writing)) = self.mapping.take() {
+            writing.settle()?;
+            userns::keep(&map, namespace);
         }
+        Ok(())
     }
 
     /// Gives it its work; `layer_map` is the map of the idmapped layers, if ids differ; `streams` take the place of the
@@ -270,18 +279,18 @@ fn sealed_request(request: &StageRequest) -> Result<OwnedFd> {
 const INSIDE_ANOTHER: &str =
     "root lacks the capability CAP_SYS_ADMIN here (inside another container?); run ces on the host itself";
 
-/// What the child does between fork and exec; an ordinary user's has a `map`.
-fn become_stage(map: Option<&IdMap>, wire: &Wire) -> Result<std::convert::Infallible> {
+/// What the child does between fork and exec; an ordinary user's knows by the end of `written` that it has its ids, when
+/// nobody has `held` any more.
+fn become_stage((written, held): (Option<OwnedFd>, Option<OwnedFd>), wire: &Wire) -> Result<std::convert::Infallible> {
+    drop(held);
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .map_err(|e| fail("reset the signal mask", e.into()))?;
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| fail("follow ces into death", e.into()))?;
     // The caller's terminal, session and keys stay behind.
     nix::unistd::setsid().map_err(|e| fail("start a session", e.into()))?;
     sys::join_new_session_keyring().map_err(|e| fail("start a keyring", e))?;
-    if let Some(map) = map {
-        userns::map_oneself(map)?;
-        let namespace = File::open("/proc/self/ns/user").map_err(|e| fail("keep a user namespace", e))?;
-        wire.send_with(&FromStage::Mapped, &[namespace.as_fd()])?;
+    if let Some(written) = written {
+        userns::enter_once_mapped(wire, written)?;
     }
     let program = read_only_self()?;
     sys::place_fds(&[wire.as_fd()], WIRE_FD).map_err(|e| fail("pass descriptors on", e))?;

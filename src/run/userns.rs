@@ -30,11 +30,7 @@ pub(super) fn holding(map: &IdMap, privileged: bool) -> Result<OwnedFd> {
     .map_err(|e| fail("start a process for the layers' user namespace", e))?;
     drop(theirs);
     let namespace = match ours.receive()? {
-        Some(FromStage::NeedsMaps) => map.write(holder, privileged).and_then(|()| {
-            File::open(format!("/proc/{holder}/ns/user"))
-                .map(OwnedFd::from)
-                .map_err(|e| fail("open the layers' user namespace", e))
-        }),
+        Some(FromStage::NeedsMaps) => map.write(holder, privileged).and_then(|()| of(holder)),
         _ => Err(Error::new(Stage::Run, Kind::Host, "cannot make a user namespace for the layers")
             .hint("see ces doctor: user.max_user_namespaces may be 0")),
     };
@@ -47,8 +43,14 @@ pub(super) fn holding(map: &IdMap, privileged: bool) -> Result<OwnedFd> {
 static KEPT: OnceLock<(IdMap, OwnedFd)> = OnceLock::new();
 
 /// Keeps a user namespace that has `map`, unless there is one already.
-pub(super) fn keep(map: IdMap, namespace: OwnedFd) {
-    KEPT.get_or_init(|| (map, namespace));
+pub(super) fn keep(map: &IdMap, namespace: OwnedFd) {
+    KEPT.get_or_init(|| (map.clone(), namespace));
+}
+
+/// The user namespace of a process.
+pub(super) fn of(pid: Pid) -> Result<OwnedFd> {
+    let opened = File::open(format!("/proc/{pid}/ns/user"));
+    opened.map(OwnedFd::from).map_err(|e| fail("open a user namespace", e))
 }
 
 fn kept(map: &IdMap) -> Option<BorrowedFd<'static>> {
@@ -90,8 +92,7 @@ pub fn with_ids(map: &IdMap, privileged: bool, work: impl FnOnce() -> Result<Vec
                 return Err(Error::new(Stage::Run, Kind::Host, "cannot make a user namespace").hint("see ces doctor"));
             };
             map.write(child, privileged)?;
-            let namespace = File::open(format!("/proc/{child}/ns/user"));
-            keep(map.clone(), namespace.map_err(|e| fail("keep a user namespace", e))?.into());
+            keep(map, of(child)?);
             ours.send(&ToStage::MapsWritten)?;
         }
         let mut answer = Vec::new();
@@ -105,44 +106,31 @@ pub fn with_ids(map: &IdMap, privileged: bool, work: impl FnOnce() -> Result<Vec
     answer
 }
 
-/// Enters a user and a mount namespace with `map`, which a process outside writes: who is inside already has no right to.
-pub(super) fn map_oneself(map: &IdMap) -> Result<()> {
-    let inside = Pid::this();
-    let (ours, theirs) = Wire::pair()?;
-    let outside = fork(|| {
-        let written = match theirs.receive() {
-            Ok(Some(FromStage::NeedsMaps)) => map.write(inside, false),
-            _ => return 1,
-        };
-        let told = match written {
-            Ok(()) => theirs.send(&ToStage::MapsWritten),
-            // It is shown by the one who asked.
-            Err(error) => theirs.send(&ToStage::NoMaps(failure(&error))),
-        };
-        told.map_or(1, |()| 0)
-    })
-    .map_err(|e| fail("start a process that maps ids", e))?;
-    drop(theirs);
-    let entered = enter_user_namespace(&ours, CloneFlags::CLONE_NEWNS);
-    end(outside);
-    entered
-}
-
 /// Makes a user namespace (with `more`), has its maps written by the other side, and becomes root in it.
 ///
 /// # Errors
 /// The kernel's.
 pub fn enter_user_namespace(wire: &Wire, more: CloneFlags) -> Result<()> {
+    unshare_user(more)?;
+    wire.send(&FromStage::NeedsMaps)?;
+    wire.expect(&ToStage::MapsWritten)?;
+    become_root()
+}
+
+/// The same with a mount namespace, where the maps are written once `written` is at its end.
+pub(super) fn enter_once_mapped(wire: &Wire, written: OwnedFd) -> Result<()> {
+    unshare_user(CloneFlags::CLONE_NEWNS)?;
+    wire.send(&FromStage::NeedsMaps)?;
+    std::io::Read::read_to_end(&mut File::from(written), &mut Vec::new())
+        .map_err(|e| fail("wait for the id maps", e))?;
+    become_root()
+}
+
+fn unshare_user(more: CloneFlags) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWUSER | more).map_err(|e| {
         fail("make a user namespace", e.into())
             .hint("see ces doctor: user namespaces may be switched off for you on this host")
-    })?;
-    wire.send(&FromStage::NeedsMaps)?;
-    match wire.receive()? {
-        Some(ToStage::MapsWritten) => become_root(),
-        Some(ToStage::NoMaps(failure)) => Err(failure.into()),
-        _ => Err(Error::new(Stage::Run, Kind::Failed, "nobody maps the ids of a user namespace")),
-    }
+    })
 }
 
 /// Root of the user namespace that this process is in by now.

@@ -20,8 +20,6 @@ const PACKET: usize = 64 * 1024;
 pub enum FromStage {
     /// A user namespace was made; its maps are to be written.
     NeedsMaps,
-    /// An ordinary user's user namespace has its maps; it comes with this.
-    Mapped,
     /// The stage is about to leave the host's control groups from view.
     NeedsCgroup,
     /// The container is created; its payload has not started.
@@ -46,8 +44,6 @@ pub enum ToStage {
     Begin(Passed),
     /// The maps are written.
     MapsWritten,
-    /// They could not be.
-    NoMaps(Failure),
     /// The stage is in its control group.
     CgroupReady,
     /// The enforced check passed: start the payload.
@@ -68,7 +64,7 @@ pub struct Passed {
 }
 
 /// An error of the stage, as it crosses the socket.
-#[derive(Debug, PartialEq, Eq, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Failure {
     /// What failed.
     pub what: String,
