@@ -99,6 +99,15 @@ pub fn cloexec_from(first: u32) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
 }
 
+/// A copy of `fd` with a number above `last`, closed on exec: out of the way of those that [`place_fds`] puts there.
+///
+/// # Errors
+/// The kernel's.
+pub fn above(fd: BorrowedFd<'_>, last: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: `fd` is open; F_DUPFD_CLOEXEC returns a new descriptor at or above the given number.
+    own(check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, last + 1) }.into())?)
+}
+
 /// Puts copies of `fds` at the numbers `first`, `first + 1`, …, kept open over exec. For a child about to execute.
 ///
 /// # Errors

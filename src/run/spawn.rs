@@ -21,7 +21,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pipe2};
 
-use super::stage::{StageRequest, WIRE_FD};
+use super::stage::{StageRequest, WIRE_FD, WRITTEN_FD};
 use super::userns;
 use super::wire::{FromStage, Passed, ToStage, Wire};
 use crate::bundle::rootfs::{self, Plan};
@@ -118,10 +118,14 @@ pub fn start(map: &IdMap, privileged: bool) -> Result<Idle> {
     let (ours, theirs) = Wire::pair()?;
     let (written, held) = pipe2(OFlag::O_CLOEXEC).map_err(|e| fail("make a pipe", e.into()))?;
     let (mut written, mut held) = (Some(written).filter(|_| !privileged), Some(held));
-    let pid = fork(|| match become_stage((written.take(), held.take()), &theirs) {
-        Ok(never) => match never {},
-        // The parent shows it; if the parent is gone there is no one to tell.
-        Err(error) => theirs.send(&FromStage::Failed(super::stage::failure(&error))).map_or(1, |()| 1),
+    let pid = fork(|| {
+        // It is needed to the last.
+        let Ok(wire) = sys::above(theirs.as_fd(), WRITTEN_FD).map(Wire::from_fd) else { return 1 };
+        match become_stage((written.take(), held.take()), &wire) {
+            Ok(never) => match never {},
+            // The parent shows it; if the parent is gone there is no one to tell.
+            Err(error) => wire.send(&FromStage::Failed(super::stage::failure(&error))).map_or(1, |()| 1),
+        }
     })
     .map_err(|e| fail("start the stage process", e))?;
     drop(theirs);
@@ -280,7 +284,7 @@ const INSIDE_ANOTHER: &str =
     "root lacks the capability CAP_SYS_ADMIN here (inside another container?); run ces on the host itself";
 
 /// What the child does between fork and exec; an ordinary user's knows by the end of `written` that it has its ids, when
-/// nobody has `held` any more.
+/// nobody has `held` any more, and meanwhile executes the program.
 fn become_stage((written, held): (Option<OwnedFd>, Option<OwnedFd>), wire: &Wire) -> Result<std::convert::Infallible> {
     drop(held);
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
@@ -289,12 +293,14 @@ fn become_stage((written, held): (Option<OwnedFd>, Option<OwnedFd>), wire: &Wire
     // The caller's terminal, session and keys stay behind.
     nix::unistd::setsid().map_err(|e| fail("start a session", e.into()))?;
     sys::join_new_session_keyring().map_err(|e| fail("start a keyring", e))?;
-    if let Some(written) = written {
-        userns::enter_once_mapped(wire, written)?;
+    if written.is_some() {
+        userns::enter_unmapped(wire)?;
     }
-    let program = read_only_self()?;
-    sys::place_fds(&[wire.as_fd()], WIRE_FD).map_err(|e| fail("pass descriptors on", e))?;
-    sys::cloexec_from(WIRE_FD.unsigned_abs() + 1).map_err(|e| fail("close descriptors", e))?;
+    let program = sys::above(read_only_self()?.as_fd(), WRITTEN_FD).map_err(|e| fail("seal the ces program", e))?;
+    let passed: Vec<BorrowedFd<'_>> = [wire.as_fd()].into_iter().chain(written.as_ref().map(AsFd::as_fd)).collect();
+    sys::place_fds(&passed, WIRE_FD).map_err(|e| fail("pass descriptors on", e))?;
+    let beyond = if written.is_some() { WRITTEN_FD } else { WIRE_FD }.unsigned_abs() + 1;
+    sys::cloexec_from(beyond).map_err(|e| fail("close descriptors", e))?;
     // No argument and no variable of the caller: the container can read its PID 1's command line.
     let argv = [CString::from(c"ces"), CString::from(c"__stage")];
     Err(fail("execute the stage process", sys::exec_fd(program.as_fd(), &argv, &[])))

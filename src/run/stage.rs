@@ -22,7 +22,7 @@ use super::console::Console;
 use super::engine::{self, Payload};
 use super::relay::{Listener, Relay};
 use super::spawn::private_mounts;
-use super::userns::enter_user_namespace;
+use super::userns::{become_root_once_mapped, enter_user_namespace};
 use super::wire::{Failure, FromStage, ToStage, Wire};
 use crate::bundle::init_layer::{self, Shape};
 use crate::bundle::rootfs::{self, Plan, ROOTFS, STATE};
@@ -32,6 +32,8 @@ use crate::host::sys;
 
 /// The descriptor of the conversation, the one that the stage process inherits.
 pub const WIRE_FD: RawFd = 3;
+/// An ordinary user's ids are mapped when this is at its end; root's stage process has no such descriptor.
+pub const WRITTEN_FD: RawFd = WIRE_FD + 1;
 
 /// Everything the stage process needs to know.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -68,7 +70,8 @@ pub fn child_main_reading(read: impl FnOnce(OwnedFd) -> Result<StageRequest>) ->
         return 125;
     };
     let wire = Wire::from_fd(wire);
-    match begin(&wire, read).and_then(|(request, handed)| stage(request, &wire, handed)) {
+    let mapped = sys::inherited_fd(WRITTEN_FD).map_or(Ok(()), become_root_once_mapped);
+    match mapped.and_then(|()| begin(&wire, read)).and_then(|(request, handed)| stage(request, &wire, handed)) {
         Ok(()) => 0,
         Err(error) => {
             // If the parent is gone there is no one to tell.

@@ -8,6 +8,8 @@ use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
+use caps::CapSet;
+use caps::errors::CapsError;
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::Signal;
@@ -117,13 +119,27 @@ pub fn enter_user_namespace(wire: &Wire, more: CloneFlags) -> Result<()> {
     become_root()
 }
 
-/// The same with a mount namespace, where the maps are written once `written` is at its end.
-pub(super) fn enter_once_mapped(wire: &Wire, written: OwnedFd) -> Result<()> {
+/// Makes a user and a mount namespace and asks for the maps, but does not wait for them: the power over both survives the
+/// execution of another program, which a user who is nobody yet would lose (capabilities(7), "Ambient").
+pub(super) fn enter_unmapped(wire: &Wire) -> Result<()> {
     unshare_user(CloneFlags::CLONE_NEWNS)?;
     wire.send(&FromStage::NeedsMaps)?;
+    let keep = || -> Result<(), CapsError> {
+        let all = caps::read(None, CapSet::Permitted)?;
+        caps::set(None, CapSet::Inheritable, &all)?;
+        caps::set(None, CapSet::Ambient, &all)
+    };
+    keep().map_err(|e| fail("keep the power over a user namespace", std::io::Error::other(e)))
+}
+
+/// The other half, in the program that was executed: root, once `written` is at its end.
+pub(super) fn become_root_once_mapped(written: OwnedFd) -> Result<()> {
     std::io::Read::read_to_end(&mut File::from(written), &mut Vec::new())
         .map_err(|e| fail("wait for the id maps", e))?;
-    become_root()
+    become_root()?;
+    // Root needs none of these to have its power.
+    let drop = || caps::clear(None, CapSet::Ambient).and_then(|()| caps::clear(None, CapSet::Inheritable));
+    drop().map_err(|e| fail("drop what was kept", std::io::Error::other(e)))
 }
 
 fn unshare_user(more: CloneFlags) -> Result<()> {
