@@ -122,16 +122,16 @@ pub fn volume(rootfs: &Path, path: &Path) -> Result<()> {
     }
 }
 
-/// Checks, after everything is laid, that no component of `destination` is a symbolic link.
+/// Checks, after everything is laid, that no component of `destination` is a symbolic link; gives what it is.
 ///
 /// # Errors
 /// When one is.
-pub fn verify(rootfs: &Path, destination: &Path) -> Result<()> {
+pub fn verify(rootfs: &Path, destination: &Path) -> Result<OwnedFd> {
     let root = File::open(rootfs).map_err(|e| fail(destination).because(e))?;
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    openat2(&root, &plain(destination)?, how).map(drop).map_err(|e| refused(destination, e.desc()))
+    openat2(&root, &plain(destination)?, how).map_err(|e| refused(destination, e.desc()))
 }
 
 /// The directory `path` (relative) of the tree, made where it is missing. Symbolic links are followed by the kernel, with

@@ -191,6 +191,16 @@ fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
     sys::clone_mount(fd.as_fd(), c"", recursive).map_err(|e| io(&what, e))
 }
 
+/// Mounts what is bound as `/b/number` also on top of `point`, with all that is mounted below it and the same flags.
+///
+/// # Errors
+/// The kernel's.
+pub fn bind_onto(number: usize, point: &OwnedFd) -> Result<()> {
+    let source = Path::new("/b").join(number.to_string());
+    let tree = clone_tree(&source, true)?;
+    sys::attach_mount_onto(tree.as_fd(), point.as_fd()).map_err(|e| io(&format!("bind {}", source.display()), e))
+}
+
 /// Makes `stage` the root of this mount namespace and forgets the old one.
 fn enter(stage: &Path) -> Result<()> {
     nix::unistd::chdir(stage).map_err(|e| fail("enter the stage", e))?;

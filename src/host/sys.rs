@@ -329,20 +329,24 @@ pub fn change_mount(mount: BorrowedFd<'_>, change: &MountChange<'_>) -> io::Resu
 /// # Errors
 /// The kernel's.
 pub fn attach_mount(mount: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
+    move_mount(mount, libc::AT_FDCWD, &c_path(target)?)
+}
+
+/// Attaches `mount` on top of what `target` is, whatever its name.
+///
+/// # Errors
+/// The kernel's.
+pub fn attach_mount_onto(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+    move_mount(mount, target.as_raw_fd(), c"")
+}
+
+fn move_mount(mount: BorrowedFd<'_>, dir: RawFd, target: &CStr) -> io::Result<()> {
     const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 0x0000_0004;
-    let target = c_path(target)?;
+    const MOVE_MOUNT_T_EMPTY_PATH: libc::c_uint = 0x0000_0040;
+    let flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;
     // SAFETY: takes descriptors, C strings and flags.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_FDCWD,
-            target.as_ptr(),
-            MOVE_MOUNT_F_EMPTY_PATH,
-        )
-    })
-    .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_move_mount, mount.as_raw_fd(), c"".as_ptr(), dir, target.as_ptr(), flags) })
+        .map(drop)
 }
 
 fn unsigned(flags: libc::c_int) -> libc::c_uint {

@@ -3,8 +3,9 @@
 //! Takes a `StageRequest` over an inherited socket; gives a created, then a running container; trusts `ces` (its
 //! parent) and the kernel; refuses to create anything outside a user namespace that ces made.
 //!
-//! The order, in the order of the code: mounts (as the host's root where there is one) → user namespace → control
-//! group → network and cgroup namespaces → init layer → engine: create → *the parent's check* → start → wait.
+//! The order, in the order of the code: (an ordinary user's: user, mount and network namespace →) mounts (as the host's root
+//! where there is one) → (root's: user namespace →) control group → cgroup (and root's: network) namespace → init layer →
+//! engine: create → *the parent's check* → start → wait.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -70,8 +71,10 @@ pub fn child_main_reading(read: impl FnOnce(OwnedFd) -> Result<StageRequest>) ->
         return 125;
     };
     let wire = Wire::from_fd(wire);
-    let mapped = sys::inherited_fd(WRITTEN_FD).map_or(Ok(()), become_root_once_mapped);
-    match mapped.and_then(|()| begin(&wire, read)).and_then(|(request, handed)| stage(request, &wire, handed)) {
+    // Its power over the namespaces that it makes does not depend on its ids: there is time for this while they are mapped.
+    let of_a_user = |written| own_network().and_then(|()| become_root_once_mapped(written));
+    let ready = sys::inherited_fd(WRITTEN_FD).map_or(Ok(()), of_a_user);
+    match ready.and_then(|()| begin(&wire, read)).and_then(|(request, handed)| stage(request, &wire, handed)) {
         Ok(()) => 0,
         Err(error) => {
             // If the parent is gone there is no one to tell.
@@ -146,10 +149,10 @@ fn stage(request: StageRequest, wire: &Wire, Handed { status, door, listeners, l
     }
     wire.send(&FromStage::NeedsCgroup)?;
     wire.expect(&ToStage::CgroupReady)?;
-    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWCGROUP)
-        .map_err(|e| fail("make network and cgroup namespaces", e))?;
-    sys::loopback_up()
-        .map_err(|e| fail("bring the loopback interface up", nix::Error::try_from(e).unwrap_or(nix::Error::EIO)))?;
+    unshare(CloneFlags::CLONE_NEWCGROUP).map_err(|e| fail("make a cgroup namespace", e))?;
+    if request.privileged {
+        own_network()?;
+    }
     let relay = start_relay(listeners, &request.ports)?;
     private_cgroup2()?;
     request.volumes.iter().try_for_each(|path| init_layer::volume(Path::new(ROOTFS), path))?;
@@ -176,6 +179,14 @@ fn stage(request: StageRequest, wire: &Wire, Handed { status, door, listeners, l
     wire.send(&FromStage::Finished)
 }
 
+/// A network namespace with nothing but loopback, which is up. It belongs to the user namespace that this process is in:
+/// for root that must be the container's.
+fn own_network() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET).map_err(|e| fail("make a network namespace", e))?;
+    sys::loopback_up()
+        .map_err(|e| fail("bring the loopback interface up", nix::Error::try_from(e).unwrap_or(nix::Error::EIO)))
+}
+
 /// The relay of published ports, if there are any: before the engine forks, so that the container inherits no listener.
 fn start_relay(listeners: Vec<OwnedFd>, ports: &[u16]) -> Result<Option<Relay>> {
     let listeners: Vec<Listener<'_>> =
@@ -198,13 +209,17 @@ fn private_cgroup2() -> Result<()> {
 /// Mount points that the image leads elsewhere: as asked, as they are.
 type Moved = Vec<(PathBuf, PathBuf)>;
 
-/// Lays every mount point, and tells the engine where things are inside the stage.
+/// Lays every mount point, mounts what is bound over the image, and tells the engine where all else is inside the stage.
+///
+/// The engine could bind too, but looks some fifty times at each mount point, by its name.
 fn lay_mount_points(mut spec: Spec, plan: &Plan) -> Result<(Spec, Moved)> {
-    let rootfs = Path::new(ROOTFS);
-    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    let root = Path::new(ROOTFS);
+    let mounts = spec.mounts().clone().unwrap_or_default();
+    let mut for_engine = Vec::with_capacity(mounts.len());
+    let mut binds = Vec::with_capacity(plan.binds.len());
     let mut moved = Moved::new();
     let destinations: Vec<PathBuf> = mounts.iter().map(|m| m.destination().clone()).collect();
-    for mount in &mut mounts {
+    for mut mount in mounts {
         let bind = plan.binds.iter().position(|bind| bind.destination == *mount.destination());
         let mut shape = Shape::Directory;
         if let Some(number) = bind {
@@ -214,7 +229,7 @@ fn lay_mount_points(mut spec: Spec, plan: &Plan) -> Result<(Spec, Moved)> {
             }
             // The flags are on the bound tree already (and on every mount below it): the engine copies them.
             mount.set_source(Some(source)).set_options(Some(vec!["rbind".to_owned()]));
-        } else if is_bind(mount) {
+        } else if is_bind(&mount) {
             return Err(Error::new(
                 Stage::Run,
                 Kind::Failed,
@@ -224,20 +239,27 @@ fn lay_mount_points(mut spec: Spec, plan: &Plan) -> Result<(Spec, Moved)> {
         let destination = mount.destination().clone();
         if destinations.iter().any(|other| *other != destination && destination.starts_with(other)) {
             // Its parent is another mount, not the image; the engine makes it there.
+            for_engine.push(mount);
             continue;
         }
-        let real = init_layer::lay(rootfs, &destination, shape)?;
-        init_layer::verify(rootfs, &real)?;
+        let real = init_layer::lay(root, &destination, shape)?;
+        let point = init_layer::verify(root, &real)?;
         if real != destination {
             init_layer::apart(&destination, &real, &destinations)?;
             moved.push((destination, real.clone()));
             mount.set_destination(real);
         }
+        match bind {
+            Some(number) => binds.push((number, point)),
+            None => for_engine.push(mount),
+        }
     }
     if let Some(process) = spec.process() {
-        init_layer::working_directory(rootfs, process.cwd())?;
+        init_layer::working_directory(root, process.cwd())?;
     }
-    spec.set_mounts(Some(mounts));
+    // Last: until here nothing that was laid could end up in what is bound.
+    binds.iter().try_for_each(|(number, point)| rootfs::bind_onto(*number, point))?;
+    spec.set_mounts(Some(for_engine));
     Ok((spec, moved))
 }
 

@@ -7,11 +7,11 @@
 use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::os::fd::{IntoRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, IntoRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use ces::run::stage::StageRequest;
 use libc::{c_char, c_int, c_long, c_uint, c_ulong, c_void, gid_t, size_t};
@@ -312,6 +312,9 @@ fn next(name: &CStr, known: &AtomicUsize) -> usize {
     found
 }
 
+/// There is a network namespace of its own.
+static OWN_NETWORK: AtomicBool = AtomicBool::new(false);
+
 type Syscall = unsafe extern "C" fn(c_long, c_ulong, c_ulong, c_ulong, c_ulong, c_ulong, c_ulong) -> c_long;
 
 /// Passes a call on.
@@ -413,8 +416,14 @@ pub unsafe extern "C" fn unshare(flags: c_int) -> c_int {
     if lies("the_cgroup_namespace") {
         kept &= !libc::CLONE_NEWCGROUP;
     }
-    if flags & libc::CLONE_NEWNET != 0 && (lies("the_uid_map") || lies("the_gid_map")) {
+    if flags & libc::CLONE_NEWCGROUP != 0 && (lies("the_uid_map") || lies("the_gid_map")) {
         nest();
+    }
+    OWN_NETWORK.fetch_or(flags & libc::CLONE_NEWNET != 0, Ordering::Relaxed);
+    if flags & libc::CLONE_NEWCGROUP != 0 && OWN_NETWORK.load(Ordering::Relaxed) && lies("loopback_alone") {
+        // An ordinary user's network is made before it is known what is to be left out.
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert_eq!(rename_loopback(socket.as_raw_fd()), 0, "another name for loopback");
     }
     // SAFETY: takes a number.
     unsafe { real(libc::SYS_unshare, [c_ulong::from(kept as c_uint), 0, 0, 0, 0, 0]) as c_int }
@@ -453,17 +462,7 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: c_ulong) -
         return 0;
     }
     if request == libc::SIOCSIFFLAGS && lies("loopback_alone") {
-        // SAFETY: ifreq is plain data.
-        let mut rename: libc::ifreq = unsafe { std::mem::zeroed() };
-        for (to, from) in rename.ifr_name.iter_mut().zip(*b"lo") {
-            *to = from as c_char;
-        }
-        let mut name = [0; libc::IFNAMSIZ];
-        for (to, from) in name.iter_mut().zip(*b"eth0") {
-            *to = from as c_char;
-        }
-        rename.ifr_ifru.ifru_newname = name;
-        return pass(libc::SIOCSIFNAME, (&raw const rename) as c_ulong);
+        return rename_loopback(fd);
     }
     let done = pass(request, argument);
     if request == libc::SIOCSIFFLAGS && lies("no_route") {
@@ -476,6 +475,30 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: c_ulong) -
         assert_eq!(pass(libc::SIOCADDRT, (&raw const route) as c_ulong), 0, "a route");
     }
     done
+}
+
+/// Takes loopback down, and names it as a card would be.
+fn rename_loopback(socket: c_int) -> c_int {
+    // SAFETY: ifreq is plain data.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
+        *to = from as c_char;
+    }
+    let pass = |number: c_ulong, request: &libc::ifreq| {
+        // SAFETY: these requests read an ifreq.
+        unsafe {
+            real(libc::SYS_ioctl, [socket as c_ulong, number, std::ptr::from_ref(request) as c_ulong, 0, 0, 0]) as c_int
+        }
+    };
+    if pass(libc::SIOCSIFFLAGS, &request) != 0 {
+        return -1;
+    }
+    let mut name = [0; libc::IFNAMSIZ];
+    for (to, from) in name.iter_mut().zip(*b"eth0") {
+        *to = from as c_char;
+    }
+    request.ifr_ifru.ifru_newname = name;
+    pass(libc::SIOCSIFNAME, &request)
 }
 
 fn address(bytes: [u8; 4]) -> libc::sockaddr {
