@@ -359,16 +359,26 @@ fn run_alone(argv: &[OsString]) -> Option<Cli> {
     Cli::from_arg_matches(&matches).ok()
 }
 
+/// Whether all words, the program's name among them, are those of `ces run`, as far as they need not be understood for that.
+pub fn says_run(argv: &[OsString]) -> bool {
+    let link = argv.first().and_then(legacy::Link::of);
+    link.map_or_else(|| verb(argv.get(1..).unwrap_or_default()) == Some("run"), |link| link == legacy::Link::Run)
+}
+
 fn is_run(words: &[OsString]) -> bool {
+    matches!(verb(words), Some("run" | "exec"))
+}
+
+fn verb(words: &[OsString]) -> Option<&str> {
     let mut words = words.iter();
-    while let Some(word) = words.next() {
+    loop {
+        let word = words.next()?;
         if word == "--root" || word == "--policy" {
             words.next();
         } else if !word.as_encoded_bytes().starts_with(b"-") {
-            return word == "run" || word == "exec";
+            return word.to_str();
         }
     }
-    false
 }
 
 #[cfg(test)]

@@ -17,9 +17,11 @@ fn main() -> ExitCode {
     if let Some(code) = child(&argv) {
         return code;
     }
+    let hardened = harden();
+    let mut ahead = (hardened.is_ok() && cli::says_run(&argv)).then(commands::ahead).flatten();
     let (parsed, is_run) = cli::parse(&argv);
     let status = |other: u8| if is_run { NOTHING_RAN } else { other };
-    if let Err(error) = harden() {
+    if let Err(error) = hardened {
         say(&error.report());
         return ExitCode::from(status(error.exit_status()));
     }
@@ -37,7 +39,8 @@ fn main() -> ExitCode {
     for warning in warnings.iter().filter(|_| !cli.global.quiet) {
         say(&format!("warning: {}\n", text::neutral_line(warning)));
     }
-    match commands::through_sudo(&argv, &cli.command).and_then(|()| commands::dispatch(&cli.global, &cli.command)) {
+    let here = commands::through_sudo(&argv, &cli.command, || drop(ahead.take()));
+    match here.and_then(|()| commands::dispatch(&cli.global, &cli.command, ahead)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             say(&error.report());

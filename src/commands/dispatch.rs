@@ -5,12 +5,13 @@ use crate::commands::{
     Context, bundle, doctor, exec, fsck, images, inspect, logs, manual, policy, prune, ps, pull, records, rmi, run,
 };
 use crate::error::Result;
+use crate::run::spawn::Started;
 
 /// Runs the verb, and gives the exit status.
 ///
 /// # Errors
 /// The verb's.
-pub fn dispatch(global: &Global, command: &Command) -> Result<u8> {
+pub fn dispatch(global: &Global, command: &Command, ahead: Option<Started>) -> Result<u8> {
     match command {
         Command::Policy(command) => policy::run(global, command),
         Command::Completions(args) => manual::completions(args),
@@ -32,7 +33,7 @@ pub fn dispatch(global: &Global, command: &Command) -> Result<u8> {
             let asked = inspect::InspectArgs { image: args.image.clone() };
             inspect::inspect(&Context::new(global)?, &asked).map(|()| 0)
         }
-        Command::Run(args) => run::run(global, args),
+        Command::Run(args) => run::run(global, args, ahead),
         Command::Bundle(args) => bundle::bundle(global, args),
         Command::Spec(args) => bundle::spec(global, args),
         Command::Doctor(args) => doctor::doctor(global, args),

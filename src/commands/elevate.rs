@@ -3,6 +3,7 @@
 //! Takes the words of the call; gives nothing, or never comes back; trusts sudo; refuses to do it twice.
 
 use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,16 +14,21 @@ use crate::cli;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::policy::Policy;
+use crate::policy::load::SITE_FILE;
 
-/// Executes `sudo -n ces …` when the caller is an ordinary user and the site's policy says `mode = "enforced"`.
+/// Executes `sudo -n ces …` when the caller is an ordinary user and the site's policy says `mode = "enforced"`; `leave` is
+/// called before: nothing of this process may remain.
 ///
 /// # Errors
 /// When sudo does not let the caller, or did and gave no privileges.
-pub fn through_sudo(words: &[OsString], command: &cli::Command) -> Result<()> {
+pub fn through_sudo(words: &[OsString], command: &cli::Command, leave: impl FnOnce()) -> Result<()> {
     let harmless = matches!(command, cli::Command::Completions(_) | cli::Command::Man(_) | cli::Command::Policy(_));
-    if geteuid().is_root() || harmless || !Policy::load(&Caller::find()?, None)?.is_enforced() {
+    // Most hosts without such a policy have none at all.
+    let none = || matches!(Path::new(SITE_FILE).symlink_metadata(), Err(e) if e.kind() == ErrorKind::NotFound);
+    if geteuid().is_root() || harmless || none() || !Policy::load(&Caller::find()?, None)?.is_enforced() {
         return Ok(());
     }
+    leave();
     let refused = |why: String| {
         Error::new(Stage::Policy, Kind::Policy, "ces is to be called through sudo on this host (mode = \"enforced\")")
             .because(why)

@@ -28,6 +28,8 @@ pub mod inspect;
 mod advice;
 /// What another of an image's users left in a bound directory.
 mod others;
+/// What `ces run` says.
+mod talk;
 /// `ces run`.
 pub mod run;
 /// `ces spec`, `ces bundle`.
@@ -53,3 +55,4 @@ mod elevate;
 pub use context::Context;
 pub use dispatch::dispatch;
 pub use elevate::through_sudo;
+pub use run::ahead;

@@ -1,9 +1,10 @@
 //! `ces run`: the pipeline, read aloud.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
+use nix::unistd::geteuid;
 use oci_spec::runtime::Spec;
 use serde_json::json;
 
@@ -12,6 +13,7 @@ use super::facts;
 use super::others;
 use super::prepare::{self, Prepared};
 use super::print;
+use super::talk::{Talk, describe};
 use crate::bundle::identity::HostIds;
 use crate::bundle::rootfs::{Bind, Plan};
 use crate::bundle::spec::{self, HostPaths};
@@ -23,28 +25,34 @@ use crate::host::idmap::IdMap;
 use crate::host::machine::Machine;
 use crate::policy::grant::Granted;
 use crate::policy::request::{Listen, PortRequest};
-use crate::policy::units::show_size;
 use crate::run::detach::{Report, detach, log_path};
 use crate::run::handover;
 use crate::run::job::{Job, JobId, Journal};
-use crate::run::launch::{Launch, launch};
-use crate::run::ports::{Ports, Published};
+use crate::run::launch::{Checked, Launch, launch};
+use crate::run::outputs::Outputs;
+use crate::run::ports::Ports;
 use crate::run::quota::Bound;
 use crate::run::record::{Record, State, now};
 use crate::run::reown;
 use crate::run::session;
-use crate::run::spawn::{self, Idle};
+use crate::run::spawn::{self, Idle, Started};
 use crate::run::supervise::{Ending, Outcome};
-use crate::text;
 
-/// Runs an image; the exit status is the payload's.
+/// The process in which the container will be made, before it is known that there will be one: it gets ready while the words
+/// are read. None if it could not be started; why not is told when it is needed.
+pub fn ahead() -> Option<Started> {
+    spawn::start(geteuid().is_root()).ok()
+}
+
+/// Runs an image, in the process that was started `ahead` if there is one; the exit status is the payload's.
 ///
 /// # Errors
 /// When nothing of the payload ran, or its end cannot be told.
-pub fn run(global: &Global, args: &RunArgs) -> Result<u8> {
+pub fn run(global: &Global, args: &RunArgs, ahead: Option<Started>) -> Result<u8> {
     let caller = prepare::caller()?;
-    // It gets ready while everything is decided. A supervisor starts its own.
-    let idle = (args.options.detach != Some(true)).then(|| start_stage(&caller)).transpose()?;
+    // Its ids are mapped while everything is decided. A supervisor starts its own.
+    let ahead = ahead.filter(|_| args.options.detach != Some(true));
+    let idle = ahead.map(|started| started.with_ids(&IdMap::on_disk(&caller)?)).transpose()?;
     let mut prepared = prepare::prepare(global, args, caller)?;
     let id = JobId::new()?;
     let talk = Talk { quiet: global.quiet };
@@ -82,7 +90,7 @@ pub fn run(global: &Global, args: &RunArgs) -> Result<u8> {
 
 /// The process in which the container will be made.
 fn start_stage(caller: &Caller) -> Result<Idle> {
-    spawn::start(&IdMap::on_disk(caller)?, caller.is_privileged())
+    spawn::start(caller.is_privileged())?.with_ids(&IdMap::on_disk(caller)?)
 }
 
 /// The run from its first directory to its record; `report` is for who started it, if it is detached.
@@ -122,7 +130,7 @@ fn execute(
     (idle, ports, detached): (Idle, Ports, Option<Report>),
     record: &mut Record,
     talk: &Talk,
-) -> Result<(Outcome, Usage)> {
+) -> Result<Ended> {
     let limits = &prepared.grant.limits;
     let root = prepared.image.root();
     let plan = Plan {
@@ -166,25 +174,27 @@ fn execute(
         ],
         ports,
     };
-    launch(idle, start, |checked| {
+    let before_start = |checked: &Checked| {
         checked.warnings.iter().for_each(|warning| talk.say(&format!("warning: {warning}")));
         record.warnings.extend(checked.warnings.iter().cloned());
         record.enforced = serde_json::to_value(&checked.enforced).ok();
         // No record, no run; and it says what is in force before anything runs.
         record.save(&prepared.dirs.log)
-    })
+    };
+    let identity = &prepared.identity;
+    let (map, privileged) = (&identity.container, identity.caller.is_privileged());
+    let collect =
+        || handover::hand_over(|| job.outputs_directory(), &job.outputs(), &identity.researcher(), map, privileged);
+    launch(idle, start, before_start, collect)
 }
 
-/// Whatever happened: outputs to the researcher, scratch away, record closed, in words what came of it.
-fn finish(
-    prepared: &Prepared,
-    job: Job,
-    mut record: Record,
-    done: Result<(Outcome, Usage)>,
-    talk: &Talk,
-) -> Result<(u8, Record)> {
+/// What came of a run: of its payload, what it used, and what it left.
+type Ended = (Outcome, Usage, Result<Outputs>);
+
+/// Whatever happened: scratch away, record closed, in words what came of it.
+fn finish(prepared: &Prepared, job: Job, mut record: Record, done: Result<Ended>, talk: &Talk) -> Result<(u8, Record)> {
     record.finished = Some(now());
-    let (outcome, usage) = match done {
+    let (outcome, usage, collected) = match done {
         Ok(done) => done,
         Err(error) => {
             record.state = State::Refused;
@@ -196,10 +206,6 @@ fn finish(
             return Err(error);
         }
     };
-    let identity = &prepared.identity;
-    let (map, privileged) = (&identity.container, identity.caller.is_privileged());
-    let collected =
-        handover::hand_over(|| job.outputs_directory(), &job.outputs(), &identity.researcher(), map, privileged);
     let words = describe(&outcome, &usage, &record, prepared.grant.limits.memory_bytes);
     let status = if words.over_limit { 137 } else { outcome.ending.exit_status() };
     record.state = State::Finished;
@@ -383,104 +389,6 @@ fn bounds(limits: &Granted) -> BTreeMap<String, String> {
         of("scratch", limits.scratch_bytes.is_some() || limits.scratch_files.is_some()),
         of("outputs", limits.outputs_bytes.is_some() || limits.outputs_files.is_some()),
     ])
-}
-
-/// How it ended, in words.
-struct Words {
-    text: String,
-    over_limit: bool,
-}
-
-fn describe(outcome: &Outcome, usage: &Usage, record: &Record, granted: u64) -> Words {
-    if let Some(exceeded) = &outcome.exceeded {
-        return Words { text: exceeded.clone(), over_limit: true };
-    }
-    let killed = matches!(outcome.ending, Ending::Killed | Ending::Signalled(libc::SIGKILL));
-    // A shell reports its killed child as 128 + 9.
-    let told = matches!(outcome.ending, Ending::Exited(137));
-    let own = record.enforced.as_ref().is_none_or(|enforced| !enforced["limits"].is_null());
-    if usage.oom_kills > 0 && (killed || told) && !own {
-        let text = "out of memory: the group in which ces was called has no more".to_owned();
-        return Words { text, over_limit: true };
-    }
-    if usage.oom_kills > 0 && (killed || told) {
-        let limit = record.enforced.as_ref().and_then(|e| e.pointer("/limits/memory")?.as_u64()).unwrap_or(granted);
-        let peak = usage.peak_memory.map_or_else(|| "unknown".to_owned(), show_size);
-        return Words { text: format!("out of memory: limit {}, peak {peak}", show_size(limit)), over_limit: true };
-    }
-    let program = record.command.first().map_or("", String::as_str);
-    let mut text = match outcome.ending {
-        Ending::Exited(code) => format!("exit {code}"),
-        Ending::Signalled(signal) => {
-            let name = nix::sys::signal::Signal::try_from(signal)
-                .map_or_else(|_| signal.to_string(), |s| s.as_str().to_owned());
-            format!("killed by signal {name}")
-        }
-        Ending::TimedOut => "deadline passed".to_owned(),
-        Ending::NotExecuted(nix::Error::ENOENT) => format!("{program} was not found in the container"),
-        Ending::NotExecuted(errno) => format!("{program} cannot be executed: {}", errno.desc()),
-        Ending::Killed => "the container was killed".to_owned(),
-    };
-    if usage.oom_kills > 0 {
-        text.push_str(&format!(" ({} of its processes killed for want of memory)", usage.oom_kills));
-    }
-    Words { text, over_limit: false }
-}
-
-/// What is said on standard error.
-struct Talk {
-    quiet: bool,
-}
-
-impl Talk {
-    fn say(&self, line: &str) {
-        if !self.quiet {
-            self.always(&format!("{}\n", text::neutral_line(line)));
-        }
-    }
-
-    fn always(&self, text: &str) {
-        // With standard error closed there is nobody to tell.
-        std::io::stderr().write_all(text.as_bytes()).ok();
-    }
-
-    /// Where the ports are, and who else can reach them.
-    fn ports(&self, ports: &[Published]) {
-        for Published { host, container } in ports {
-            self.say(&format!("ces: port {container} of the container is at {host}"));
-        }
-        if let Some(port) = ports.iter().find(|port| !port.host.starts_with('/')) {
-            self.say(&format!(
-                "note: every user of this host can connect to {}: protect the service with a password, or use a socket \
-                 that you alone can open: -p unix:{}",
-                port.host, port.container
-            ));
-        }
-    }
-
-    fn summary(&self, prepared: &Prepared, record: &Record, words: &Words, usage: Usage) {
-        let seconds = record.seconds.unwrap_or_default();
-        let peak = usage.peak_memory.map_or_else(String::new, |bytes| format!(", peak memory {}", show_size(bytes)));
-        let line = format!("ces: run {}: {}, {seconds:.1} s{peak}", record.id, words.text);
-        if words.over_limit {
-            self.always(&format!(
-                "{line}\nhint: use less, or ask for more (--memory, or of the batch system; scratch and outputs are the policy's)\n"
-            ));
-        } else {
-            self.say(&line);
-        }
-        let Some(outputs) = &record.outputs else { return };
-        let files =
-            if outputs.files.len() == 1 { "1 file".to_owned() } else { format!("{} files", outputs.files.len()) };
-        let home = &prepared.identity.caller.home;
-        let path = outputs
-            .path
-            .strip_prefix(home)
-            .map_or_else(|_| outputs.path.clone(), |below| PathBuf::from("~").join(below));
-        self.say(&format!("ces: {files}, {} in {}", show_size(outputs.bytes), path.display()));
-        outputs.refused.iter().for_each(|refused| self.say(&format!("warning: output {refused}")));
-        outputs.links.iter().for_each(|link| self.say(&format!("note: the output {link} is a symbolic link")));
-    }
 }
 
 /// `--json-summary`: the record, written with the researcher's rights.

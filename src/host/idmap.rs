@@ -4,14 +4,20 @@
 //! above it belong to no one), by the user and subordinate ids when a user pulls, and by the user alone where the site
 //! gives no subordinate ids.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use nix::unistd::Pid;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Pid, pipe2};
 
 use super::caller::Caller;
+use super::sys;
 use crate::error::{Error, Kind, Result, Stage};
 
 /// First id of the foreign range: id `n` of an image is `FOREIGN_BASE + n` on disk.
@@ -131,7 +137,14 @@ impl IdMap {
 
 /// Helpers that write maps; none where none are needed.
 #[derive(Debug, Default)]
-pub struct Writing(Vec<(&'static str, Child)>);
+pub struct Writing(Vec<(&'static str, Helper)>);
+
+/// A child process that writes a map, and what it says when it does not.
+#[derive(Debug)]
+struct Helper {
+    pid: Pid,
+    said: File,
+}
 
 impl Writing {
     /// Returns when the maps are written.
@@ -149,8 +162,8 @@ impl Writing {
 impl Drop for Writing {
     fn drop(&mut self) {
         // Nobody needs the maps any more: no helper outlives its call. ECHILD: it has been waited for.
-        for (_, helper) in &mut self.0 {
-            helper.wait().ok();
+        for (_, helper) in &self.0 {
+            waitpid(helper.pid, None).ok();
         }
     }
 }
@@ -166,7 +179,13 @@ fn lines(extents: &[Extent]) -> String {
     extents.iter().map(|e| format!("{} {} {}\n", e.inside, e.outside, e.count)).collect()
 }
 
-fn helper(program: &str, pid: Pid, extents: &[Extent], held: Option<OwnedFd>) -> Result<Child> {
+/// What a helper exits with that could not be executed; they know 0 and 1.
+const NOT_EXECUTED: i32 = 127;
+
+fn helper(program: &str, pid: Pid, extents: &[Extent], held: Option<OwnedFd>) -> Result<Helper> {
+    let failed = |e: std::io::Error| no_map(format!("cannot run {program}")).because(e);
+    let (said, say) = pipe2(OFlag::O_CLOEXEC).map_err(|e| failed(e.into()))?;
+    let mut complaint = File::from(say.try_clone().map_err(failed)?);
     let mut command = Command::new(program);
     command.arg(pid.to_string());
     for e in extents {
@@ -174,17 +193,43 @@ fn helper(program: &str, pid: Pid, extents: &[Extent], held: Option<OwnedFd>) ->
     }
     // They say nothing there.
     let output = held.map_or_else(Stdio::null, Stdio::from);
-    command.stdin(Stdio::null()).stdout(output).stderr(Stdio::piped());
-    command.spawn().map_err(|e| no_map(format!("cannot run {program}")).because(e))
+    command.stdin(Stdio::null()).stdout(output).stderr(say);
+    // A process that spawns stands still until its child has become the helper, and with it the work that was to be done
+    // meanwhile; one that forks does not.
+    let forked = sys::fork(|| {
+        let e = command.exec();
+        // Nobody else is told.
+        complaint.write_all(e.to_string().as_bytes()).ok();
+        NOT_EXECUTED
+    });
+    let pid = match forked {
+        Ok(pid) => pid,
+        // Several threads: none of them may be left out of a copy.
+        Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => {
+            Pid::from_raw(command.spawn().map_err(failed)?.id().cast_signed())
+        }
+        Err(e) => return Err(failed(e)),
+    };
+    Ok(Helper { pid, said: said.into() })
 }
 
 /// The end of a helper.
-fn settled(program: &str, helper: Child) -> Result<()> {
-    let output = helper.wait_with_output().map_err(|e| no_map(format!("cannot wait for {program}")).because(e))?;
-    if output.status.success() {
-        return Ok(());
+fn settled(program: &str, mut helper: Helper) -> Result<()> {
+    let mut said = String::new();
+    // What cannot be read was not said.
+    helper.said.read_to_string(&mut said).ok();
+    let ended = loop {
+        match waitpid(helper.pid, None) {
+            Err(Errno::EINTR) => {}
+            ended => break ended,
+        }
+    };
+    match ended {
+        Ok(WaitStatus::Exited(_, 0)) => Ok(()),
+        Ok(WaitStatus::Exited(_, NOT_EXECUTED)) => Err(no_map(format!("cannot run {program}")).because(said)),
+        Ok(_) => Err(no_map(format!("{program} refused the id map")).because(said.trim())),
+        Err(e) => Err(no_map(format!("cannot wait for {program}")).because(e.desc())),
     }
-    Err(no_map(format!("{program} refused the id map")).because(String::from_utf8_lossy(&output.stderr).trim()))
 }
 
 fn no_map(what: String) -> Error {

@@ -19,7 +19,7 @@ mod observe;
 /// The container's own terminal.
 mod terminal;
 
-pub use observe::{observe, own_filters};
+pub use observe::{Host, observe};
 pub use terminal::Device;
 
 /// The namespaces that a container never shares with the host.
@@ -69,7 +69,7 @@ pub struct Expected {
     /// Mount points whose file systems are the container's own, shared with no one: `/proc`, `/dev`, …
     pub own: BTreeSet<PathBuf>,
     /// Masked paths: each, if the kernel has it, must be covered.
-    pub masked: Vec<PathBuf>,
+    pub masked: BTreeSet<PathBuf>,
     /// How many seccomp filters at least: the profile's, and those that ces itself runs under.
     pub seccomp_filters: Option<u32>,
     /// Limits of the process, by podman's names.
@@ -145,12 +145,12 @@ pub struct Enforced {
     pub limits: Option<Observed>,
 }
 
-/// Asks the kernel about `pid` and compares.
+/// Asks the kernel about `pid`, beside the `host`, and compares.
 ///
 /// # Errors
 /// Every difference, named; or a file of `/proc` that cannot be read.
-pub fn check(pid: Pid, expected: &Expected, limits: Option<Observed>) -> Result<Enforced> {
-    let mut facts = observe(pid)?;
+pub fn check(pid: Pid, host: &Host, expected: &Expected, limits: Option<Observed>) -> Result<Enforced> {
+    let mut facts = observe(pid, host)?;
     facts.limits = limits;
     let differences = compare(expected, &facts);
     if differences.is_empty() {
@@ -285,9 +285,8 @@ fn compare_mounts(
     for (at, peers) in &facts.peers {
         differs(&format!("the mount {}", at.display()), peers, &"private");
     }
-    for masked in &expected.masked {
-        let exists = Path::new("/").join(masked.strip_prefix("/").unwrap_or(masked)).exists();
-        if exists && !facts.mounts.contains_key(masked) {
+    for masked in expected.masked.iter().filter(|masked| !facts.mounts.contains_key(*masked)) {
+        if Path::new("/").join(masked.strip_prefix("/").unwrap_or(masked)).exists() {
             differs("a masked path", masked, &"covered");
         }
     }

@@ -12,13 +12,13 @@ use crate::bundle::identity::{HostIds, acting_with_power};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::idmap::IdMap;
 
-/// Gives everything in the directory that `open` opens to `researcher`: directly when privileged, else as root of a user namespace with `map`, in
-/// which the researcher is root.
+/// Gives everything in the directory that `open` opens to `researcher`: directly when privileged, or when it is theirs
+/// already, as what most users' runs leave; else as root of a user namespace with `map`, in which the researcher is root.
 ///
 /// # Errors
 /// When an entry cannot be given away.
 pub fn hand_over(
-    open: impl FnOnce() -> Result<OwnedFd>,
+    open: impl Fn() -> Result<OwnedFd>,
     path: &Path,
     researcher: &HostIds,
     map: &IdMap,
@@ -29,6 +29,11 @@ pub fn hand_over(
             |uid: u32| uid == researcher.uid || map.uids.iter().any(|e| uid >= e.outside && uid - e.outside < e.count);
         let dir = open()?;
         return acting_with_power(researcher, true, || outputs::collect(dir, path, researcher, ours));
+    }
+    if let Ok(dir) = open()
+        && outputs::all_of(&dir, researcher)
+    {
+        return outputs::collect(dir, path, researcher, |uid| uid == researcher.uid);
     }
     let fail = |e: serde_json::Error| Error::new(Stage::Outputs, Kind::Failed, "cannot list the outputs").because(e);
     let root = HostIds { uid: 0, gid: 0, groups: Vec::new() };

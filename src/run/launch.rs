@@ -13,7 +13,7 @@ use oci_spec::runtime::{Capability, LinuxResources, Mount, Spec};
 
 use super::detach::{LARGEST_LOG, Report};
 use super::door::{Base, Door};
-use super::enforced::{self, Device, Enforced, Expected, Rlimit};
+use super::enforced::{self, Device, Enforced, Expected, Host, Rlimit};
 use super::job::JobId;
 use super::ports::Ports;
 use super::quota::{Bound, Watch};
@@ -76,15 +76,17 @@ pub struct Checked {
 }
 
 /// Runs the container to its end, in the process `idle`; `before_start` is called when everything is in force and nothing of the payload has
-/// run, and may still refuse.
+/// run, and may still refuse; `at_end` when nothing of the container runs any more, while the kernel takes its namespaces
+/// apart.
 ///
 /// # Errors
 /// When nothing of the payload ran, or the engine failed under it.
-pub fn launch(
+pub fn launch<T>(
     idle: Idle,
     mut launch: Launch<'_>,
     before_start: impl FnOnce(&Checked) -> Result<()>,
-) -> Result<(Outcome, Usage)> {
+    at_end: impl FnOnce() -> T,
+) -> Result<(Outcome, Usage, T)> {
     let mut signals = Signals::hold()?;
     let identity = launch.identity;
     let bounds = std::mem::take(&mut launch.bounds);
@@ -121,7 +123,8 @@ pub fn launch(
     drop(ends);
     launch.ports.handed_on();
     let detached = launch.detached.take().map(|report| (report, LARGEST_LOG));
-    let done = converse(&launch, stage, prepared, before_start, &mut signals, (pipes, watch, detached));
+    let hooks = (before_start, at_end);
+    let done = converse(&launch, stage, prepared, hooks, &mut signals, (pipes, watch, detached));
     spawn::end_orphans();
     let (ended, cgroup) = done;
     let usage = match &cgroup {
@@ -132,7 +135,7 @@ pub fn launch(
         }
     };
     let removed = cgroup.as_ref().map_or(Ok(()), Cgroup::remove);
-    ended.and_then(|outcome| removed.map(|()| (outcome, usage)))
+    ended.and_then(|(outcome, last)| removed.map(|()| (outcome, usage, last)))
 }
 
 /// What takes the place of the three streams in the container, and what brings its output to the caller's terminal.
@@ -193,15 +196,20 @@ fn as_required(launch: &Launch<'_>, made: Result<Cgroup>) -> Result<Placed> {
 }
 
 /// The conversation with the stage process, from its id maps to the end; gives the cgroup in every case.
-fn converse(
+fn converse<T>(
     launch: &Launch<'_>,
     stage: StageProcess,
     prepared: Option<Placed>,
-    before_start: impl FnOnce(&Checked) -> Result<()>,
+    (before_start, at_end): (impl FnOnce(&Checked) -> Result<()>, impl FnOnce() -> T),
     signals: &mut Signals,
     (pipes, watch, detached): (Vec<Relay>, Watch, Option<(Report, u64)>),
-) -> (Result<Outcome>, Option<Cgroup>) {
+) -> (Result<(Outcome, T)>, Option<Cgroup>) {
     let pid = stage.pid();
+    // Looked at while the stage works.
+    let host = match Host::observe() {
+        Ok(host) => host,
+        Err(error) => return (Err(error), prepared.and_then(|(cgroup, _)| cgroup)),
+    };
     // Being moved into a cgroup waits for the kernel (an RCU grace period, milliseconds): meanwhile the stage mounts. The
     // thread has ended before this process forks again.
     let (created, placed) = std::thread::scope(|scope| {
@@ -234,9 +242,11 @@ fn converse(
             .map_err(|e| Error::new(Stage::Run, Kind::Failed, "the container's first process is gone").because(e))?;
         let limits = cgroup.as_ref().map(Cgroup::observed).transpose()?;
         let terminal_is = terminal.as_ref().map(|master| Device::peer_of(master.as_fd())).transpose()?;
-        let expected =
-            Expected { terminal: terminal_is, ..expected(launch, cgroup.as_ref().map(Cgroup::missing), &moved)? };
-        let enforced = enforced::check(init, &expected, limits)?;
+        let expected = Expected {
+            terminal: terminal_is,
+            ..expected(launch, &host, cgroup.as_ref().map(Cgroup::missing), &moved)?
+        };
+        let enforced = enforced::check(init, &host, &expected, limits)?;
         before_start(&Checked { enforced, warnings })?;
         if signals.interrupted()? {
             return Err(Error::new(Stage::Run, Kind::Failed, "interrupted before the start; nothing was run"));
@@ -251,7 +261,7 @@ fn converse(
                 if let Some((uid, gid)) = user {
                     expected.becomes(uid, gid)?;
                 }
-                enforced::check(pid, &expected, limits)
+                enforced::check(pid, &host, &expected, limits)
             };
             let base = base(launch.spec);
             Ok(Door::new(listener, stage.door, base, (log.clone(), launch.id.clone()), Box::new(check)))
@@ -269,7 +279,7 @@ fn converse(
             raw: launch.raw,
             watch,
         };
-        supervise::start_and_wait(run, signals)
+        supervise::start_and_wait(run, signals).map(|outcome| (outcome, at_end()))
     });
     (outcome, cgroup)
 }
@@ -336,7 +346,12 @@ fn resources(spec: &Spec) -> Option<&LinuxResources> {
 /// What the spec promises, in the kernel's terms.
 ///
 /// `missing` are the limits that a cgroup does not have; none at all without a cgroup.
-fn expected(launch: &Launch<'_>, missing: Option<&[&str]>, moved: &[(PathBuf, PathBuf)]) -> Result<Expected> {
+fn expected(
+    launch: &Launch<'_>,
+    host: &Host,
+    missing: Option<&[&str]>,
+    moved: &[(PathBuf, PathBuf)],
+) -> Result<Expected> {
     let spec = launch.spec;
     let linux = spec.linux().as_ref();
     let paths = |paths: Option<&Vec<String>>| paths.into_iter().flatten().map(PathBuf::from).collect::<Vec<_>>();
@@ -367,8 +382,8 @@ fn expected(launch: &Launch<'_>, missing: Option<&[&str]>, moved: &[(PathBuf, Pa
         mounts,
         own: own_file_systems(spec, moved),
         rlimits: rlimits(spec),
-        seccomp_filters: enforced::own_filters()?.map(|own| own + 1),
-        masked: paths(linux.and_then(|l| l.masked_paths().as_ref())),
+        seccomp_filters: host.seccomp_filters.map(|own| own + 1),
+        masked: paths(linux.and_then(|l| l.masked_paths().as_ref())).into_iter().collect(),
         limits,
         cgroup: missing.map(|_| format!("{PREFIX}{}", launch.id)),
         terminal: None,

@@ -65,6 +65,40 @@ pub fn collect(dir: OwnedFd, path: &Path, owner: &HostIds, ids: impl Fn(u32) -> 
     Ok(outputs)
 }
 
+/// Whether everything in the directory `dir`, and itself, is `owner`'s already and theirs to read: then [`collect`] needs no
+/// more power than theirs. What cannot be seen, or lies deeper than is entered, counts as not.
+pub fn all_of(dir: &OwnedFd, owner: &HostIds) -> bool {
+    let theirs = |stat: &FileStat| {
+        let needed = match stat.st_mode & libc::S_IFMT {
+            libc::S_IFDIR => 0o700,
+            libc::S_IFREG => 0o400,
+            _ => 0,
+        };
+        (stat.st_uid, stat.st_gid) == (owner.uid, owner.gid) && stat.st_mode & needed == needed
+    };
+    fstat(dir).is_ok_and(|stat| theirs(&stat)) && all_below(dir, &theirs, 0).unwrap_or(false)
+}
+
+fn all_below(dir: &OwnedFd, theirs: &dyn Fn(&FileStat) -> bool, depth: usize) -> nix::Result<bool> {
+    for entry in Dir::openat(dir, ".", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?.iter() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let stat = fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        if !theirs(&stat) {
+            return Ok(false);
+        }
+        if stat.st_mode & libc::S_IFMT == libc::S_IFDIR
+            && (depth >= DEPTH || !all_below(&remove::open(dir, name)?, theirs, depth + 1)?)
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Lists and hashes without changing anything: for `ces verify`.
 ///
 /// # Errors
@@ -238,5 +272,32 @@ mod tests {
         assert_eq!(std::fs::metadata(at("tool")).unwrap().permissions().mode() & 0o7777, 0o755);
         assert_eq!(outputs.bytes, 5);
         assert_eq!(survey(dir.path()).unwrap().files, outputs.files);
+    }
+
+    #[test]
+    fn what_is_not_all_of_one_owner_or_not_theirs_to_read_needs_more_power() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let me = HostIds { uid: nix::unistd::getuid().as_raw(), gid: nix::unistd::getgid().as_raw(), groups: vec![] };
+        let all = || all_of(&File::open(dir.path()).unwrap().into(), &me);
+        let mode =
+            |name: &str, mode| std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(mode)).unwrap();
+        std::fs::create_dir_all(at("a/b")).unwrap();
+        std::fs::write(at("a/b/table.csv"), "1,2\n").unwrap();
+        symlink("/etc/shadow", at("a/link")).unwrap();
+        assert!(all());
+        assert!(!all_of(&File::open(dir.path()).unwrap().into(), &HostIds { gid: me.gid + 1, ..me.clone() }));
+        mode("a/b/table.csv", 0o200);
+        assert!(!all());
+        mode("a/b/table.csv", 0o400);
+        mode("a/b", 0o500);
+        assert!(!all());
+        mode("a/b", 0o700);
+        assert!(all());
+        // Only root can make what is somebody else's.
+        if me.uid == 0 {
+            std::os::unix::fs::lchown(at("a/link"), Some(1), None).unwrap();
+            assert!(!all());
+        }
     }
 }

@@ -30,6 +30,15 @@ use crate::host::cgroup::Cgroup;
 use crate::host::idmap::{IdMap, Writing};
 use crate::host::sys::{self, MountChange};
 
+/// A stage process that has been started, and of which nothing is known yet. It ends with this value, and with this process.
+#[derive(Debug)]
+pub struct Started {
+    process: Process,
+    wire: Wire,
+    /// Of an ordinary user's process: closed everywhere, it says that the ids are mapped.
+    held: Option<OwnedFd>,
+}
+
 /// A stage process that waits for its work. It ends with this value, and with this process.
 #[derive(Debug)]
 pub struct Idle {
@@ -109,12 +118,11 @@ pub(super) fn fork(child: impl FnOnce() -> i32) -> std::io::Result<Pid> {
     })
 }
 
-/// Starts a stage process, which needs nothing to begin with but `map`, that of an ordinary user's containers: it is ready
-/// to work by the time its work is decided.
+/// Starts a stage process, which needs nothing to begin with: it is ready to work by the time its work is decided.
 ///
 /// # Errors
 /// The kernel's.
-pub fn start(map: &IdMap, privileged: bool) -> Result<Idle> {
+pub fn start(privileged: bool) -> Result<Started> {
     let (ours, theirs) = Wire::pair()?;
     let (written, held) = pipe2(OFlag::O_CLOEXEC).map_err(|e| fail("make a pipe", e.into()))?;
     let (mut written, mut held) = (Some(written).filter(|_| !privileged), Some(held));
@@ -134,18 +142,30 @@ pub fn start(map: &IdMap, privileged: bool) -> Result<Idle> {
         fail("follow the stage process", e)
     })?;
     drop(written);
-    let mut idle = Idle { process: Process { pid, ended }, wire: ours, privileged, mapping: None };
-    if !privileged {
-        match receive(&idle.wire, &idle.process)? {
-            Some((FromStage::NeedsMaps, _)) => {
-                let namespace = userns::of(pid)?;
-                idle.mapping = Some((map.clone(), namespace, map.begin_write(pid, privileged, held.take())?));
+    Ok(Started { process: Process { pid, ended }, wire: ours, held: held.filter(|_| !privileged) })
+}
+
+impl Started {
+    /// Begins to give it its ids, if it is an ordinary user's; `map` is that of their containers.
+    ///
+    /// # Errors
+    /// When it has no user namespace; what a helper refuses is told by [`Idle::ready`].
+    pub fn with_ids(self, map: &IdMap) -> Result<Idle> {
+        let Self { process, wire, held } = self;
+        let privileged = held.is_none();
+        let mut idle = Idle { process, wire, privileged, mapping: None };
+        if !privileged {
+            match receive(&idle.wire, &idle.process)? {
+                Some((FromStage::NeedsMaps, _)) => {
+                    let pid = idle.process.pid;
+                    idle.mapping = Some((map.clone(), userns::of(pid)?, map.begin_write(pid, privileged, held)?));
+                }
+                Some((FromStage::Failed(failure), _)) => return Err(failure.into()),
+                _ => return Err(Error::new(Stage::Run, Kind::Failed, "the stage process ended before it had work")),
             }
-            Some((FromStage::Failed(failure), _)) => return Err(failure.into()),
-            _ => return Err(Error::new(Stage::Run, Kind::Failed, "the stage process ended before it had work")),
         }
+        Ok(idle)
     }
-    Ok(idle)
 }
 
 impl Idle {

@@ -240,6 +240,7 @@ fn until_gone(
                 Some(FromStage::RelayLost) => relay_lost = true,
                 // None: killed, for want of memory or from outside; the container dies with it.
                 Some(FromStage::Finished) | None => {
+                    wait_gone(&run.init)?;
                     let ending = if deadline.passed { Ending::TimedOut } else { Ending::Killed };
                     return Ok(Outcome {
                         ending,
@@ -255,6 +256,19 @@ fn until_gone(
                     return Err(Error::new(Stage::Run, Kind::Failed, format!("the stage process said {other:?}")));
                 }
             }
+        }
+    }
+}
+
+/// Waits for the end of PID 1, which is told only when nothing is left in its namespace (pid_namespaces(7)).
+fn wait_gone(init: &OwnedFd) -> Result<()> {
+    // ESRCH: it has ended, as it nearly always has by now.
+    sys::pidfd_kill(init.as_fd(), Signal::SIGKILL as i32).ok();
+    loop {
+        match poll(&mut [PollFd::new(init.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(fail("wait for the container's end", e)),
         }
     }
 }

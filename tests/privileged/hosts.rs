@@ -30,6 +30,18 @@ fn a_host_without_user_or_network_namespaces_is_refused_with_the_setting_to_chan
 }
 
 #[test]
+fn a_helper_that_cannot_be_executed_or_refuses_the_ids_is_named_and_nothing_ran() {
+    for (there, said) in [("/dev/null", "cannot run newuidmap"), ("/bin/false", "newuidmap refused the id map")] {
+        let Some(mut host) = Host::of_an_ordinary_user() else { return };
+        host.pull_demo("demo");
+        prepare(&host, &format!("mount --bind {there} /usr/bin/newuidmap"));
+        host.remember_mounts();
+        host.sh(&[], "true").refuses(125, &[said, "package uidmap"]);
+        host.nothing_ran();
+    }
+}
+
+#[test]
 fn a_masked_proc_is_refused_and_doctor_says_so_in_one_word() {
     let Some(desk) = Desk::with_demo(Caller::Sudo) else { return };
     prepare(&desk.host, "mount -t tmpfs tmpfs /proc/irq");

@@ -40,7 +40,7 @@ fn as_ces(argv: &[OsString]) -> ExitCode {
     ces::host::sys::close_from(3).expect("no descriptors of the caller");
     let (parsed, _) = ces::cli::parse(argv);
     let (cli, _) = parsed.expect("a command line");
-    match ces::commands::dispatch(&cli.global, &cli.command) {
+    match ces::commands::dispatch(&cli.global, &cli.command, ces::commands::ahead()) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprint!("{}", error.report());

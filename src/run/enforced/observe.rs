@@ -17,11 +17,37 @@ use crate::error::{Error, Kind, Result, Stage};
 use crate::host::idmap::Extent;
 use crate::host::kernel_files;
 
-/// Reads what the kernel says of `pid`.
+/// What a container must not have in common with the host: what this very process has.
+#[derive(Debug, Clone)]
+pub struct Host {
+    namespaces: Vec<(&'static str, PathBuf)>,
+    /// `major:minor` of every file system that is mounted.
+    file_systems: BTreeSet<String>,
+    /// Seccomp filters: those that ces inherits, the container inherits too; a kernel before 5.9 does not say.
+    pub seccomp_filters: Option<u32>,
+}
+
+impl Host {
+    /// Looks at this process. Nothing of it changes until the container is made, so there is time for it before.
+    ///
+    /// # Errors
+    /// When a file of the kernel's cannot be read.
+    pub fn observe() -> Result<Self> {
+        let namespaces = NAMESPACES.map(|name| namespace("self", name).map(|link| (name, link)));
+        let status = kernel_files::read("/proc/self/status").map_err(|e| unseen("status", &e.to_string()))?;
+        Ok(Self {
+            namespaces: namespaces.into_iter().collect::<Result<_>>()?,
+            file_systems: mounts_of("self")?.into_iter().map(|mount| mount.device).collect(),
+            seccomp_filters: seccomp_filters(&status),
+        })
+    }
+}
+
+/// Reads what the kernel says of `pid`, beside the `host`.
 ///
 /// # Errors
 /// When a file cannot be read or understood: a protection that cannot be seen does not count.
-pub fn observe(pid: Pid) -> Result<Enforced> {
+pub fn observe(pid: Pid, host: &Host) -> Result<Enforced> {
     let read = |name: &str| kernel_files::read(format!("/proc/{pid}/{name}")).map_err(|e| unseen(name, &e.to_string()));
     let status = read("status")?;
     let field = |name: &str| field(&status, name).ok_or_else(|| unseen("status", name));
@@ -35,7 +61,6 @@ pub fn observe(pid: Pid) -> Result<Enforced> {
         capabilities.insert(set.to_owned(), mask);
     }
     let mounted = mounted(&read("mountinfo")?);
-    let hosts: BTreeSet<String> = mounts_of("self")?.into_iter().map(|mount| mount.device).collect();
     let mut facts = Enforced {
         uids: ids("Uid")?,
         gids: ids("Gid")?,
@@ -46,7 +71,7 @@ pub fn observe(pid: Pid) -> Result<Enforced> {
         seccomp_filters: seccomp_filters(&status),
         uid_map: extents(&read("uid_map")?)?,
         gid_map: extents(&read("gid_map")?)?,
-        own_namespaces: own_namespaces(pid)?,
+        own_namespaces: own_namespaces(pid, host)?,
         interfaces: interfaces(&read("net/dev")?),
         routes: routes(&read("net/route")?),
         descriptors: descriptors(pid)?,
@@ -60,7 +85,7 @@ pub fn observe(pid: Pid) -> Result<Enforced> {
     // The last mount at a point is the one that is seen.
     for mount in mounted {
         let (at, at_again) = (mount.at.clone(), mount.at.clone());
-        if hosts.contains(&mount.device) {
+        if host.file_systems.contains(&mount.device) {
             facts.of_the_host.insert(at)
         } else {
             facts.of_the_host.remove(&at)
@@ -75,15 +100,6 @@ pub fn observe(pid: Pid) -> Result<Enforced> {
     Ok(facts)
 }
 
-/// How many seccomp filters this very process has: those it inherits, the container inherits too.
-///
-/// # Errors
-/// When the kernel's file cannot be read.
-pub fn own_filters() -> Result<Option<u32>> {
-    let status = kernel_files::read("/proc/self/status").map_err(|e| unseen("status", &e.to_string()))?;
-    Ok(seccomp_filters(&status))
-}
-
 fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
@@ -93,17 +109,19 @@ fn seccomp_filters(status: &str) -> Option<u32> {
     field(status, "Seccomp_filters")?.parse().ok()
 }
 
-fn own_namespaces(pid: Pid) -> Result<BTreeSet<String>> {
+fn own_namespaces(pid: Pid, host: &Host) -> Result<BTreeSet<String>> {
     let mut own = BTreeSet::new();
-    for name in NAMESPACES {
-        let link = |of: &str| {
-            fs::read_link(format!("/proc/{of}/ns/{name}")).map_err(|e| unseen(&format!("ns/{name}"), &e.to_string()))
-        };
-        if link(&pid.to_string())? != link("self")? {
-            own.insert(name.to_owned());
+    for (name, hosts) in &host.namespaces {
+        if namespace(&pid.to_string(), name)? != *hosts {
+            own.insert((*name).to_owned());
         }
     }
     Ok(own)
+}
+
+fn namespace(process: &str, name: &str) -> Result<PathBuf> {
+    let link = fs::read_link(format!("/proc/{process}/ns/{name}"));
+    link.map_err(|e| unseen(&format!("ns/{name}"), &e.to_string()))
 }
 
 /// A line of mountinfo (proc_pid_mountinfo(5)).

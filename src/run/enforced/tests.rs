@@ -28,7 +28,7 @@ fn promised() -> Expected {
         seccomp_filters: Some(2),
         rlimits: [("core", 0), ("nofile", 1024)].map(|(name, most)| (name.to_owned(), rlimit(most))).into(),
         // This path is there on every Linux.
-        masked: vec![PathBuf::from("/proc/keys"), PathBuf::from("/no/such/path")],
+        masked: ["/proc/keys", "/no/such/path"].map(PathBuf::from).into(),
         limits: Some(limits()),
         cgroup: Some("ces-20261122T143015-7f3a9c".to_owned()),
         terminal: Some(TERMINAL),
@@ -240,11 +240,12 @@ fn each_limit_is_compared_and_may_be_stricter_but_not_looser() {
 #[test]
 fn no_protection_of_this_very_process_is_taken_for_in_force() {
     // A process of the host, asked by itself: nothing of what is promised holds.
-    let facts = observe(Pid::this()).expect("facts about this process");
+    let host = Host::observe().expect("facts about the host");
+    let facts = observe(Pid::this(), &host).expect("facts about this process");
     assert!(facts.own_namespaces.is_empty(), "{:?}", facts.own_namespaces);
     let differences = compare(&promised(), &facts);
     assert!(differences.len() > 15, "{differences:?}");
-    assert!(check(Pid::this(), &promised(), None).is_err());
+    assert!(check(Pid::this(), &host, &promised(), None).is_err());
 }
 
 #[test]

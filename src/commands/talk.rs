@@ -1,0 +1,119 @@
+//! What `ces run` says on standard error.
+//!
+//! Takes what came of a run; gives sentences; trusts nothing that comes out of a container to be printable; refuses nothing.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use super::prepare::Prepared;
+use crate::host::cgroup::Usage;
+use crate::policy::units::show_size;
+use crate::run::ports::Published;
+use crate::run::record::Record;
+use crate::run::supervise::{Ending, Outcome};
+use crate::text;
+
+/// How it ended, in words.
+pub(super) struct Words {
+    /// The sentence.
+    pub text: String,
+    /// A limit ended it.
+    pub over_limit: bool,
+}
+
+/// From what is known of the end, and what was `granted` in bytes of memory.
+pub(super) fn describe(outcome: &Outcome, usage: &Usage, record: &Record, granted: u64) -> Words {
+    if let Some(exceeded) = &outcome.exceeded {
+        return Words { text: exceeded.clone(), over_limit: true };
+    }
+    let killed = matches!(outcome.ending, Ending::Killed | Ending::Signalled(libc::SIGKILL));
+    // A shell reports its killed child as 128 + 9.
+    let told = matches!(outcome.ending, Ending::Exited(137));
+    let own = record.enforced.as_ref().is_none_or(|enforced| !enforced["limits"].is_null());
+    if usage.oom_kills > 0 && (killed || told) && !own {
+        let text = "out of memory: the group in which ces was called has no more".to_owned();
+        return Words { text, over_limit: true };
+    }
+    if usage.oom_kills > 0 && (killed || told) {
+        let limit = record.enforced.as_ref().and_then(|e| e.pointer("/limits/memory")?.as_u64()).unwrap_or(granted);
+        let peak = usage.peak_memory.map_or_else(|| "unknown".to_owned(), show_size);
+        return Words { text: format!("out of memory: limit {}, peak {peak}", show_size(limit)), over_limit: true };
+    }
+    let program = record.command.first().map_or("", String::as_str);
+    let mut text = match outcome.ending {
+        Ending::Exited(code) => format!("exit {code}"),
+        Ending::Signalled(signal) => {
+            let name = nix::sys::signal::Signal::try_from(signal)
+                .map_or_else(|_| signal.to_string(), |s| s.as_str().to_owned());
+            format!("killed by signal {name}")
+        }
+        Ending::TimedOut => "deadline passed".to_owned(),
+        Ending::NotExecuted(nix::Error::ENOENT) => format!("{program} was not found in the container"),
+        Ending::NotExecuted(errno) => format!("{program} cannot be executed: {}", errno.desc()),
+        Ending::Killed => "the container was killed".to_owned(),
+    };
+    if usage.oom_kills > 0 {
+        text.push_str(&format!(" ({} of its processes killed for want of memory)", usage.oom_kills));
+    }
+    Words { text, over_limit: false }
+}
+
+/// What is said on standard error.
+pub(super) struct Talk {
+    /// Only what must be said.
+    pub quiet: bool,
+}
+
+impl Talk {
+    /// One line, unless it is to be quiet.
+    pub fn say(&self, line: &str) {
+        if !self.quiet {
+            self.always(&format!("{}\n", text::neutral_line(line)));
+        }
+    }
+
+    /// Said in any case.
+    pub fn always(&self, text: &str) {
+        // With standard error closed there is nobody to tell.
+        std::io::stderr().write_all(text.as_bytes()).ok();
+    }
+
+    /// Where the ports are, and who else can reach them.
+    pub fn ports(&self, ports: &[Published]) {
+        for Published { host, container } in ports {
+            self.say(&format!("ces: port {container} of the container is at {host}"));
+        }
+        if let Some(port) = ports.iter().find(|port| !port.host.starts_with('/')) {
+            self.say(&format!(
+                "note: every user of this host can connect to {}: protect the service with a password, or use a socket \
+                 that you alone can open: -p unix:{}",
+                port.host, port.container
+            ));
+        }
+    }
+
+    /// How the run ended, and what it left.
+    pub fn summary(&self, prepared: &Prepared, record: &Record, words: &Words, usage: Usage) {
+        let seconds = record.seconds.unwrap_or_default();
+        let peak = usage.peak_memory.map_or_else(String::new, |bytes| format!(", peak memory {}", show_size(bytes)));
+        let line = format!("ces: run {}: {}, {seconds:.1} s{peak}", record.id, words.text);
+        if words.over_limit {
+            self.always(&format!(
+                "{line}\nhint: use less, or ask for more (--memory, or of the batch system; scratch and outputs are the policy's)\n"
+            ));
+        } else {
+            self.say(&line);
+        }
+        let Some(outputs) = &record.outputs else { return };
+        let files =
+            if outputs.files.len() == 1 { "1 file".to_owned() } else { format!("{} files", outputs.files.len()) };
+        let home = &prepared.identity.caller.home;
+        let path = outputs
+            .path
+            .strip_prefix(home)
+            .map_or_else(|_| outputs.path.clone(), |below| PathBuf::from("~").join(below));
+        self.say(&format!("ces: {files}, {} in {}", show_size(outputs.bytes), path.display()));
+        outputs.refused.iter().for_each(|refused| self.say(&format!("warning: output {refused}")));
+        outputs.links.iter().for_each(|link| self.say(&format!("note: the output {link} is a symbolic link")));
+    }
+}
