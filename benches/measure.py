@@ -1,4 +1,7 @@
-"""Runs peers in turn (A B C, A B C, …) and times whole commands, from start to exit.
+"""Runs peers in turn and times whole commands, from start to exit.
+
+Every round has each peer once, in an order of its own: what a peer leaves behind (namespaces that the kernel still takes
+apart, blocks to be freed) is paid by whoever comes next, and in one fixed order that would always be the same one.
 
 Reads a plan on stdin and writes what it measured to stdout, both JSON. Standard library only, so that it can run as any
 user. In every argument `{n}` becomes a number that is never used twice.
@@ -15,6 +18,7 @@ result {"crun": {"wall": [s, …], "cpu": [s, …], "rss": [bytes, …], "at_onc
 import itertools
 import json
 import os
+import random
 import shutil
 import sys
 import tempfile
@@ -105,7 +109,7 @@ def main():
     with tempfile.TemporaryFile() as errors, tempfile.NamedTemporaryFile() as memory_file:
         memory = memory_file.name if plan.get("memory") else None
         for turn in range(-plan.get("warm_up", 1), plan["rounds"]):
-            for peer in peers:
+            for peer in random.Random(turn).sample(peers, len(peers)):  # the same orders in every measurement
                 result = results[peer["name"]]
                 seen = attempt(result, lambda: once(peer, env, errors, memory, plan.get("keep")))
                 if seen and turn >= 0:
