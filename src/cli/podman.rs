@@ -3,6 +3,8 @@
 //! Takes the table of `crate::policy::podman`; gives what the user wrote; trusts nothing; refuses nothing: judging comes
 //! later, with the rule and the person to ask.
 
+use std::cell::Cell;
+
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 use crate::policy::podman::{OPTIONS, Takes};
@@ -14,7 +16,23 @@ pub struct PodmanOptions {
     pub given: Vec<(String, Option<String>)>,
 }
 
+thread_local! {
+    static LEFT_OUT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Makes a definition without these options, of which hardly any call has one: they are most of all that a run knows, and
+/// what is defined without them does not understand a call that has one.
+pub fn left_out<T>(define: impl FnOnce() -> T) -> T {
+    LEFT_OUT.set(true);
+    let defined = define();
+    LEFT_OUT.set(false);
+    defined
+}
+
 fn augment(mut command: Command) -> Command {
+    if LEFT_OUT.get() {
+        return command;
+    }
     for (long, short, takes, _) in OPTIONS {
         let arg = Arg::new(*long).long(*long).short(*short).hide(true).action(ArgAction::Append);
         command = command.arg(match takes {
@@ -39,7 +57,7 @@ impl FromArgMatches for PodmanOptions {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut given = Vec::new();
         for (long, ..) in OPTIONS {
-            for value in matches.get_many::<String>(long).into_iter().flatten() {
+            for value in matches.try_get_many::<String>(long).ok().flatten().into_iter().flatten() {
                 given.push(((*long).to_owned(), Some(value.clone())));
             }
         }
