@@ -10,6 +10,8 @@ pub mod image_user;
 pub mod identity;
 /// The root file system: the overlay, and what is bound into it.
 pub mod rootfs;
+/// File systems of the container's own.
+pub mod own_mounts;
 /// A copy of the merged tree, for portable bundles.
 pub mod flatten;
 /// The init layer: mount points laid over the image.

@@ -12,6 +12,7 @@
 //! /w/{upper,work}     the throw-away upper directory of the overlay
 //! /rootfs             the overlay
 //! /b/0 /b/1 …         what is bound into the container: data, outputs, scratch, …; opened as the researcher
+//! /nothing            an empty directory, to mask others
 //! /bundle /state      the engine's spec and state
 //! ```
 
@@ -32,6 +33,8 @@ use crate::host::sys::{self, MountChange};
 pub const ROOTFS: &str = "/rootfs";
 /// Where the engine's bundle is, inside the stage.
 pub const BUNDLE: &str = "/bundle";
+/// An empty directory, inside the stage.
+const NOTHING: &str = "/nothing";
 /// Where the engine keeps its state, inside the stage.
 pub const STATE: &str = "/state";
 
@@ -123,6 +126,7 @@ pub fn assemble(plan: &Plan, layer_map: Option<BorrowedFd<'_>>, privileged: bool
         }
     }
     attach(&work, &stage.join("w"))?;
+    mount_nothing(&stage.join(NOTHING.trim_start_matches('/')))?;
     enter(stage)?;
     mount_overlay(plan)
 }
@@ -199,6 +203,25 @@ pub fn bind_onto(number: usize, point: &OwnedFd) -> Result<()> {
     let source = Path::new("/b").join(number.to_string());
     let tree = clone_tree(&source, true)?;
     sys::attach_mount_onto(tree.as_fd(), point.as_fd()).map_err(|e| io(&format!("bind {}", source.display()), e))
+}
+
+/// Covers the directory `point` with an empty one that nobody can write to.
+///
+/// # Errors
+/// The kernel's.
+pub fn cover(point: &OwnedFd) -> Result<()> {
+    let tree = clone_tree(Path::new(NOTHING), false)?;
+    sys::attach_mount_onto(tree.as_fd(), point.as_fd()).map_err(|e| io("mask a directory", e))
+}
+
+/// Mounts what masks directories.
+fn mount_nothing(at: &Path) -> Result<()> {
+    make_dir(at)?;
+    let tree = clone_tree(at, false)?;
+    let set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+    sys::change_mount(tree.as_fd(), &MountChange { set, idmap: None, recursive: false })
+        .map_err(|e| io("protect an empty directory", e))?;
+    attach(&tree, at)
 }
 
 /// Makes `stage` the root of this mount namespace and forgets the old one.

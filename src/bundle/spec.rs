@@ -126,7 +126,7 @@ pub fn notes(input: &SpecInput<'_>) -> Result<Vec<String>> {
     process::environment(input.image, input.grant, input.user, input.hostname(), input.term).map(|(_, notes)| notes)
 }
 
-/// The spec for libcontainer: the same, less what ces has done before it calls it (user, network and cgroup namespace,
+/// The spec for libcontainer: the same, less what ces has done before it calls it (user, network, cgroup and IPC namespace,
 /// id maps, resources, seccomp, the score for the out-of-memory killer). Where the payload gets a `nested` user namespace,
 /// the container's root enters it.
 pub fn engine_spec(spec: &Spec, nested: bool) -> Spec {
@@ -148,7 +148,12 @@ pub fn engine_spec(spec: &Spec, nested: bool) -> Spec {
             .set_resources(None)
             .set_seccomp(None)
             .set_cgroups_path(None);
-        let done = [LinuxNamespaceType::User, LinuxNamespaceType::Network, LinuxNamespaceType::Cgroup];
+        let done = [
+            LinuxNamespaceType::User,
+            LinuxNamespaceType::Network,
+            LinuxNamespaceType::Cgroup,
+            LinuxNamespaceType::Ipc,
+        ];
         if let Some(namespaces) = linux.namespaces_mut() {
             namespaces.retain(|namespace| !done.contains(&namespace.typ()));
         }

@@ -342,7 +342,7 @@ fn the_engine_gets_what_ces_has_not_done_itself() {
     assert!(linux.uid_mappings().is_none() && linux.gid_mappings().is_none() && linux.resources().is_none());
     assert!(linux.seccomp().is_none() && linux.cgroups_path().is_none());
     let kinds: Vec<LinuxNamespaceType> = linux.namespaces().as_ref().unwrap().iter().map(|n| n.typ()).collect();
-    let want = [LinuxNamespaceType::Mount, LinuxNamespaceType::Pid, LinuxNamespaceType::Ipc, LinuxNamespaceType::Uts];
+    let want = [LinuxNamespaceType::Mount, LinuxNamespaceType::Pid, LinuxNamespaceType::Uts];
     assert_eq!(kinds, want);
     assert_eq!(engine.mounts(), whole.mounts());
     let mut process = whole.process().clone().unwrap();

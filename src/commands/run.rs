@@ -101,10 +101,12 @@ fn carry_out(mut idle: Idle, mut prepared: Prepared, id: &JobId, report: Option<
     prepared.warnings.extend(notes);
     prepared.warnings.iter().for_each(|warning| talk.say(&format!("warning: {warning}")));
 
-    // Before anything is made.
-    idle.ready()?;
     let ports = Ports::open(&port_requests(&prepared, id)?, &prepared.identity)?;
     journal.sockets = ports.files().to_vec();
+    if Job::changes_hands(&prepared.identity) {
+        // That takes the ids; all else that comes first does not wait for them.
+        idle.ready()?;
+    }
     let job = Job::begin(&prepared.dirs, &prepared.identity, journal)?;
     let mut record = begin_record(&prepared, &job, &spec);
     record.ports = ports.published().to_vec();

@@ -1,6 +1,6 @@
 //! libcontainer, and nothing else of it: create, start.
 //!
-//! Takes a spec without user, network and cgroup namespace, resources and seccomp (ces has done those); gives a created
+//! Takes a spec without user, network, cgroup and IPC namespace, resources and seccomp (ces has done those); gives a created
 //! container; trusts libcontainer to apply the rest, which the enforced check then verifies; refuses to start without
 //! that check (the type `Created` is consumed by `start`).
 

@@ -83,14 +83,20 @@ impl Job {
         self.give_to_payload(identity)
     }
 
-    /// Scratch and outputs are the payload's while it runs: where that is another id than the researcher's (real root
-    /// names no researcher; a user's image may have a user of its own) they change hands, and back after the run.
-    fn give_to_payload(&self, identity: &Identity) -> Result<()> {
-        let privileged = identity.caller.is_privileged();
+    /// Whether scratch and outputs become another's than the researcher's while the payload runs: real root names no
+    /// researcher; a user's image may have a user of its own.
+    pub fn changes_hands(identity: &Identity) -> bool {
         let payload = identity.payload();
-        if payload.uid == identity.caller.uid.as_raw() && payload.gid == identity.caller.gid.as_raw() {
+        payload.uid != identity.caller.uid.as_raw() || payload.gid != identity.caller.gid.as_raw()
+    }
+
+    /// Scratch and outputs are the payload's while it runs: they change hands where they must, and back after the run.
+    fn give_to_payload(&self, identity: &Identity) -> Result<()> {
+        if !Self::changes_hands(identity) {
             return Ok(());
         }
+        let privileged = identity.caller.is_privileged();
+        let payload = identity.payload();
         let (uid, gid) = if privileged { (payload.uid, payload.gid) } else { (identity.uid, identity.gid) };
         super::userns::with_ids(&identity.container, privileged, || {
             for dir in [self.scratch(), self.outputs()] {

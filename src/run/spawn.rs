@@ -169,8 +169,7 @@ impl Started {
 }
 
 impl Idle {
-    /// Makes sure that an ordinary user's process has its ids: they take as long to map as policy and image to read, so that
-    /// nobody waits for them until now.
+    /// Makes sure that an ordinary user's process has its ids: they take longer to map than policy and image to read.
     ///
     /// # Errors
     /// When they cannot be mapped.
@@ -195,13 +194,11 @@ impl Idle {
         listeners: &[BorrowedFd<'_>],
         cgroup: Option<&Cgroup>,
     ) -> Result<StageProcess> {
-        self.ready()?;
-        let Self { process, wire, privileged, .. } = self;
-        let layer_ns = layer_map.map(|map| userns::holding(map, privileged)).transpose()?;
         let document = sealed_request(request)?;
         let (payload_status, status_write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| fail("make a pipe", e.into()))?;
         let (door, door_inside) = Wire::pair()?;
         let groups = cgroup.map(Cgroup::entrances).transpose()?.unwrap_or_default();
+        let layer_ns = layer_map.map(|map| userns::holding(map, self.privileged)).transpose()?;
         let passed = Passed {
             groups: groups.len(),
             streams: streams.map(|stream| stream.is_some()),
@@ -215,7 +212,11 @@ impl Idle {
             .chain(listeners.iter().copied())
             .chain(layer_ns.as_ref().map(AsFd::as_fd))
             .collect();
-        wire.send_with(&ToStage::Begin(passed), &descriptors).map_err(|error| {
+        let sent = self.wire.send_with(&ToStage::Begin(passed), &descriptors);
+        // It begins when it has its ids, and not before; the helpers are heard after it has begun, but before what it says.
+        self.ready()?;
+        let Self { process, wire, .. } = self;
+        sent.map_err(|error| {
             // It has ended, and perhaps it has said why.
             match receive(&wire, &process) {
                 Ok(Some((FromStage::Failed(failure), _))) => failure.into(),

@@ -4,8 +4,8 @@
 //! parent) and the kernel; refuses to create anything outside a user namespace that ces made.
 //!
 //! The order, in the order of the code: (an ordinary user's: user, mount and network namespace →) mounts (as the host's root
-//! where there is one) → (root's: user namespace →) control group → cgroup (and root's: network) namespace → init layer →
-//! engine: create → *the parent's check* → start → wait.
+//! where there is one) → (root's: user namespace →) control group → cgroup and IPC (and root's: network) namespace →
+//! init layer → engine: create → *the parent's check* → start → wait.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -26,6 +26,7 @@ use super::spawn::private_mounts;
 use super::userns::{become_root_once_mapped, enter_user_namespace};
 use super::wire::{Failure, FromStage, ToStage, Wire};
 use crate::bundle::init_layer::{self, Shape};
+use crate::bundle::own_mounts::{self, OwnMount};
 use crate::bundle::rootfs::{self, Plan, ROOTFS, STATE};
 use crate::bundle::spec::OOM_SCORE_ADJ;
 use crate::error::{Error, Kind, Result, Stage};
@@ -149,7 +150,8 @@ fn stage(request: StageRequest, wire: &Wire, Handed { status, door, listeners, l
     }
     wire.send(&FromStage::NeedsCgroup)?;
     wire.expect(&ToStage::CgroupReady)?;
-    unshare(CloneFlags::CLONE_NEWCGROUP).map_err(|e| fail("make a cgroup namespace", e))?;
+    unshare(CloneFlags::CLONE_NEWCGROUP | CloneFlags::CLONE_NEWIPC)
+        .map_err(|e| fail("make cgroup and IPC namespaces", e))?;
     if request.privileged {
         own_network()?;
     }
@@ -209,14 +211,16 @@ fn private_cgroup2() -> Result<()> {
 /// Mount points that the image leads elsewhere: as asked, as they are.
 type Moved = Vec<(PathBuf, PathBuf)>;
 
-/// Lays every mount point, mounts what is bound over the image, and tells the engine where all else is inside the stage.
+/// Lays every mount point, mounts what needs no process of the container, and tells the engine where all else is inside the
+/// stage.
 ///
-/// The engine could bind too, but looks some fifty times at each mount point, by its name.
+/// The engine could mount it too, but looks some fifty times at each mount point, by its name.
 fn lay_mount_points(mut spec: Spec, plan: &Plan) -> Result<(Spec, Moved)> {
     let root = Path::new(ROOTFS);
     let mounts = spec.mounts().clone().unwrap_or_default();
     let mut for_engine = Vec::with_capacity(mounts.len());
     let mut binds = Vec::with_capacity(plan.binds.len());
+    let mut own: Vec<PathBuf> = Vec::new();
     let mut moved = Moved::new();
     let destinations: Vec<PathBuf> = mounts.iter().map(|m| m.destination().clone()).collect();
     for mut mount in mounts {
@@ -237,8 +241,9 @@ fn lay_mount_points(mut spec: Spec, plan: &Plan) -> Result<(Spec, Moved)> {
             ));
         }
         let destination = mount.destination().clone();
-        if destinations.iter().any(|other| *other != destination && destination.starts_with(other)) {
-            // Its parent is another mount, not the image; the engine makes it there.
+        let mut above = destinations.iter().filter(|other| **other != destination && destination.starts_with(other));
+        if !above.all(|other| own.contains(other)) {
+            // Its parent is another mount, not the image, and is not there yet; the engine makes it there.
             for_engine.push(mount);
             continue;
         }
@@ -246,16 +251,26 @@ fn lay_mount_points(mut spec: Spec, plan: &Plan) -> Result<(Spec, Moved)> {
         let point = init_layer::verify(root, &real)?;
         if real != destination {
             init_layer::apart(&destination, &real, &destinations)?;
-            moved.push((destination, real.clone()));
+            moved.push((destination.clone(), real.clone()));
             mount.set_destination(real);
         }
-        match bind {
-            Some(number) => binds.push((number, point)),
-            None => for_engine.push(mount),
+        if let Some(number) = bind {
+            binds.push((number, point));
+        } else if let Some(of_its_own) = OwnMount::of(&mount) {
+            of_its_own.onto(&point)?;
+            own.push(destination);
+        } else {
+            for_engine.push(mount);
         }
     }
     if let Some(process) = spec.process() {
         init_layer::working_directory(root, process.cwd())?;
+    }
+    if own.iter().any(|at| at == Path::new("/sys"))
+        && let Some(linux) = spec.linux_mut()
+    {
+        let masked = linux.masked_paths().clone().unwrap_or_default();
+        linux.set_masked_paths(Some(own_mounts::mask_sys(root, masked)?));
     }
     // Last: until here nothing that was laid could end up in what is bound.
     binds.iter().try_for_each(|(number, point)| rootfs::bind_onto(*number, point))?;

@@ -124,12 +124,15 @@ fn has_a_namespace_of_its_own(facts: &Value) -> bool {
 }
 
 /// Flags of mounts that differ, and why; `true`: `ces run` has more.
-const FLAGS: [(&str, &str, bool, &str); 6] = [
+const FLAGS: [(&str, &str, bool, &str); 9] = [
     ("/", "nosuid", true, "the spec has no flags for the root; ces mounts it itself"),
     ("/", "nodev", true, "the same"),
     ("a read-only path", "nosuid", true, "crun and runc bind /proc/sys and the like with ro alone"),
     ("a read-only path", "nodev", true, "the same"),
     ("a read-only path", "noexec", true, "the same"),
+    ("a masked path", "nosuid", true, "directories of /sys are masked by ces itself, with every flag there is"),
+    ("a masked path", "nodev", true, "the same"),
+    ("a masked path", "noexec", true, "the same"),
     ("a masked path", "ro", false, "the null device is bound read-only by crun, writable by libcontainer"),
 ];
 

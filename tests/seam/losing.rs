@@ -68,10 +68,7 @@ pub static LOSSES: [Loss; 55] = [
     }),
     loss("seccomp", "the seccomp mode is 0", nothing),
     loss("the_user_namespace", "of a new user namespace", nothing),
-    loss("the_ipc_namespace", "the ipc namespace", |r| {
-        share(r, "ipc");
-        unmount(r, "/dev/mqueue");
-    }),
+    loss("the_ipc_namespace", "the ipc namespace", |r| unmount(r, "/dev/mqueue")),
     loss("the_uts_namespace", "the uts namespace", |r| {
         share(r, "uts");
         r["spec"]["hostname"] = Value::Null;
@@ -412,6 +409,9 @@ pub unsafe extern "C" fn unshare(flags: c_int) -> c_int {
     }
     if lies("the_network_namespace") {
         kept &= !libc::CLONE_NEWNET;
+    }
+    if lies("the_ipc_namespace") {
+        kept &= !libc::CLONE_NEWIPC;
     }
     if lies("the_cgroup_namespace") {
         kept &= !libc::CLONE_NEWCGROUP;
