@@ -92,7 +92,14 @@ pub fn launch<T>(
     let bounds = std::mem::take(&mut launch.bounds);
     let privileged = identity.caller.is_privileged();
     let watch = Watch::new(bounds, identity.container.clone(), identity.researcher(), privileged);
+    let killed_before = cgroup::kills_around();
+    let (pipes, ends) = connect(&launch)?;
+    // What a killed stage process leaves becomes this process's own, to end.
+    nix::sys::prctl::set_child_subreaper(true)
+        .map_err(|e| Error::new(Stage::Run, Kind::Host, "cannot take over orphans").because(e.desc()))?;
+    let prepared = prepare(&launch)?;
     let request = StageRequest {
+        placed: matches!(prepared, Some((_, Ok(_)))),
         job: launch.id.to_string(),
         privileged: identity.caller.is_privileged(),
         groups: identity.payload().groups,
@@ -103,12 +110,6 @@ pub fn launch<T>(
         ports: launch.ports.containers(),
         door: launch.door.is_some(),
     };
-    let killed_before = cgroup::kills_around();
-    let (pipes, ends) = connect(&launch)?;
-    // What a killed stage process leaves becomes this process's own, to end.
-    nix::sys::prctl::set_child_subreaper(true)
-        .map_err(|e| Error::new(Stage::Run, Kind::Host, "cannot take over orphans").because(e.desc()))?;
-    let prepared = prepare(&launch)?;
     let cgroup = prepared.as_ref().and_then(|(cgroup, _)| cgroup.as_ref());
     let streams = ends.each_ref().map(Option::as_ref);
     let stage = idle.begin(&request, identity.layer_map().as_ref(), streams, &launch.ports.listeners(), cgroup);

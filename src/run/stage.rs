@@ -8,7 +8,7 @@
 //! init layer → engine: create → *the parent's check* → start → wait.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
@@ -44,6 +44,8 @@ pub struct StageRequest {
     pub job: String,
     /// `ces` has root's privileges on the host.
     pub privileged: bool,
+    /// It enters its control groups by itself, or has none: nobody has to put it there.
+    pub placed: bool,
     /// Host groups to keep; used when privileged (a user's groups cannot be dropped).
     pub groups: Vec<u32>,
     /// The payload's ids, where it has a user namespace of its own.
@@ -131,8 +133,12 @@ pub fn failure(error: &Error) -> Failure {
 }
 
 fn read_request(fd: OwnedFd) -> Result<StageRequest> {
-    serde_json::from_reader(std::io::BufReader::new(File::from(fd)))
-        .map_err(|e| Error::new(Stage::Run, Kind::Failed, "the stage's request makes no sense").because(e))
+    let fail = |e: &dyn std::fmt::Display| {
+        Error::new(Stage::Run, Kind::Failed, "the stage's request makes no sense").because(e)
+    };
+    let mut text = Vec::new();
+    File::from(fd).read_to_end(&mut text).map_err(|e| fail(&e))?;
+    serde_json::from_slice(&text).map_err(|e| fail(&e))
 }
 
 fn stage(request: StageRequest, wire: &Wire, Handed { status, door, listeners, layer_ns }: Handed) -> Result<()> {
@@ -148,8 +154,10 @@ fn stage(request: StageRequest, wire: &Wire, Handed { status, door, listeners, l
         setgroups(&groups).map_err(|e| fail("drop root's groups", e))?;
         enter_user_namespace(wire, CloneFlags::CLONE_NEWNS)?;
     }
-    wire.send(&FromStage::NeedsCgroup)?;
-    wire.expect(&ToStage::CgroupReady)?;
+    if !request.placed {
+        wire.send(&FromStage::NeedsCgroup)?;
+        wire.expect(&ToStage::CgroupReady)?;
+    }
     unshare(CloneFlags::CLONE_NEWCGROUP | CloneFlags::CLONE_NEWIPC)
         .map_err(|e| fail("make cgroup and IPC namespaces", e))?;
     if request.privileged {

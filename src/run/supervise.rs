@@ -187,11 +187,12 @@ fn until_gone(
     session: Option<&Session>,
     relays: &mut [Relay],
 ) -> Result<Outcome> {
+    // Before: once it is sent, others may run first.
+    let began = Instant::now();
     run.wire.send(&ToStage::Start)?;
     if let Some((report, _)) = run.detached.take() {
         report.started();
     }
-    let began = Instant::now();
     let mut exceeded = None;
     let mut relay_lost = false;
     let mut deadline = Deadline::new(run.limit.map(|limit| began + limit));
