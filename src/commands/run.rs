@@ -185,9 +185,13 @@ fn execute(
     };
     let identity = &prepared.identity;
     let (map, privileged) = (&identity.container, identity.caller.is_privileged());
-    let collect =
-        || handover::hand_over(|| job.outputs_directory(), &job.outputs(), &identity.researcher(), map, privileged);
-    launch(idle, start, before_start, collect)
+    let at_end = || {
+        let open = || job.outputs_directory();
+        let collected = handover::hand_over(open, &job.outputs(), &identity.researcher(), map, privileged);
+        job.empty_scratch(identity);
+        collected
+    };
+    launch(idle, start, before_start, at_end)
 }
 
 /// What came of a run: of its payload, what it used, and what it left.

@@ -162,6 +162,14 @@ impl Job {
         open_directory(&self.journal.work, true)
     }
 
+    /// Removes scratch as far as the researcher can; the rest is for [`Job::end`].
+    pub fn empty_scratch(&self, identity: &Identity) {
+        acting_as(&identity.researcher(), identity.caller.is_privileged(), || {
+            remove_tree(&open_directory(&self.journal.home, false)?, Path::new(&self.journal.scratch))
+        })
+        .ok();
+    }
+
     /// Removes all that is not to be kept: scratch, the throw-away directory, the journal (last).
     ///
     /// # Errors
@@ -235,7 +243,12 @@ pub fn reopen_outputs(journal: &Journal, privileged: bool) -> Result<OwnedFd> {
 /// When something cannot be removed.
 pub fn remove_work(work: &Path) -> Result<()> {
     match (work.parent(), work.file_name()) {
-        (Some(parent), Some(name)) if parent.is_dir() => remove_tree(&open_directory(parent, false)?, Path::new(name)),
+        (Some(parent), Some(name)) if parent.is_dir() => {
+            let parent = open_directory(parent, false)?;
+            // Not as expected, or not there: then it is a tree like others.
+            open_directory(work, false).ok().and_then(|dir| remove::overlay_work(&dir).ok());
+            remove_tree(&parent, Path::new(name))
+        }
         _ => Ok(()),
     }
 }

@@ -264,7 +264,9 @@ pub fn forget(dirs: &Dirs, id: &JobId, lock: Flock<File>) -> Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         renamed => renamed.map_err(|e| fail_path("remove", &dir, &e))?,
     }
-    let mut removed = fs::remove_dir_all(&aside);
+    // What else may be there is the socket of `ces exec`.
+    let known = fs::remove_file(aside.join("job.json")).and_then(|()| fs::remove_file(aside.join("lock")));
+    let mut removed = known.and_then(|()| fs::remove_dir(&aside)).or_else(|_| fs::remove_dir_all(&aside));
     // NFS and FUSE keep an open file under another name until it is closed, and a moment longer.
     drop(lock);
     for _ in 0..LATE_LOOKS {

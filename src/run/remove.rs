@@ -48,6 +48,28 @@ pub fn tree(parent: &OwnedFd, name: &Path) -> nix::Result<()> {
     }
 }
 
+/// What the kernel leaves of a volatile overlay in its work directory, each in the one before and closed to its owner (kernel
+/// docs: overlayfs, "Volatile mount").
+const OF_AN_OVERLAY: [&CStr; 4] = [c"work", c"work", c"incompat", c"volatile"];
+
+/// Removes what an overlay has left below `dir`, whose `work` was its work directory: the chain from its end, where [`tree`]
+/// would move up one link after the other.
+///
+/// # Errors
+/// The kernel's, when it is not as expected; what is still there then is for [`tree`].
+pub fn overlay_work(dir: &OwnedFd) -> nix::Result<()> {
+    let mut chain = vec![dir.try_clone().map_err(|_| Errno::EMFILE)?];
+    for name in OF_AN_OVERLAY {
+        let opened = chain.last().map(|parent| open_up(parent, name)).transpose()?;
+        chain.extend(opened);
+    }
+    if let Some(volatile) = chain.last() {
+        unlinkat(volatile, c"dirty", UnlinkatFlags::NoRemoveDir)?;
+    }
+    let mut links = chain.iter().zip(OF_AN_OVERLAY).rev();
+    links.try_for_each(|(parent, name)| unlinkat(parent, name, UnlinkatFlags::RemoveDir))
+}
+
 /// Removes what is in `dir`, the entry `name` of `top`, less what is not empty itself, which is moved up; then `dir`.
 fn empty_out(dir: &OwnedFd, top: &OwnedFd, name: &CStr, moved: &mut u64) -> nix::Result<()> {
     loop {
@@ -118,12 +140,13 @@ pub(super) fn open(dir: impl AsFd, name: &CStr) -> nix::Result<OwnedFd> {
     }
 }
 
-/// Gives the owner of a directory all rights in it.
-fn open_up(dir: impl AsFd, name: &CStr) -> nix::Result<()> {
+/// Gives the owner of a directory all rights in it; gives its descriptor (`O_PATH`).
+fn open_up(dir: impl AsFd, name: &CStr) -> nix::Result<OwnedFd> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_PATH;
     let closed = openat(dir, name, flags, Mode::empty())?;
     let path = format!("/proc/self/fd/{}", closed.as_raw_fd());
-    fchmodat(AT_FDCWD, path.as_str(), Mode::S_IRWXU, FchmodatFlags::FollowSymlink)
+    fchmodat(AT_FDCWD, path.as_str(), Mode::S_IRWXU, FchmodatFlags::FollowSymlink)?;
+    Ok(closed)
 }
 
 /// The first names of a directory, and what they name as far as the file system tells.
@@ -149,6 +172,26 @@ fn some_names(dir: &OwnedFd) -> nix::Result<Vec<(CString, FileType)>> {
 mod tests {
     use super::*;
     use std::fs;
+
+    #[test]
+    fn of_an_overlays_work_only_what_the_kernel_makes_goes() {
+        let base = tempfile::tempdir().unwrap();
+        let volatile = base.path().join("work/work/incompat/volatile");
+        let dir = OwnedFd::from(fs::File::open(base.path()).unwrap());
+        assert_eq!(overlay_work(&dir), Err(Errno::ENOENT));
+        fs::create_dir_all(&volatile).unwrap();
+        fs::write(volatile.join("dirty"), "").unwrap();
+        fs::write(base.path().join("work/work/other"), "").unwrap();
+        fs::create_dir(base.path().join("upper")).unwrap();
+        assert_eq!(overlay_work(&dir), Err(Errno::ENOTEMPTY));
+        assert!(base.path().join("work/work/other").exists());
+        fs::remove_file(base.path().join("work/work/other")).unwrap();
+        fs::create_dir_all(&volatile).unwrap();
+        fs::write(volatile.join("dirty"), "").unwrap();
+        overlay_work(&dir).unwrap();
+        let left: Vec<_> = fs::read_dir(base.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["upper"]);
+    }
 
     #[test]
     fn what_is_deep_wide_or_oddly_named_goes_and_what_is_beside_it_stays() {
