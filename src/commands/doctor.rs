@@ -11,7 +11,7 @@ use oci_spec::runtime::LinuxResources;
 use serde::Serialize;
 
 use super::{prepare, print};
-use crate::bundle::identity::Identity;
+use crate::bundle::identity::{HostIds, Identity};
 use crate::bundle::rootfs::{Plan, ROOTFS};
 use crate::bundle::spec::resources;
 use crate::cli::{Global, ListArgs};
@@ -75,7 +75,7 @@ pub fn doctor(global: &Global, args: &ListArgs) -> Result<u8> {
         mounts(&caller, &dirs),
         data(policy.as_ref().ok()),
     ]);
-    findings.extend(home(&caller, policy.as_ref().ok()));
+    findings.extend(home(&caller, &dirs, policy.as_ref().ok()));
     let refused = findings.iter().any(|f| f.grade == Grade::Refused);
     let word = match (refused, caller.mode) {
         (true, _) => "refused",
@@ -105,9 +105,9 @@ pub fn doctor(global: &Global, args: &ListArgs) -> Result<u8> {
     Ok(u8::from(refused))
 }
 
-/// The home, where scratch and outputs are made, and how they are bounded: ces counts what is in them, and in the layer over
-/// the image, while the payload runs. Both are tried, with the rights that a run has.
-fn home(caller: &Caller, policy: Option<&Policy>) -> [Finding; 2] {
+/// The home, where scratch and outputs are made, and how they are bounded: by their file systems, or ces counts what is in
+/// them, and in the layer over the image, while the payload runs. Both are tried, with the rights that a run has.
+fn home(caller: &Caller, dirs: &Dirs, policy: Option<&Policy>) -> [Finding; 2] {
     let (place, needed) = (caller.home.display().to_string(), "a directory that the researcher can write to");
     let watched = trial::watch(caller);
     let home = match &watched {
@@ -125,41 +125,61 @@ fn home(caller: &Caller, policy: Option<&Policy>) -> [Finding; 2] {
     let files = |limit: Option<&Limit<u64>>| {
         limit.and_then(|limit| limit.default.as_ref().or(limit.max.as_ref())).map(|max| format!("{} files", max.value))
     };
-    let of = |name: &str, bounds: [Option<String>; 2]| match bounds.into_iter().flatten().collect::<Vec<_>>() {
-        none if none.is_empty() => format!("{name} has no bound"),
-        some => format!("{name}: {}", some.join(", ")),
-    };
-    let bounds = [
-        of("scratch", [bytes(limits.map(|l| &l.scratch)), files(limits.map(|l| &l.scratch_files))]),
-        of("outputs", [bytes(limits.map(|l| &l.outputs)), files(limits.map(|l| &l.output_files))]),
-    ];
-    let unbounded = bounds.iter().filter(|bound| bound.ends_with("no bound")).count();
-    let how = match (&watched, unbounded) {
-        (_, 2) => String::new(),
-        (Ok(Ok(Seen::All)), _) => " (watched by ces every second, tried)".to_owned(),
-        (Ok(Ok(Seen::Open)), _) => {
-            " (watched by ces every second, tried; a directory that a payload closes for itself ends the run)"
-                .to_owned()
+    let of = |bounds: [Option<String>; 2]| bounds.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    let scratch = of([bytes(limits.map(|l| &l.scratch)), files(limits.map(|l| &l.scratch_files))]);
+    let outputs = of([bytes(limits.map(|l| &l.outputs)), files(limits.map(|l| &l.output_files))]);
+    let bounded = [&scratch, &outputs].into_iter().filter(|bound| !bound.is_empty()).count();
+    let quotas = if bounded == 0 { Ok([false; 2]) } else { quotas(caller, dirs) };
+    let watch = match &watched {
+        Ok(Ok(Seen::All)) => "watched by ces every second, tried".to_owned(),
+        Ok(Ok(Seen::Open)) => {
+            "watched by ces every second, tried; a directory that a payload closes for itself ends the run".to_owned()
         }
-        (Ok(Err(error)), _) => format!(" (cannot be watched: {error})"),
-        (Err(_), _) => " (not tried)".to_owned(),
+        Ok(Err(error)) => format!("cannot be watched: {error}"),
+        Err(_) => "not tried".to_owned(),
     };
-    let problem = match (&watched, unbounded) {
+    let how = |kept: bool| if kept { "kept by the file system: project quotas, tried" } else { watch.as_str() };
+    let [scratch_kept, outputs_kept] = *quotas.as_ref().unwrap_or(&[false; 2]);
+    let bound = |what: &str, max: &str, how: &str| match max {
+        "" => format!("{what} has no bound"),
+        max => format!("{what}: {max}{how}"),
+    };
+    let [scratch_how, outputs_how] = [scratch_kept, outputs_kept].map(|kept| format!(" ({})", how(kept)));
+    let both = bounded == 2 && scratch_how == outputs_how;
+    let scratch_said = bound("scratch", &scratch, if both { "" } else { &scratch_how });
+    let found = format!("{scratch_said}; {}", bound("outputs", &outputs, &outputs_how));
+    let all_kept = (scratch.is_empty() || scratch_kept) && (outputs.is_empty() || outputs_kept);
+    let problem = match (&quotas, &watched) {
+        // A run would be refused.
+        (Err(error), _) => Some((Grade::Refused, error.hint_text().unwrap_or("see quotaon(8)").to_owned())),
         // Such a run would be ended at its first look.
-        (Ok(Err(error)), 0 | 1) => {
+        (_, Ok(Err(error))) if bounded > 0 && !all_kept => {
             Some((Grade::Refused, error.hint_text().unwrap_or("use a home on another file system").to_owned()))
         }
-        (Ok(Ok(Seen::Open)), 0 | 1) => {
+        (_, Ok(Ok(Seen::Open))) if bounded > 0 && !all_kept => {
             Some((Grade::Warning, "on a local file system such directories can be counted too".to_owned()))
         }
-        (_, 0) => None,
+        _ if bounded == 2 => None,
         _ => Some((
             Grade::Warning,
             "set limits.scratch and limits.outputs in the policy; or quotas on homes and the store".to_owned(),
         )),
     };
-    let needed = "a bound for each, which ces watches; or quotas of the file systems";
-    [home, finding("scratch, outputs", needed, format!("{}{how}", bounds.join("; ")), problem)]
+    let found = quotas.as_ref().err().map_or(found, |error| error.to_string());
+    let needed = "a bound for each, which the file system keeps or ces watches";
+    [home, finding("scratch, outputs", needed, found, problem)]
+}
+
+/// Whether the file systems of what a run writes as scratch, and of its outputs, keep bounds on them.
+fn quotas(caller: &Caller, dirs: &Dirs) -> Result<[bool; 2]> {
+    if !caller.is_privileged() {
+        return Ok([false; 2]);
+    }
+    let (home, store) = (prepare::researcher(caller)?, HostIds { uid: 0, gid: 0, groups: Vec::new() });
+    let outputs = trial::quota(&caller.home, &home)?;
+    // The store is made with the first image.
+    let there = dirs.store.ancestors().find(|dir| dir.exists()).unwrap_or(&dirs.store);
+    Ok([outputs && trial::quota(there, &store)?, outputs])
 }
 
 fn finding(what: &'static str, needed: &'static str, found: String, problem: Option<(Grade, String)>) -> Finding {

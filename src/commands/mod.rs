@@ -26,6 +26,8 @@ pub mod fsck;
 pub mod inspect;
 /// What a failed run may have wanted.
 mod advice;
+/// How scratch and outputs are bounded.
+mod bounds;
 /// What another of an image's users left in a bound directory.
 mod others;
 /// What `ces run` says.

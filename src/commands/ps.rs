@@ -18,12 +18,14 @@ use crate::run::journal::{self, Journal, Life};
 use crate::run::record::{Record, State};
 use crate::run::supervise::GRACE;
 
-/// Lists the caller's running jobs; real root sees everyone's.
+/// Lists the caller's running jobs, once what the killed ones left is cleaned up; real root sees everyone's.
 ///
 /// # Errors
 /// When the running jobs cannot be read.
 pub fn ps(global: &Global, args: &ListArgs) -> Result<u8> {
-    let dirs = Dirs::new(&Caller::find()?, global.root.as_deref())?;
+    let caller = Caller::find()?;
+    let dirs = Dirs::new(&caller, global.root.as_deref())?;
+    super::context::sweep(&dirs, &caller)?;
     let tell = |(journal, life): (Journal, Life)| {
         let state = match life {
             Life::Elsewhere(machine) => format!("on {}", machine.host),

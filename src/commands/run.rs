@@ -1,6 +1,5 @@
 //! `ces run`: the pipeline, read aloud.
 
-use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +8,7 @@ use oci_spec::runtime::Spec;
 use serde_json::json;
 
 use super::advice;
+use super::bounds;
 use super::facts;
 use super::others;
 use super::prepare::{self, Prepared};
@@ -23,7 +23,6 @@ use crate::host::caller::Caller;
 use crate::host::cgroup::Usage;
 use crate::host::idmap::IdMap;
 use crate::host::machine::Machine;
-use crate::policy::grant::Granted;
 use crate::policy::request::{Listen, PortRequest};
 use crate::run::detach::{Report, detach, log_path};
 use crate::run::handover;
@@ -31,7 +30,6 @@ use crate::run::job::{Job, JobId, Journal};
 use crate::run::launch::{Checked, Launch, launch};
 use crate::run::outputs::Outputs;
 use crate::run::ports::Ports;
-use crate::run::quota::Bound;
 use crate::run::record::{Record, State, now};
 use crate::run::reown;
 use crate::run::session;
@@ -160,20 +158,7 @@ fn execute(
         door,
         detached,
         raw: prepared.request.raw,
-        bounds: vec![
-            Bound {
-                what: "scratch",
-                dirs: vec![job.scratch_directory()?, job.work_directory()?],
-                bytes: limits.scratch_bytes,
-                files: limits.scratch_files,
-            },
-            Bound {
-                what: "outputs",
-                dirs: vec![job.outputs_directory()?],
-                bytes: limits.outputs_bytes,
-                files: limits.outputs_files,
-            },
-        ],
+        bounds: bounds::watched(prepared, job)?,
         ports,
     };
     let before_start = |checked: &Checked| {
@@ -187,20 +172,28 @@ fn execute(
     let (map, privileged) = (&identity.container, identity.caller.is_privileged());
     let at_end = || {
         let open = || job.outputs_directory();
-        let collected = handover::hand_over(open, &job.outputs(), &identity.researcher(), map, privileged);
+        let (used_up, quotas) = (job.used_up(), &job.journal.quotas);
+        let outputs = handover::hand_over(open, &job.outputs(), &identity.researcher(), map, privileged, quotas);
         job.empty_scratch(identity);
-        collected
+        Left { used_up, outputs }
     };
     launch(idle, start, before_start, at_end)
 }
 
 /// What came of a run: of its payload, what it used, and what it left.
-type Ended = (Outcome, Usage, Result<Outputs>);
+type Ended = (Outcome, Usage, Left);
+
+/// What a run left behind.
+struct Left {
+    /// Bounds that file systems kept and that were reached, in words.
+    used_up: Vec<String>,
+    outputs: Result<Outputs>,
+}
 
 /// Whatever happened: scratch away, record closed, in words what came of it.
 fn finish(prepared: &Prepared, job: Job, mut record: Record, done: Result<Ended>, talk: &Talk) -> Result<(u8, Record)> {
     record.finished = Some(now());
-    let (outcome, usage, collected) = match done {
+    let (outcome, usage, left) = match done {
         Ok(done) => done,
         Err(error) => {
             record.state = State::Refused;
@@ -212,7 +205,7 @@ fn finish(prepared: &Prepared, job: Job, mut record: Record, done: Result<Ended>
             return Err(error);
         }
     };
-    let words = describe(&outcome, &usage, &record, prepared.grant.limits.memory_bytes);
+    let words = describe(&outcome, &usage, &left.used_up, &record, prepared.grant.limits.memory_bytes);
     let status = if words.over_limit { 137 } else { outcome.ending.exit_status() };
     record.state = State::Finished;
     record.exit = Some(status);
@@ -223,7 +216,7 @@ fn finish(prepared: &Prepared, job: Job, mut record: Record, done: Result<Ended>
     if outcome.log_cut {
         record.warnings.push("the log was full: some of the output was dropped".to_owned());
     }
-    match &collected {
+    match &left.outputs {
         Ok(outputs) => record.outputs = Some(outputs.clone()),
         Err(error) => record.warnings.push(error.to_string()),
     }
@@ -241,7 +234,7 @@ fn finish(prepared: &Prepared, job: Job, mut record: Record, done: Result<Ended>
     if advice::may_want_service(prepared, &outcome) {
         talk.say(advice::SERVICE);
     }
-    collected?;
+    left.outputs?;
     saved?;
     ended?;
     if matches!(outcome.ending, Ending::NotExecuted(_)) {
@@ -254,7 +247,7 @@ fn finish(prepared: &Prepared, job: Job, mut record: Record, done: Result<Ended>
 
 fn journal(prepared: &Prepared, id: &JobId) -> Result<Journal> {
     let caller = &prepared.identity.caller;
-    Ok(Journal {
+    let mut journal = Journal {
         id: id.clone(),
         machine: Some(Machine::this()?),
         pid: std::process::id(),
@@ -271,7 +264,10 @@ fn journal(prepared: &Prepared, id: &JobId) -> Result<Journal> {
         scratch: format!("scratch_{id}"),
         outputs: format!("outputs_{id}"),
         sockets: Vec::new(),
-    })
+        quotas: Vec::new(),
+    };
+    journal.quotas = bounds::kept(prepared, &journal);
+    Ok(journal)
 }
 
 /// What the root file system is made of, base first.
@@ -370,7 +366,7 @@ fn begin_record(prepared: &Prepared, job: &Job, spec: &Spec) -> Record {
         policy: prepared.policy.file().to_owned(),
         ports: Vec::new(),
         decisions: json!(prepared.grant.decisions),
-        bounds: bounds(&prepared.grant.limits),
+        bounds: bounds::in_words(&prepared.grant.limits, &job.journal.quotas),
         warnings: prepared.warnings.clone(),
         enforced: None,
         started: job.journal.started.clone(),
@@ -385,16 +381,6 @@ fn begin_record(prepared: &Prepared, job: &Job, spec: &Spec) -> Record {
         outputs: None,
         outputs_path: job.outputs(),
     }
-}
-
-/// How scratch and outputs are bounded.
-fn bounds(limits: &Granted) -> BTreeMap<String, String> {
-    let word = |bounded: bool| if bounded { "watched" } else { "none" }.to_owned();
-    let of = |name: &str, bounded| (name.to_owned(), word(bounded));
-    BTreeMap::from([
-        of("scratch", limits.scratch_bytes.is_some() || limits.scratch_files.is_some()),
-        of("outputs", limits.outputs_bytes.is_some() || limits.outputs_files.is_some()),
-    ])
 }
 
 /// `--json-summary`: the record, written with the researcher's rights.

@@ -21,8 +21,8 @@ pub(super) struct Words {
     pub over_limit: bool,
 }
 
-/// From what is known of the end, and what was `granted` in bytes of memory.
-pub(super) fn describe(outcome: &Outcome, usage: &Usage, record: &Record, granted: u64) -> Words {
+/// From what is known of the end, what was `used_up`, and what was `granted` in bytes of memory.
+pub(super) fn describe(outcome: &Outcome, usage: &Usage, used_up: &[String], record: &Record, granted: u64) -> Words {
     if let Some(exceeded) = &outcome.exceeded {
         return Words { text: exceeded.clone(), over_limit: true };
     }
@@ -55,6 +55,7 @@ pub(super) fn describe(outcome: &Outcome, usage: &Usage, record: &Record, grante
     if usage.oom_kills > 0 {
         text.push_str(&format!(" ({} of its processes killed for want of memory)", usage.oom_kills));
     }
+    used_up.iter().for_each(|bound| text.push_str(&format!(" ({bound})")));
     Words { text, over_limit: false }
 }
 

@@ -16,6 +16,8 @@ use std::os::unix::ffi::OsStrExt;
 
 /// Descriptors that arrive over a socket.
 pub mod passed;
+/// Projects and their quotas.
+pub mod quota;
 /// Terminals.
 pub mod terminal;
 

@@ -7,13 +7,15 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use super::outputs::{self, Outputs};
+use super::quota::Kept;
 use super::userns;
 use crate::bundle::identity::{HostIds, acting_with_power};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::idmap::IdMap;
 
 /// Gives everything in the directory that `open` opens to `researcher`: directly when privileged, or when it is theirs
-/// already, as what most users' runs leave; else as root of a user namespace with `map`, in which the researcher is root.
+/// already, as what most users' runs leave; else as root of a user namespace with `map`, in which the researcher is root. What
+/// `quotas` have counted is counted no more.
 ///
 /// # Errors
 /// When an entry cannot be given away.
@@ -23,23 +25,24 @@ pub fn hand_over(
     researcher: &HostIds,
     map: &IdMap,
     privileged: bool,
+    quotas: &[Kept],
 ) -> Result<Outputs> {
     if privileged {
         let ours =
             |uid: u32| uid == researcher.uid || map.uids.iter().any(|e| uid >= e.outside && uid - e.outside < e.count);
         let dir = open()?;
-        return acting_with_power(researcher, true, || outputs::collect(dir, path, researcher, ours));
+        return acting_with_power(researcher, true, || outputs::collect(dir, path, researcher, ours, quotas));
     }
     if let Ok(dir) = open()
         && outputs::all_of(&dir, researcher)
     {
-        return outputs::collect(dir, path, researcher, |uid| uid == researcher.uid);
+        return outputs::collect(dir, path, researcher, |uid| uid == researcher.uid, quotas);
     }
     let fail = |e: serde_json::Error| Error::new(Stage::Outputs, Kind::Failed, "cannot list the outputs").because(e);
     let root = HostIds { uid: 0, gid: 0, groups: Vec::new() };
     let unmapped = nobody();
     let answer = userns::with_ids(map, false, || {
-        let outputs = outputs::collect(open()?, path, &root, |uid| uid != unmapped)?;
+        let outputs = outputs::collect(open()?, path, &root, |uid| uid != unmapped, quotas)?;
         serde_json::to_vec(&outputs).map_err(fail)
     })?;
     serde_json::from_slice(&answer).map_err(fail)

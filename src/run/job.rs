@@ -20,6 +20,7 @@ use nix::fcntl::{AT_FDCWD, Flock, OFlag, OpenHow, ResolveFlag, openat2};
 
 use super::journal;
 pub use super::journal::{JobId, Journal};
+use super::quota::Kept;
 use super::remove;
 use crate::bundle::identity::{HostIds, Identity, acting_as, acting_with_power};
 use crate::error::{Error, Kind, Result, Stage};
@@ -80,7 +81,28 @@ impl Job {
             self.scratch = Some(open_directory(&self.scratch(), true)?);
             Ok(())
         })?;
+        self.bound()?;
         self.give_to_payload(identity)
+    }
+
+    /// Sets the limits that file systems keep; root alone has such.
+    fn bound(&self) -> Result<()> {
+        let (scratch, outputs) = (self.scratch(), self.outputs());
+        self.journal.quotas.iter().try_for_each(|kept| {
+            let dirs = kept.dirs.iter().map(|dir| match dir {
+                dir if *dir == scratch => self.scratch_directory(),
+                dir if *dir == outputs => self.outputs_directory(),
+                _ => self.work_directory(),
+            });
+            let dirs = dirs.collect::<Result<Vec<_>>>()?;
+            kept.begin(&dirs.iter().collect::<Vec<_>>())
+        })
+    }
+
+    /// The bounds that file systems keep and that were used up, in words.
+    pub fn used_up(&self) -> Vec<String> {
+        let of = |kept: &Kept| kept.dirs.first().and_then(|dir| kept.used_up(open_directory(dir, true).ok()?));
+        self.journal.quotas.iter().filter_map(of).collect()
     }
 
     /// Whether scratch and outputs become another's than the researcher's while the payload runs: real root names no
@@ -186,7 +208,7 @@ impl Job {
     }
 }
 
-/// Removes scratch and the throw-away directory of a job, running or dead.
+/// Removes scratch and the throw-away directory of a job, running or dead, and what bounded them.
 ///
 /// # Errors
 /// When something cannot be removed.
@@ -201,10 +223,10 @@ pub fn discard(journal: &Journal, map: &IdMap, privileged: bool) -> Result<()> {
     };
     // A user's container may have written as subordinate ids: only root of the same namespace can remove that. Most have not,
     // and then there is no need of one.
-    if !privileged && remove().is_ok() {
-        return Ok(());
+    if privileged || remove().is_err() {
+        in_home(map, &researcher, privileged, remove)?;
     }
-    in_home(map, &researcher, privileged, remove)
+    journal.quotas.iter().try_for_each(|kept| kept.end(&researcher))
 }
 
 /// Does `work` with power over every id of a run, in a home that may know the researcher alone.

@@ -24,6 +24,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::ports::SocketFile;
+use super::quota::Kept;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::dirs::Dirs;
 use crate::host::machine::Machine;
@@ -117,6 +118,9 @@ pub struct Journal {
     /// Sockets of published ports.
     #[serde(default)]
     pub sockets: Vec<SocketFile>,
+    /// Bounds that file systems keep.
+    #[serde(default)]
+    pub quotas: Vec<Kept>,
 }
 
 /// What has become of a job's `ces`.

@@ -34,8 +34,10 @@ pub mod outputs;
 pub mod handover;
 /// What happened, on disk.
 pub mod record;
-/// Bounds on scratch and outputs.
+/// Bounds that the file system keeps.
 pub mod quota;
+/// Bounds that ces watches.
+pub mod watch;
 /// The payload's output and input, on their way from and to the caller.
 pub mod streams;
 /// The payload's terminal, joined to the caller's.

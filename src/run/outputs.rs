@@ -16,6 +16,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, unlinkat};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::quota::Kept;
 use super::remove;
 use crate::bundle::identity::HostIds;
 use crate::error::{Error, Kind, Result, Stage};
@@ -51,14 +52,21 @@ pub struct OutputFile {
 }
 
 /// Gives everything in the directory `dir` to `owner` and lists it; `path` is its name, for the list. For a process with
-/// power over every id in the tree. What belongs to no id of the run (`ids`) is not the run's, and is left alone.
+/// power over every id in the tree. What belongs to no id of the run (`ids`) is not the run's, and is left alone; what the run's
+/// `quotas` have counted is counted no more.
 ///
 /// # Errors
 /// When an entry cannot be given away.
-pub fn collect(dir: OwnedFd, path: &Path, owner: &HostIds, ids: impl Fn(u32) -> bool) -> Result<Outputs> {
+pub fn collect(
+    dir: OwnedFd,
+    path: &Path,
+    owner: &HostIds,
+    ids: impl Fn(u32) -> bool,
+    quotas: &[Kept],
+) -> Result<Outputs> {
     let mut outputs = Outputs { path: path.to_path_buf(), ..Outputs::default() };
     let owner = Owner { uid: Uid::from_raw(owner.uid), gid: Gid::from_raw(owner.gid) };
-    let mut walk = Walk { owner, outputs: &mut outputs, ids: &ids };
+    let mut walk = Walk { owner, outputs: &mut outputs, ids: &ids, quotas };
     walk.directory(dir, Path::new(""), 0)?;
     outputs.files.sort_by(|a, b| a.path.cmp(&b.path));
     outputs.bytes = outputs.files.iter().map(|f| f.size).sum();
@@ -140,6 +148,7 @@ struct Walk<'a> {
     owner: Owner,
     outputs: &'a mut Outputs,
     ids: &'a dyn Fn(u32) -> bool,
+    quotas: &'a [Kept],
 }
 
 impl Walk<'_> {
@@ -148,6 +157,7 @@ impl Walk<'_> {
         fchown(&dir, Some(self.owner.uid), Some(self.owner.gid)).map_err(|e| fail(name, e))?;
         // The owner must be able to look into it, and to delete it.
         fchmod(&dir, Mode::from_bits_truncate(stat.st_mode & 0o777 | 0o700)).map_err(|e| fail(name, e))?;
+        self.quotas.iter().for_each(|kept| kept.release(&dir));
         let copy = dir.try_clone().map_err(|e| fail_io(name, &e))?;
         let mut entries = Vec::new();
         for entry in Dir::from_fd(copy).map_err(|e| fail(name, e))?.iter() {
@@ -195,6 +205,7 @@ impl Walk<'_> {
                 let file = openat(dir, name, flags, Mode::empty()).map_err(|e| fail(path, e))?;
                 fchown(&file, Some(self.owner.uid), Some(self.owner.gid)).map_err(|e| fail(path, e))?;
                 fchmod(&file, Mode::from_bits_truncate(stat.st_mode & 0o777 | 0o600)).map_err(|e| fail(path, e))?;
+                self.quotas.iter().for_each(|kept| kept.release(&file));
                 self.outputs.files.push(hash(file.into(), path)?);
             }
             libc::S_IFLNK => {
@@ -263,8 +274,8 @@ mod tests {
         nix::unistd::mkfifo(&at("pipe"), Mode::from_bits_truncate(0o600)).unwrap();
         let me = HostIds { uid: nix::unistd::getuid().as_raw(), gid: nix::unistd::getgid().as_raw(), groups: vec![] };
         let open = || OwnedFd::from(File::open(dir.path()).unwrap());
-        assert_eq!(collect(open(), dir.path(), &me, |_| false).unwrap().refused.len(), 4);
-        let outputs = collect(open(), dir.path(), &me, |uid| uid == me.uid).unwrap();
+        assert_eq!(collect(open(), dir.path(), &me, |_| false, &[]).unwrap().refused.len(), 4);
+        let outputs = collect(open(), dir.path(), &me, |uid| uid == me.uid, &[]).unwrap();
         assert_eq!(outputs.files.iter().map(|f| f.path.as_str()).collect::<Vec<_>>(), ["table.csv", "tool"]);
         assert_eq!(outputs.links, ["link -> /etc/shadow"]);
         assert_eq!(outputs.refused, ["pipe: a fifo, removed"]);

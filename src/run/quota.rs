@@ -1,163 +1,174 @@
-//! Bounds on scratch, outputs and the writable root: watched while the payload runs, on every file system.
+//! Bounds that the file system keeps: project quotas (ext4 with `quota,project`, XFS with `prjquota`; quotactl(2)).
 //!
-//! Takes open directories and their ceilings; gives the first one that is exceeded; trusts the kernel's block counts;
-//! refuses to pass over what it cannot count: that counts as exceeded. Between two looks a payload can write more than its
-//! bound, for at most `PAUSE` or twenty times as long as a look takes; the bound is therefore one on runs, not on moments.
-//!
-//! An ordinary user's ces looks as root of a user namespace with the run's ids: what a payload hides from the user (another
-//! of its ids, a directory of mode 0) is counted too.
+//! Takes a run's directories and their ceilings; gives projects with limits, read back; trusts the file system to count, and a
+//! user namespace not to change a project (the kernel's `fileattr_set_prepare`); refuses a run whose directories do not take
+//! limits that their file system keeps. Where it keeps none, or only root could ask and does not, the bounds are watched
+//! (`super::watch`).
 
+use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
 
-use nix::dir::Dir;
-use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, fstatat};
+use nix::sys::stat::fstat;
+use nix::sys::statvfs::fstatvfs;
 use serde::{Deserialize, Serialize};
 
-use super::userns;
-use crate::bundle::identity::{HostIds, acting_with_power};
+use super::job::open_directory;
+use crate::bundle::identity::{HostIds, acting_as};
 use crate::error::{Error, Kind, Result, Stage};
-use crate::host::idmap::IdMap;
+use crate::host::sys::quota::{self, Quota};
 use crate::policy::units::show_size;
 
-/// The shortest time between two looks.
-pub const PAUSE: Duration = Duration::from_secs(1);
-/// Deeper trees are not allowed where there is a bound: one descriptor a level is held.
-const DEPTH: usize = 256;
+/// Ids below and above are left to the site (projid(5)).
+const IDS: std::ops::Range<u32> = 0x4000_0000..0x8000_0000;
+/// How many ids to look at for one that nobody uses.
+const TRIES: usize = 16;
+/// A write is refused when its data and what describes them do not fit: this near to the limit, it was probably that.
+const BLOCKS_TO_SPARE: u64 = 4;
 
-/// Directories and their common ceilings.
-#[derive(Debug)]
-pub struct Bound {
-    /// What they are called in messages.
+/// What is to be bounded.
+#[derive(Debug, Clone)]
+pub struct Ceiling {
+    /// What the directories are called in messages.
     pub what: &'static str,
-    /// The directories.
-    pub dirs: Vec<OwnedFd>,
+    /// The directories, which need not exist yet.
+    pub dirs: Vec<PathBuf>,
     /// Bytes on disk.
     pub bytes: Option<u64>,
     /// Files, directories and links.
     pub files: Option<u64>,
 }
 
-/// Looks at bounds from time to time.
-#[derive(Debug)]
-pub struct Watch {
-    bounds: Vec<Bound>,
-    map: IdMap,
-    owner: HostIds,
-    privileged: bool,
-    next: Instant,
+/// A project of one run on one file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// What its directories are called in messages.
+    pub what: String,
+    /// The run's directories on that file system.
+    pub dirs: Vec<PathBuf>,
+    /// The project's id.
+    pub project: u32,
+    /// Bytes on disk.
+    pub bytes: Option<u64>,
+    /// Files, directories and links.
+    pub files: Option<u64>,
 }
 
-impl Watch {
-    /// Watches `bounds`, those that bound anything, in the home of `owner` and with power over the ids of `map`.
-    pub fn new(bounds: Vec<Bound>, map: IdMap, owner: HostIds, privileged: bool) -> Self {
-        let bounds = bounds.into_iter().filter(|b| b.bytes.is_some() || b.files.is_some()).collect();
-        Self { bounds, map, owner, privileged, next: Instant::now() + PAUSE }
-    }
+/// The projects that are to keep `ceilings`, one for each of their file systems; none for a ceiling of which one file system
+/// keeps nothing. For root; homes are opened with the rights of `researcher`.
+pub fn choose(ceilings: &[Ceiling], researcher: &HostIds) -> Vec<Kept> {
+    ceilings.iter().flat_map(|ceiling| of_one(ceiling, researcher).unwrap_or_default()).collect()
+}
 
-    /// When to look next; never when there is nothing to watch.
-    pub fn next(&self) -> Option<Instant> {
-        (!self.bounds.is_empty()).then_some(self.next)
+fn of_one(ceiling: &Ceiling, researcher: &HostIds) -> Option<Vec<Kept>> {
+    let mut chosen: Vec<(u64, Kept)> = Vec::new();
+    if ceiling.bytes.is_none() && ceiling.files.is_none() {
+        return None;
     }
-
-    /// The first bound that is exceeded, in words; looks only when it is time.
-    pub fn exceeded(&mut self) -> Option<String> {
-        let began = Instant::now();
-        if self.bounds.is_empty() || began < self.next {
-            return None;
+    for dir in &ceiling.dirs {
+        let place = open_above(dir, researcher).ok()?;
+        let disk = fstat(&place).ok()?.st_dev;
+        if let Some((_, kept)) = chosen.iter_mut().find(|(other, _)| *other == disk) {
+            kept.dirs.push(dir.clone());
+            continue;
         }
-        let found = self.look().unwrap_or_else(|error| Some(format!("the bounds cannot be watched: {error}")));
-        self.next = Instant::now() + PAUSE.max(began.elapsed() * 20);
-        found
+        let (bytes, files) = (ceiling.bytes, ceiling.files);
+        let project = unused(&place)?;
+        chosen.push((disk, Kept { what: ceiling.what.to_owned(), dirs: vec![dir.clone()], project, bytes, files }));
     }
+    Some(chosen.into_iter().map(|(_, kept)| kept).collect())
+}
 
-    /// The first bound that is exceeded now, in words.
+/// A project that nobody uses on the file system of `place`; none if that keeps no limits of projects, or if what is made
+/// there belongs to a project of the site's, whose limits are not to be escaped.
+fn unused(place: &OwnedFd) -> Option<u32> {
+    quota::keeps_project_limits(place).ok().filter(|kept| *kept)?;
+    let (project, inherited) = quota::project(place).ok()?;
+    if inherited && project != 0 {
+        return None;
+    }
+    let mut random = File::open("/dev/urandom").ok()?;
+    let mut draw = || {
+        let mut bytes = [0; 4];
+        random.read_exact(&mut bytes).ok().map(|()| IDS.start + u32::from_ne_bytes(bytes) % (IDS.end - IDS.start))
+    };
+    for _ in 0..TRIES {
+        let id = draw()?;
+        if quota::quota(place, id).ok()? == Quota::default() {
+            return Some(id);
+        }
+    }
+    None
+}
+
+/// The nearest directory above `dir` that is there: a researcher's with their rights, else root's.
+fn open_above(dir: &Path, researcher: &HostIds) -> Result<OwnedFd> {
+    let above = dir.ancestors().skip(1).find(|above| above.exists()).unwrap_or(dir);
+    acting_as(researcher, true, || open_directory(above, true)).or_else(|_| open_directory(above, true))
+}
+
+impl Kept {
+    /// Makes its directories, empty and open in `dirs`, the project's, and sets the limits.
     ///
     /// # Errors
-    /// When nothing can be counted.
-    pub fn look(&self) -> Result<Option<String>> {
-        let fail =
-            |e: serde_json::Error| Error::new(Stage::Run, Kind::Failed, "cannot tell what was counted").because(e);
-        let count = || {
-            let sums: Vec<Sum> = self.bounds.iter().map(|bound| Sum::of(&bound.dirs)).collect();
-            serde_json::to_vec(&sums).map_err(fail)
-        };
-        let answer =
-            acting_with_power(&self.owner, self.privileged, || userns::with_ids(&self.map, self.privileged, count))?;
-        let sums: Vec<Sum> = serde_json::from_slice(&answer).map_err(fail)?;
-        Ok(self.bounds.iter().zip(&sums).find_map(|(bound, sum)| bound.exceeded_by(sum)))
-    }
-}
-
-impl Bound {
-    fn exceeded_by(&self, sum: &Sum) -> Option<String> {
-        if let Some(why) = &sum.uncounted {
-            return Some(format!("{} limit: {why}", self.what));
-        }
-        if let Some(max) = self.bytes.filter(|max| sum.bytes > *max) {
-            return Some(format!("{} limit: {} are more than {}", self.what, show_size(sum.bytes), show_size(max)));
-        }
-        let max = self.files.filter(|max| sum.files > *max)?;
-        Some(format!("{} limit: {} files are more than {max}", self.what, sum.files))
-    }
-}
-
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Sum {
-    bytes: u64,
-    files: u64,
-    /// Why some of it was not counted.
-    uncounted: Option<String>,
-}
-
-impl Sum {
-    fn of(dirs: &[OwnedFd]) -> Self {
-        let mut sum = Self::default();
+    /// When one cannot be set, or is not as it was set.
+    pub fn begin(&self, dirs: &[&OwnedFd]) -> Result<()> {
+        let Some(first) = dirs.first() else { return Ok(()) };
         for dir in dirs {
-            let counted = open(dir, c".").and_then(|dir| sum.add(dir, 0));
-            sum.uncounted =
-                sum.uncounted.or_else(|| counted.err().map(|e| format!("it cannot be counted ({})", e.desc())));
-        }
-        sum
-    }
-
-    fn add(&mut self, dir: OwnedFd, depth: usize) -> nix::Result<()> {
-        let again = dir.try_clone().map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EMFILE)))?;
-        for entry in Dir::from_fd(dir)?.iter() {
-            let entry = entry?;
-            let name = entry.file_name();
-            if matches!(name.to_bytes(), b"." | b"..") {
-                continue;
-            }
-            // Gone meanwhile: then it no longer counts.
-            let Some(stat) = there(fstatat(&again, name, AtFlags::AT_SYMLINK_NOFOLLOW))? else { continue };
-            self.files += 1;
-            self.bytes = self.bytes.saturating_add(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512));
-            if stat.st_mode & libc::S_IFMT != libc::S_IFDIR {
-                continue;
-            }
-            if depth == DEPTH {
-                self.uncounted = Some(format!("directories are more than {DEPTH} deep"));
-            } else if let Some(below) = there(open(&again, name))? {
-                self.add(below, depth + 1)?;
+            quota::set_project(dir, self.project, true).map_err(|e| self.fail(e))?;
+            if quota::project(dir).map_err(|e| self.fail(e))? != (self.project, true) {
+                return Err(self.fail("a directory is not what it was set to"));
             }
         }
-        Ok(())
+        // The directories themselves are counted too.
+        let begun = quota::quota(first, self.project).map_err(|e| self.fail(e))?;
+        let max_bytes = self.bytes.map_or(0, |max| (max.saturating_add(begun.bytes) >> 10).max(1) << 10);
+        let max_files = self.files.map_or(0, |max| max.saturating_add(begun.files).max(1));
+        quota::set_quota(first, self.project, max_bytes, max_files).map_err(|e| self.fail(e))?;
+        let set = quota::quota(first, self.project).map_err(|e| self.fail(e))?;
+        if (set.max_bytes, set.max_files) == (max_bytes, max_files) {
+            return Ok(());
+        }
+        Err(self.fail(format!("the limits are {set:?}")))
     }
-}
 
-fn open(dir: &OwnedFd, name: &std::ffi::CStr) -> nix::Result<OwnedFd> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    openat(dir.as_fd(), name, flags, Mode::empty())
-}
+    /// What was used up, in words, if something was; `dir` is on its file system.
+    pub fn used_up(&self, dir: impl AsFd) -> Option<String> {
+        let used = quota::quota(&dir, self.project).ok()?;
+        let block = fstatvfs(&dir).map_or(4096, |found| found.fragment_size());
+        let spare = used.max_bytes.saturating_sub(used.bytes);
+        let full = match (self.bytes, self.files) {
+            (Some(bytes), _) if spare < block.saturating_mul(BLOCKS_TO_SPARE) => show_size(bytes),
+            (_, Some(files)) if used.files >= used.max_files => format!("{files} files"),
+            _ => return None,
+        };
+        Some(format!("{} limit: {full} were used up, and nothing more could be written", self.what))
+    }
 
-/// What vanished, or became something else, while it was looked for is none.
-fn there<T>(found: nix::Result<T>) -> nix::Result<Option<T>> {
-    match found {
-        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
-        other => other.map(Some),
+    /// Takes a file out of the project; one that is not in it is left as it is.
+    pub fn release(&self, file: impl AsFd) {
+        if quota::project(&file).is_ok_and(|(project, _)| project == self.project) {
+            // What cannot be taken out is counted for a project without limits.
+            quota::set_project(file, 0, false).ok();
+        }
+    }
+
+    /// Takes the limits away.
+    ///
+    /// # Errors
+    /// When the kernel keeps them.
+    pub fn end(&self, researcher: &HostIds) -> Result<()> {
+        let Some(dir) = self.dirs.first() else { return Ok(()) };
+        quota::set_quota(open_above(dir, researcher)?, self.project, 0, 0).map_err(|e| self.fail(e))
+    }
+
+    fn fail(&self, why: impl ToString) -> Error {
+        Error::new(Stage::Run, Kind::Host, format!("cannot bound {} by a project quota", self.what))
+            .because(why.to_string())
+            .hint(
+                "its file system says that it keeps limits of projects: see ces doctor, and quotaon(8) or xfs_quota(8)",
+            )
     }
 }
 
@@ -165,56 +176,17 @@ fn there<T>(found: nix::Result<T>) -> nix::Result<Option<T>> {
 mod tests {
     use super::*;
 
-    fn bound(dir: &std::path::Path, bytes: Option<u64>, files: Option<u64>) -> Bound {
-        Bound { what: "outputs", dirs: vec![std::fs::File::open(dir).unwrap().into()], bytes, files }
-    }
-
-    fn exceeded(bound: &Bound) -> Option<String> {
-        bound.exceeded_by(&Sum::of(&bound.dirs))
-    }
-
-    fn watch(bounds: Vec<Bound>) -> Watch {
-        let root = HostIds { uid: 0, gid: 0, groups: Vec::new() };
-        Watch::new(bounds, IdMap { uids: Vec::new(), gids: Vec::new() }, root, true)
-    }
-
+    // That limits are kept is seen in the guest of scripts/test-vm: `guest::project_quotas_…`.
     #[test]
-    fn bytes_and_files_are_counted_through_the_whole_tree() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("below")).unwrap();
-        std::fs::write(dir.path().join("below/file"), vec![1; 100_000]).unwrap();
-        std::fs::File::open(dir.path().join("below/file")).unwrap().sync_all().unwrap();
-        assert_eq!(exceeded(&bound(dir.path(), Some(1 << 30), Some(2))), None);
-        assert!(exceeded(&bound(dir.path(), Some(50_000), None)).unwrap().starts_with("outputs limit: "));
-        assert_eq!(exceeded(&bound(dir.path(), None, Some(1))).unwrap(), "outputs limit: 2 files are more than 1");
-    }
-
-    #[test]
-    fn two_directories_can_have_one_bound_and_what_is_too_deep_to_count_exceeds_it() {
-        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        for dir in &dirs {
-            std::fs::write(dir.path().join("file"), "").unwrap();
-        }
-        let mut both = bound(dirs[0].path(), None, Some(1));
-        assert_eq!(exceeded(&both), None);
-        both.dirs.push(std::fs::File::open(dirs[1].path()).unwrap().into());
-        assert_eq!(exceeded(&both).unwrap(), "outputs limit: 2 files are more than 1");
-        let deep = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(deep.path().join("d/".repeat(DEPTH))).unwrap();
-        let bounded = bound(deep.path(), Some(1 << 40), None);
-        assert_eq!(exceeded(&bounded), None);
-        std::fs::create_dir_all(deep.path().join("d/".repeat(DEPTH + 1))).unwrap();
-        assert!(exceeded(&bounded).unwrap().contains("more than 256 deep"));
-    }
-
-    #[test]
-    fn nothing_is_looked_at_before_its_time_or_without_a_bound() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(watch(vec![bound(dir.path(), None, None)]).next(), None);
-        let mut watch = self::watch(vec![bound(dir.path(), None, Some(0))]);
-        std::fs::write(dir.path().join("f"), "").unwrap();
-        assert_eq!(watch.exceeded(), None);
-        watch.next = Instant::now();
-        assert!(watch.exceeded().is_some());
+    fn a_file_system_without_quotas_of_projects_keeps_nothing() {
+        let dir = tempfile::Builder::new().tempdir_in("/dev/shm").unwrap();
+        let me = HostIds { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw(), groups: vec![] };
+        let ceiling = |bytes| Ceiling { what: "scratch", dirs: vec![dir.path().join("a/b")], bytes, files: None };
+        assert_eq!(choose(&[ceiling(Some(1)), ceiling(None)], &me), []);
+        let kept = Kept { what: "scratch".to_owned(), dirs: vec![], project: IDS.start, bytes: Some(1), files: None };
+        let place = OwnedFd::from(File::open(dir.path()).unwrap());
+        assert!(kept.begin(&[&place]).unwrap_err().to_string().starts_with("cannot bound scratch by a project quota"));
+        assert_eq!(kept.used_up(&place), None);
+        kept.release(&place);
     }
 }

@@ -70,7 +70,8 @@ pub struct Record {
     pub ports: Vec<Published>,
     /// Every decision, and the rule it comes from.
     pub decisions: Value,
-    /// How scratch and outputs are bounded: `watched` (by ces, not kept by the kernel) or `none`.
+    /// How scratch and outputs are bounded: `quota` (of a project, kept by the file system), `watched` (by ces), `quota, sum
+    /// watched` (two file systems, each with the whole bound) or `none`.
     #[serde(default)]
     pub bounds: BTreeMap<String, String>,
     /// What could not be enforced although the policy allowed to run without; empty is good.

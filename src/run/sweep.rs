@@ -118,5 +118,6 @@ fn hand_over(journal: &Journal, map: &IdMap, privileged: bool) -> Result<Option<
     if acting_as(&owner, privileged, || Ok(path.symlink_metadata().is_err()))? {
         return Ok(None);
     }
-    handover::hand_over(|| job::reopen_outputs(journal, privileged), &path, &owner, map, privileged).map(Some)
+    handover::hand_over(|| job::reopen_outputs(journal, privileged), &path, &owner, map, privileged, &journal.quotas)
+        .map(Some)
 }

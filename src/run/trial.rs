@@ -2,12 +2,17 @@
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::Path;
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 use oci_spec::runtime::LinuxResources;
 
 use super::job::{self, JobId};
-use super::quota::{Bound, Watch};
+use super::quota::{self, Ceiling};
 use super::spawn;
+use super::watch::{Bound, Watch};
 use crate::bundle::identity::{HostIds, acting_as};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
@@ -37,6 +42,42 @@ pub fn limits(resources: &LinuxResources) -> Result<Vec<&'static str>> {
     };
     let seen = cgroup.observed().map(|_| cgroup.missing().to_vec());
     cgroup.remove().and(seen)
+}
+
+/// Whether the file system of `place` keeps a bound on what is made there: a directory with room for one file takes no second
+/// one. For root; `place` is opened with the rights of `owner`.
+///
+/// # Errors
+/// When it should, and does not: then no run could be.
+pub fn quota(place: &Path, owner: &HostIds) -> Result<bool> {
+    // Nobody's: root, and a process with root's resources, would not be held to a limit.
+    const NOBODY: HostIds = HostIds { uid: 65_534, gid: 65_534, groups: Vec::new() };
+    let dir = place.join(format!(".ces-doctor-{}", JobId::new()?));
+    let ceiling = Ceiling { what: "a directory", dirs: vec![dir.clone()], bytes: None, files: Some(1) };
+    let Some(kept) = quota::choose(&[ceiling], owner).pop() else { return Ok(false) };
+    let fail = |e: &dyn std::fmt::Display| {
+        Error::new(Stage::Run, Kind::Host, format!("cannot try the project quotas of {}", place.display())).because(e)
+    };
+    let made = acting_as(owner, true, || {
+        fs::DirBuilder::new().mode(0o700).create(&dir).map_err(|e| fail(&e))?;
+        job::open_directory(&dir, true)
+    })?;
+    let write = |name: &str| {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        acting_as(&NOBODY, true, || Ok(openat(&made, name, flags, Mode::S_IRWXU).map(drop)))
+    };
+    let tried = kept.begin(&[&made]).and_then(|()| {
+        std::os::unix::fs::fchown(&made, Some(NOBODY.uid), Some(NOBODY.gid)).map_err(|e| fail(&e))?;
+        write("first")?.map_err(|e| fail(&e.desc()))?;
+        match write("second")? {
+            Err(Errno::EDQUOT) => Ok(true),
+            Err(e) => Err(fail(&e.desc())),
+            Ok(()) => Err(fail(&"a second file was made where there was room for one")),
+        }
+    });
+    job::remove_work(&dir)?;
+    kept.end(owner)?;
+    tried
 }
 
 /// What a look at a run's files finds in the researcher's home.

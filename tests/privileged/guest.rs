@@ -11,6 +11,8 @@ use serde_json::Value;
 use crate::support::callers::{Caller, Desk};
 use crate::support::{Ran, WARD_CSV, demo_layout, wait_until};
 
+mod quotas;
+
 const CES: &str = env!("CARGO_BIN_EXE_ces");
 
 /// Refuses to change a host that is somebody's.
@@ -51,6 +53,14 @@ fn group(record: &Value) -> &str {
 }
 
 const HOG: &str = "head -c 200m /dev/zero | tail";
+
+/// Ends every `ces` of a test, as the kernel does that is out of memory.
+fn kill_ces(desk: &Desk) {
+    for process in desk.host.processes().iter().filter(|process| process.ends_with(" ces")) {
+        let pid = process.split(' ').next().unwrap().parse().unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).ok();
+    }
+}
 
 // --- groups that were given away ----------------------------------------------------------------------------------------
 
@@ -275,10 +285,7 @@ fn a_home_on_nfs_works_for_a_user_whose_store_is_elsewhere_and_what_is_killed_is
         let mut killed =
             researcher(&desk, &format!("cd /; {ces} run localhost/demo sleep 1000")).spawn().expect("a login");
         wait_until("its payload runs", || desk.host.processes().iter().any(|process| process.ends_with(" sleep")));
-        for process in desk.host.processes().iter().filter(|process| process.ends_with(" ces")) {
-            let pid = process.split(' ').next().unwrap().parse().unwrap();
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).ok();
-        }
+        kill_ces(&desk);
         killed.wait().unwrap();
         assert_eq!(at_home(&behind, "scratch_").len(), 1);
         ran("images").exits(0);
