@@ -70,7 +70,8 @@ pub fn quota(place: &Path, owner: &HostIds) -> Result<bool> {
         std::os::unix::fs::fchown(&made, Some(NOBODY.uid), Some(NOBODY.gid)).map_err(|e| fail(&e))?;
         write("first")?.map_err(|e| fail(&e.desc()))?;
         match write("second")? {
-            Err(Errno::EDQUOT) => Ok(true),
+            // XFS says the other.
+            Err(Errno::EDQUOT | Errno::ENOSPC) => Ok(true),
             Err(e) => Err(fail(&e.desc())),
             Ok(()) => Err(fail(&"a second file was made where there was room for one")),
         }

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -149,6 +150,22 @@ impl Store {
         }
         drop(held);
         // Deleting takes long; the locks keep others from doing the same, and nobody else knows these names.
-        stale.iter().try_for_each(|(path, _)| discard(path, unpacker))
+        stale.iter().try_for_each(|(path, _)| settled(|| discard(path, unpacker)))
     }
+}
+
+/// How often, and how long in between, a removal is tried again: half a second in all.
+const SETTLE_LOOKS: u32 = 50;
+const SETTLE_PAUSE: Duration = Duration::from_millis(10);
+
+/// Does `work` again while it fails and may not for long: of a pull that was killed, the locks are gone before the process that
+/// unpacks for it, which may still make a file (PR_SET_PDEATHSIG(2const): sent when the parent is gone).
+fn settled(work: impl Fn() -> Result<()>) -> Result<()> {
+    for _ in 1..SETTLE_LOOKS {
+        if work().is_ok() {
+            return Ok(());
+        }
+        std::thread::sleep(SETTLE_PAUSE);
+    }
+    work()
 }

@@ -7,6 +7,8 @@ use super::*;
 enum Disks {
     /// One, which keeps limits of projects.
     One,
+    /// The same, with XFS.
+    Xfs,
     /// Two such.
     Two,
     /// The home's is such.
@@ -24,16 +26,21 @@ fn desk(caller: Caller, disks: Disks) -> Desk {
     let script = format!(
         "modprobe loop; modprobe quota_v2; tmp={}; home={}
         disk() {{
-            truncate -s 64M $tmp/$1.disk; mke2fs -q -t ext4 -O quota,project -E quotatype=prjquota $tmp/$1.disk
+            truncate -s 400M $tmp/$1.disk; {}
             mkdir $tmp/$1.fs; mount -o loop,$2 $tmp/$1.disk $tmp/$1.fs; chmod 755 $tmp/$1.fs
         }}
         disk a {}; cp -a $home $tmp/a.fs/home; store=$tmp/a.fs; {}
         mount --bind $tmp/a.fs/home $home; mkdir $store/ces; mount --bind $store/ces $tmp/ces",
         desk.host.tmp().display(),
         home.display(),
+        if disks == Disks::Xfs {
+            "mkfs.xfs -q $tmp/$1.disk"
+        } else {
+            "mke2fs -q -t ext4 -O quota,project -E quotatype=prjquota $tmp/$1.disk"
+        },
         if disks == Disks::Counting { "noquota" } else { "prjquota" },
         match disks {
-            Disks::One | Disks::Counting => ":",
+            Disks::One | Disks::Xfs | Disks::Counting => ":",
             Disks::Two => "disk b prjquota; store=$tmp/b.fs",
             Disks::HomeAlone => "store=$tmp/other; mkdir $store",
             Disks::OfTheSite => "chattr -p 77 +P $tmp/a.fs/home",
@@ -84,14 +91,17 @@ fn found_by_doctor(desk: &Desk) -> String {
     found["found"].as_str().unwrap().to_owned()
 }
 
-const FULL: &str = "Disk quota exceeded";
+/// What a payload is told: ext4's answer, and that of XFS.
+fn full(disks: Disks) -> &'static str {
+    if disks == Disks::Xfs { "No space left on device" } else { "Disk quota exceeded" }
+}
 
 #[test]
 #[ignore = "wants the guest of scripts/test-vm"]
 fn what_a_file_system_bounds_is_never_exceeded_and_the_payload_goes_on() {
     of_the_guest();
-    for caller in [Caller::Root, Caller::Sudo] {
-        let desk = desk(caller, Disks::One);
+    for (caller, disks) in [(Caller::Root, Disks::One), (Caller::Sudo, Disks::One), (Caller::Sudo, Disks::Xfs)] {
+        let desk = desk(caller, disks);
         assert!(found_by_doctor(&desk).ends_with("(kept by the file system: project quotas, tried)"));
         let fill = |dir: &str| format!("dd if=/dev/zero of={dir}/big bs=64k count=64; sleep 3; du -sk {dir}");
         let files =
@@ -114,7 +124,7 @@ fn what_a_file_system_bounds_is_never_exceeded_and_the_payload_goes_on() {
             let ran = desk.sh(&[], &script);
             let written: u32 = ran.exits(0).split_whitespace().next().unwrap().parse().unwrap();
             assert!(within.contains(&written), "{script}: {ran:?}");
-            assert!(ran.stderr.contains(FULL) && ran.stderr.contains(said), "{script}: {ran:?}");
+            assert!(ran.stderr.contains(full(disks)) && ran.stderr.contains(said), "{script}: {ran:?}");
             assert_eq!(bounds(&desk), ["quota", "quota"]);
             assert!(desk.record()["ended"].as_str().unwrap().contains(said));
         }
@@ -128,41 +138,44 @@ fn what_a_file_system_bounds_is_never_exceeded_and_the_payload_goes_on() {
 #[ignore = "wants the guest of scripts/test-vm"]
 fn outputs_are_the_researchers_without_a_quota_also_after_a_crash() {
     of_the_guest();
-    let desk = desk(Caller::Sudo, Disks::One);
-    let (full, dir) = ("dd if=/dev/zero of=/safe_outputs/d/f bs=64k count=64", "mkdir /safe_outputs/d");
-    desk.sh(&[], &format!("{dir}; {full}; sleep 0.1")).exits(0);
-    let released = |outputs: &Path| {
-        assert_eq!([outputs, &outputs.join("d"), &outputs.join("d/f")].map(project), [0; 3]);
-        root(&format!("head -c 3m /dev/zero >{}/more; rm {0}/more", outputs.join("d").display()));
-    };
-    released(&last(&desk, "outputs_"));
-    let mut command = desk.command(&[
-        "run",
-        "localhost/demo",
-        "sh",
-        "-c",
-        &format!("{dir}; {full}; true >/safe_outputs/ready; sleep 1000"),
-    ]);
-    let mut killed = command.spawn().unwrap();
-    wait_until("its payload has written", || last(&desk, "outputs_").join("ready").exists());
-    let (outputs, scratch) = (last(&desk, "outputs_"), last(&desk, "scratch_"));
-    let id = project(&scratch);
-    assert!(id != 0 && project(&outputs) != 0 && id != project(&outputs));
-    // What the payload could try: in a user namespace nobody changes a project, not even of their own directories.
-    let own = desk.host.researcher();
-    let into = format!("runuser -u {} -- unshare --user --map-root-user chattr -p 0", own.name);
-    let tried = Ran::from(Command::new("/bin/sh").args(["-c", &format!("{into} {}", outputs.display())]).output());
-    assert!(tried.code != Some(0) && project(&outputs) != 0, "{tried:?}");
-    kill_ces(&desk);
-    killed.wait().unwrap();
-    desk.ces(&["ps"]).exits(0);
-    released(&outputs);
-    // Its limits are gone: whoever is in the project later can write as much as they like.
-    root(&format!(
-        "cd {}; mkdir later; chattr -p {id} later; head -c 3m /dev/zero >later/f; rm -r later",
-        home(&desk).display()
-    ));
-    desk.host.nothing_is_left();
+    for disks in [Disks::One, Disks::Xfs] {
+        let desk = desk(Caller::Sudo, disks);
+        let (full, dir) = ("dd if=/dev/zero of=/safe_outputs/d/f bs=64k count=64", "mkdir /safe_outputs/d");
+        desk.sh(&[], &format!("{dir}; {full}; sleep 0.1")).exits(0);
+        let released = |outputs: &Path| {
+            assert_eq!([outputs, &outputs.join("d"), &outputs.join("d/f")].map(project), [0; 3]);
+            root(&format!("head -c 3m /dev/zero >{}/more; rm {0}/more", outputs.join("d").display()));
+        };
+        released(&last(&desk, "outputs_"));
+        let mut command = desk.command(&[
+            "run",
+            "localhost/demo",
+            "sh",
+            "-c",
+            // The marker is made before: later there is no room for it.
+            &format!("{dir}; true >/safe_outputs/soon; {full}; cd /safe_outputs; mv soon ready; sleep 1000"),
+        ]);
+        let mut killed = command.spawn().unwrap();
+        wait_until("its payload has written", || last(&desk, "outputs_").join("ready").exists());
+        let (outputs, scratch) = (last(&desk, "outputs_"), last(&desk, "scratch_"));
+        let id = project(&scratch);
+        assert!(id != 0 && project(&outputs) != 0 && id != project(&outputs));
+        // What the payload could try: in a user namespace nobody changes a project, not even of their own directories.
+        let own = desk.host.researcher();
+        let into = format!("runuser -u {} -- unshare --user --map-root-user chattr -p 0", own.name);
+        let tried = Ran::from(Command::new("/bin/sh").args(["-c", &format!("{into} {}", outputs.display())]).output());
+        assert!(tried.code != Some(0) && project(&outputs) != 0, "{tried:?}");
+        kill_ces(&desk);
+        killed.wait().unwrap();
+        desk.ces(&["ps"]).exits(0);
+        released(&outputs);
+        // Its limits are gone: whoever is in the project later can write as much as they like.
+        root(&format!(
+            "cd {}; mkdir later; chattr -p {id} later; head -c 3m /dev/zero >later/f; rm -r later",
+            home(&desk).display()
+        ));
+        desk.host.nothing_is_left();
+    }
 }
 
 #[test]
@@ -190,10 +203,10 @@ fn what_a_file_system_does_not_bound_is_watched_and_record_and_doctor_say_which(
         assert_eq!(bounds(&desk), bounded, "{disks:?}");
         let fill = "for d in /tmp /scratch; do dd if=/dev/zero of=$d/f bs=64k count=24; done; sleep 100";
         let ran = desk.sh(&[], fill);
-        assert!(ran.code == Some(137) && ran.stderr.contains("scratch limit: 3 MiB are more than 2 MiB"), "{ran:?}");
-        assert!(!ran.stderr.contains(FULL), "{ran:?}");
+        assert!(ran.code == Some(137) && ran.stderr.contains("MiB are more than 2 MiB"), "{ran:?}");
+        assert!(!ran.stderr.contains(full(disks)), "{ran:?}");
         let ran = desk.sh(&[], "dd if=/dev/zero of=/safe_outputs/f bs=64k count=64; sleep 5");
-        let (code, said) = if outputs == kept { (0, FULL) } else { (137, "outputs limit: 4 MiB are more than 2 MiB") };
+        let (code, said) = if outputs == kept { (0, full(disks)) } else { (137, "outputs limit: ") };
         assert!(ran.code == Some(code) && ran.stderr.contains(said), "{disks:?}: {ran:?}");
         desk.host.nothing_is_left();
     }
