@@ -9,8 +9,8 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
-/// More than most of them hold.
-const PIECE: usize = 16 << 10;
+/// The kernel gives no more at once (`seq_read_iter`: a page).
+const PIECE: usize = 4 << 10;
 
 /// The whole text.
 ///

@@ -4,7 +4,7 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
-use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -154,14 +154,12 @@ impl Wire {
     /// # Errors
     /// As [`Wire::receive`].
     pub fn receive_from<T: DeserializeOwned>(&self) -> Result<Option<Letter<T>>> {
-        let mut packet = vec![0; PACKET];
-        let received = loop {
-            match sys::passed::receive(self.0.as_fd(), &mut packet) {
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => return Ok(None),
-                Err(e) => return Err(fail("receive", nix::Error::try_from(e).unwrap_or(nix::Error::EIO))),
-                Ok(received) => break received,
-            }
+        // Room for the longest would be zeroed each time, with a page fault for each of its pages.
+        let next = || Ok(recv(self.0.as_raw_fd(), &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC)?);
+        let Some(length) = uninterrupted(next)? else { return Ok(None) };
+        let mut packet = vec![0; length.min(PACKET)];
+        let Some(received) = uninterrupted(|| sys::passed::receive(self.0.as_fd(), &mut packet))? else {
+            return Ok(None);
         };
         if received.length == 0 {
             return Ok(None);
@@ -188,6 +186,18 @@ impl Wire {
 impl AsFd for Wire {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// What `call` gives, however often a signal comes in between; none when the other side is gone.
+fn uninterrupted<T>(mut call: impl FnMut() -> std::io::Result<T>) -> Result<Option<T>> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => return Ok(None),
+            Err(e) => return Err(fail("receive", nix::Error::try_from(e).unwrap_or(nix::Error::EIO))),
+            Ok(got) => return Ok(Some(got)),
+        }
     }
 }
 
