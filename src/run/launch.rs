@@ -206,9 +206,9 @@ fn converse<T>(
     (pipes, watch, detached): (Vec<Relay>, Watch, Option<(Report, u64)>),
 ) -> (Result<(Outcome, T)>, Option<Cgroup>) {
     let pid = stage.pid();
-    // Looked at while the stage works.
-    let host = match Host::observe() {
-        Ok(host) => host,
+    // While the stage works: once the container is there, it waits for nothing that could be known before.
+    let (promised, host) = match Host::observe().and_then(|host| Ok((promised(launch, &host)?, host))) {
+        Ok(known) => known,
         Err(error) => return (Err(error), prepared.and_then(|(cgroup, _)| cgroup)),
     };
     // Being moved into a cgroup waits for the kernel (an RCU grace period, milliseconds): meanwhile the stage mounts. The
@@ -241,13 +241,15 @@ fn converse<T>(
     let outcome = created.and_then(|Waiting { init, moved, terminal }| {
         let handle = sys::pidfd_open(init)
             .map_err(|e| Error::new(Stage::Run, Kind::Failed, "the container's first process is gone").because(e))?;
-        let limits = cgroup.as_ref().map(Cgroup::observed).transpose()?;
-        let terminal_is = terminal.as_ref().map(|master| Device::peer_of(master.as_fd())).transpose()?;
+        let observed = cgroup.as_ref().map(Cgroup::observed).transpose()?;
+        let has = |cgroup: &Cgroup| resources(launch.spec).map(limits).unwrap_or_default().without(cgroup.missing());
         let expected = Expected {
-            terminal: terminal_is,
-            ..expected(launch, &host, cgroup.as_ref().map(Cgroup::missing), &moved)?
+            terminal: terminal.as_ref().map(|master| Device::peer_of(master.as_fd())).transpose()?,
+            limits: cgroup.as_ref().map(has),
+            cgroup: cgroup.as_ref().map(|_| format!("{PREFIX}{}", launch.id)),
+            ..promised.led_elsewhere(&moved)
         };
-        let enforced = enforced::check(init, &host, &expected, limits)?;
+        let enforced = enforced::check(init, &host, &expected, observed)?;
         before_start(&Checked { enforced, warnings })?;
         if signals.interrupted()? {
             return Err(Error::new(Stage::Run, Kind::Failed, "interrupted before the start; nothing was run"));
@@ -344,15 +346,8 @@ fn resources(spec: &Spec) -> Option<&LinuxResources> {
     spec.linux().as_ref()?.resources().as_ref()
 }
 
-/// What the spec promises, in the kernel's terms.
-///
-/// `missing` are the limits that a cgroup does not have; none at all without a cgroup.
-fn expected(
-    launch: &Launch<'_>,
-    host: &Host,
-    missing: Option<&[&str]>,
-    moved: &[(PathBuf, PathBuf)],
-) -> Result<Expected> {
+/// What the spec promises, in the kernel's terms: all but what only the control group and the terminal can tell.
+fn promised(launch: &Launch<'_>, host: &Host) -> Result<Expected> {
     let spec = launch.spec;
     let linux = spec.linux().as_ref();
     let paths = |paths: Option<&Vec<String>>| paths.into_iter().flatten().map(PathBuf::from).collect::<Vec<_>>();
@@ -364,29 +359,30 @@ fn expected(
     };
     mounts.insert(PathBuf::from("/"), root_flags);
     for mount in spec.mounts().iter().flatten() {
-        let at = real_place(mount.destination(), moved);
         let options = mount.options().clone().unwrap_or_default();
         let flag =
             |name: &'static str| options.iter().any(|o| o == name || o.strip_prefix('r') == Some(name)).then_some(name);
-        mounts.insert(at.clone(), ["ro", "nosuid", "nodev", "noexec"].into_iter().filter_map(flag).collect());
+        mounts.insert(
+            mount.destination().clone(),
+            ["ro", "nosuid", "nodev", "noexec"].into_iter().filter_map(flag).collect(),
+        );
     }
     for path in paths(linux.and_then(|l| l.readonly_paths().as_ref())).into_iter().filter(|p| p.exists()) {
         mounts.insert(path, vec!["ro"]);
     }
     let capabilities = spec.process().as_ref().and_then(|p| p.capabilities().as_ref()?.bounding().clone());
-    let limits = missing.map(|missing| resources(spec).map(limits).unwrap_or_default().without(missing));
     Ok(Expected {
         payload: launch.identity.payload(),
         groups: if launch.identity.caller.is_privileged() { launch.identity.payload().groups } else { own_groups()? },
         map: launch.identity.payload_map(),
         capabilities: capabilities.into_iter().flatten().map(bit).fold(0, |a, b| a | b),
         mounts,
-        own: own_file_systems(spec, moved),
+        own: own_file_systems(spec),
         rlimits: rlimits(spec),
         seccomp_filters: host.seccomp_filters.map(|own| own + 1),
-        masked: paths(linux.and_then(|l| l.masked_paths().as_ref())).into_iter().collect(),
-        limits,
-        cgroup: missing.map(|_| format!("{PREFIX}{}", launch.id)),
+        masked: paths(linux.and_then(|l| l.masked_paths().as_ref())).into_iter().filter(|p| p.exists()).collect(),
+        limits: None,
+        cgroup: None,
         terminal: None,
     })
 }
@@ -399,15 +395,10 @@ fn own_groups() -> Result<Vec<u32>> {
 }
 
 /// What the kernel makes for the container alone: all mounts but binds, and the root.
-fn own_file_systems(spec: &Spec, moved: &[(PathBuf, PathBuf)]) -> BTreeSet<PathBuf> {
+fn own_file_systems(spec: &Spec) -> BTreeSet<PathBuf> {
     let is_bind = |mount: &&Mount| mount.typ().as_deref() == Some("bind");
     let own = spec.mounts().iter().flatten().filter(|mount| !is_bind(mount));
-    own.map(|mount| real_place(mount.destination(), moved).clone()).chain([PathBuf::from("/")]).collect()
-}
-
-/// Where something is mounted that was asked for at `asked`.
-fn real_place<'a>(asked: &'a PathBuf, moved: &'a [(PathBuf, PathBuf)]) -> &'a PathBuf {
-    moved.iter().find(|(from, _)| from == asked).map_or(asked, |(_, to)| to)
+    own.map(|mount| mount.destination().clone()).chain([PathBuf::from("/")]).collect()
 }
 
 fn rlimits(spec: &Spec) -> BTreeMap<String, Rlimit> {
