@@ -176,7 +176,7 @@ impl Kept {
 mod tests {
     use super::*;
 
-    // That limits are kept is seen in the guest of scripts/test-vm: `guest::project_quotas_…`.
+    // That limits are kept is seen in the guest of scripts/test-vm: `guest::quotas`.
     #[test]
     fn a_file_system_without_quotas_of_projects_keeps_nothing() {
         let dir = tempfile::Builder::new().tempdir_in("/dev/shm").unwrap();

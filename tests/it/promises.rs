@@ -109,7 +109,7 @@ fn a_name_without_a_test_is_found_out() {
             .is_empty()
     );
     assert!(missing("`run::enforced` and `std::fs::read_dir`", &there).is_empty());
-    assert!(missing("`seam/losing::refused_without_seccomp`", &there).is_empty());
+    assert!(missing("`seam/losses::refused_without_seccomp`", &there).is_empty());
     assert_eq!(in_file("#[test]\n#[cfg(unix)]\nfn a_b_c() {}\nfn d_e_f() {}\n"), ["a_b_c"]);
 }
 

@@ -13,6 +13,8 @@
 mod clock;
 /// The stage process that leaves something out.
 mod losing;
+/// What it can leave out.
+mod losses;
 #[allow(dead_code, unused_imports, reason = "shared with the other tests, which need more of it")]
 #[path = "../support/mod.rs"]
 mod support;
@@ -21,7 +23,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use losing::{LOSSES, Loss};
+use losses::{FAILURES, LOSSES, Loss, WORD};
 use support::{Host, Ran};
 
 fn main() -> ExitCode {
@@ -61,8 +63,8 @@ fn tests() -> ExitCode {
     };
     let mut all: Vec<Trial> = LOSSES.iter().map(each).collect();
     all.push(Trial::test("an_engine_that_fails_in_the_middle_leaves_nothing", || {
-        losing::FAILURES.iter().for_each(refused);
-        losing::FAILURES.iter().for_each(|loss| refused_on(Host::of_an_ordinary_user(), loss));
+        FAILURES.iter().for_each(refused);
+        FAILURES.iter().for_each(|loss| refused_on(Host::of_an_ordinary_user(), loss));
         Ok(())
     }));
     all.push(Trial::test("an_ordinary_users_run_is_refused_as_well", || {
@@ -93,7 +95,7 @@ fn run(host: Option<Host>, loss: &str, options: &[&str], image: &str) -> Option<
     Ran::from(host.command("/bin/sh").args(["-c", mount, "sh"]).arg(&below).output()).exits(0);
     host.remember_mounts();
     host.program = std::env::current_exe().expect("this program");
-    let word = format!("{}={loss}", losing::WORD);
+    let word = format!("{}={loss}", WORD);
     let ran = host.run(&[&["-e", &word], options, &[image], &TRACES].concat());
     Some((host, ran))
 }
