@@ -18,6 +18,7 @@ use libc::{c_char, c_int, c_long, c_uint, c_ulong, c_void, gid_t, size_t};
 use nix::sched::CloneFlags;
 use serde_json::Value;
 
+use super::keys;
 use super::losses::{FAILURES, LOSSES, WORD};
 
 /// What only the host's root can take away again.
@@ -52,7 +53,8 @@ pub fn stage() -> u8 {
 fn changed(request: OwnedFd) -> StageRequest {
     let mut request: Value = serde_json::from_reader(File::from(request)).unwrap();
     let env = request["spec"]["process"]["env"].as_array().unwrap();
-    let word = env.iter().find_map(|e| e.as_str()?.strip_prefix(WORD)?.strip_prefix('=')).unwrap_or("nothing");
+    let word =
+        env.iter().find_map(|e| e.as_str()?.strip_prefix(WORD)?.strip_prefix('=')).unwrap_or("nothing").to_owned();
     if let Some(loss) = LOSSES.iter().chain(&FAILURES).find(|loss| loss.name == word) {
         (loss.change)(&mut request);
         if HELPED.contains(&loss.name) {
@@ -66,8 +68,8 @@ fn changed(request: OwnedFd) -> StageRequest {
             let (a, b) = UnixStream::pair().unwrap();
             [a, b].into_iter().for_each(|end| leave_open(end.into_raw_fd()));
         }
-        ACTIVE.set(loss.name.to_owned()).unwrap();
     }
+    ACTIVE.set(word.to_owned()).unwrap();
     serde_json::from_value(request).unwrap()
 }
 
@@ -187,7 +189,13 @@ pub unsafe extern "C" fn syscall(
             return unsafe { real(libc::SYS_open_tree, hosts) };
         }
     }
+    if number == libc::SYS_keyctl && a == keys::JOIN_SESSION_KEYRING as c_ulong && keys::are_kept() {
+        return 0;
+    }
     if number == libc::SYS_seccomp && a == 1 {
+        if lies(keys::LOOK) {
+            keys::look();
+        }
         if lies("seccomp_filters_that_load") {
             // SAFETY: the C library's own place for the number.
             unsafe { *libc::__errno_location() = libc::EINVAL };

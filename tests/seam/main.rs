@@ -11,6 +11,8 @@
 
 /// The clock on the wall, set while ces runs.
 mod clock;
+/// The caller's keys, looked for in a container.
+mod keys;
 /// The stage process that leaves something out.
 mod losing;
 /// What it can leave out.
@@ -75,6 +77,10 @@ fn tests() -> ExitCode {
         runs();
         Ok(())
     }));
+    all.push(Trial::test("the_callers_keys_are_out_of_the_containers_reach", || {
+        keys_of_the_caller();
+        Ok(())
+    }));
     all.push(Trial::test("a_clock_that_is_set_neither_ends_nor_prolongs_a_run", || {
         clock_that_is_set();
         Ok(())
@@ -132,6 +138,23 @@ const ORDINARY: [&str; 8] = [
 fn ordinary() {
     let of = |name: &&str| LOSSES.iter().find(|loss| loss.name == *name).expect("a loss of this name");
     ORDINARY.iter().map(of).for_each(|loss| refused_on(Host::of_an_ordinary_user(), loss));
+}
+
+/// The same key is found where ces is made to keep the caller's session keyring: it is there to be found.
+fn keys_of_the_caller() {
+    keys::plant();
+    for host in [Host::new(), Host::of_an_ordinary_user()] {
+        let Some(mut host) = host else { return };
+        host.pull_demo("root");
+        host.program = std::env::current_exe().expect("this program");
+        let word = format!("{WORD}={}", keys::LOOK);
+        for (kept, found) in [("", "Required key not available (os error 126)"), ("1", "found")] {
+            let mut command = host.run_command(&["-e", &word, "localhost/root", "/bin/true"]);
+            Ran::from(command.env(keys::KEPT, kept).output()).exits(0);
+            assert_eq!(host.output(keys::FOUND), found, "kept: {kept}");
+        }
+        host.nothing_is_left();
+    }
 }
 
 /// A deadline far away does not come with a jump of a day; one that is near comes, and the record says how long it really was.
