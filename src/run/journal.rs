@@ -15,7 +15,7 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -174,7 +174,7 @@ pub fn begin(dirs: &Dirs, journal: &Journal) -> Result<(PathBuf, Flock<File>)> {
 pub fn list(dirs: &Dirs) -> Result<Vec<(Journal, Life)>> {
     let entries = match fs::read_dir(&dirs.running) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(fail_path("read", &dirs.running, &e)),
     };
     let here = Machine::this()?;
@@ -249,7 +249,7 @@ pub fn forget_half_made(dirs: &Dirs) -> Result<()> {
         }
         match fs::remove_dir_all(entry.path()) {
             // Another sweep was quicker.
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(fail_path("remove", &entry.path(), &e)),
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(fail_path("remove", &entry.path(), &e)),
             _ => {}
         }
     }
@@ -265,17 +265,18 @@ pub fn forget(dirs: &Dirs, id: &JobId, lock: Flock<File>) -> Result<()> {
     let aside = aside(dirs, id)?;
     match fs::rename(&dir, &aside) {
         // Meanwhile another command found it without its lock.
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
         renamed => renamed.map_err(|e| fail_path("remove", &dir, &e))?,
     }
+    // Under this name it is this process's as long as it lives. NFS and FUSE keep an open file under another name until it is
+    // closed, and a moment longer.
+    drop(lock);
     // What else may be there is the socket of `ces exec`.
     let known = fs::remove_file(aside.join("job.json")).and_then(|()| fs::remove_file(aside.join("lock")));
     let mut removed = known.and_then(|()| fs::remove_dir(&aside)).or_else(|_| fs::remove_dir_all(&aside));
-    // NFS and FUSE keep an open file under another name until it is closed, and a moment longer.
-    drop(lock);
     for _ in 0..LATE_LOOKS {
-        match &removed {
-            Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
+        match removed.as_ref().map_err(std::io::Error::kind) {
+            Err(ErrorKind::DirectoryNotEmpty | ErrorKind::ResourceBusy) => {
                 std::thread::sleep(Duration::from_millis(10));
                 removed = fs::remove_dir_all(&aside);
             }
