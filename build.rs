@@ -1,7 +1,8 @@
-//! Links the C compiler's unwinder into the program instead of loading it with every start.
+//! How the program is linked, so that it starts quickly: a run starts it twice.
 //!
-//! A run starts this program twice, and looking for, mapping and relocating `libgcc_s.so` costs as much each time as the
-//! kernel takes to fork. Where there is no static one, the shared one serves as ever.
+//! The C compiler's unwinder is part of it: looking for, mapping and relocating `libgcc_s.so` costs as much each time as the
+//! kernel takes to fork. Where there is no static one, the shared one serves as ever. Its 20,000 relative relocations are packed
+//! (`DT_RELR`): half a megabyte less to read each time. C libraries before glibc 2.36 do not know that.
 
 #![allow(clippy::print_stdout, reason = "that is how cargo is told")]
 
@@ -15,6 +16,20 @@ fn main() {
         println!("cargo:rustc-link-search=native={}", directory.display());
         println!("cargo:rustc-link-lib=static:-bundle=gcc_eh");
     }
+    if c_library().is_some_and(|version| version >= (2, 36)) {
+        println!("cargo:rustc-link-arg-bin=ces=-Wl,-z,pack-relative-relocs");
+    }
+}
+
+/// The version of the GNU C library that the program will meet; none for another machine's than this one.
+fn c_library() -> Option<(u32, u32)> {
+    if std::env::var_os("HOST") != std::env::var_os("TARGET") {
+        return None;
+    }
+    let answer = Command::new("getconf").arg("GNU_LIBC_VERSION").output().ok()?;
+    let text = String::from_utf8(answer.stdout).ok()?;
+    let (major, minor) = text.trim().strip_prefix("glibc ")?.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// Where the compiler that links has its `libgcc_eh.a`; none for another machine's than this one.
