@@ -3,7 +3,8 @@
 //! Takes a prepared run and its outcome; gives a hint; trusts nothing; refuses to guess where the policy forbids the remedy.
 
 use super::prepare::Prepared;
-use crate::run::supervise::{Ending, Outcome};
+use crate::run::ending::Ending;
+use crate::run::supervisor::supervise::Outcome;
 
 /// Said of a failure that the profile may have caused.
 pub const SERVICE: &str = "hint: this image starts as root, to which the profile batch gives no capability; if its entrypoint has to \

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use super::prepare::Prepared;
 use crate::error::Result;
 use crate::policy::grant::Granted;
-use crate::run::job::{Job, Journal};
-use crate::run::quota::{self, Ceiling, Kept};
-use crate::run::watch::Bound;
+use crate::run::supervisor::job::{Job, Journal};
+use crate::run::supervisor::quota::{self, Ceiling, Kept};
+use crate::run::supervisor::watch::Bound;
 
 const SCRATCH: &str = "scratch";
 const OUTPUTS: &str = "outputs";

@@ -12,8 +12,10 @@ use crate::bundle::rootfs::{Bind, Plan, ROOTFS};
 use crate::bundle::spec::{self, HostPaths};
 use crate::cli::{BundleArgs, Global, SpecArgs};
 use crate::error::{Error, Kind, Result, Stage};
-use crate::run::job::{self, JobId};
-use crate::run::{spawn, userns};
+use crate::run::job_id::JobId;
+use crate::run::stage::in_child;
+use crate::run::supervisor::job;
+use crate::run::user_namespace;
 
 /// Prints the `config.json` that a run would get; nothing runs.
 ///
@@ -50,7 +52,7 @@ pub fn bundle(global: &Global, args: &BundleArgs) -> Result<u8> {
     if made.is_err() {
         let identity = &prepared.identity;
         // The first error is the one to show.
-        userns::with_ids(&identity.container, identity.caller.is_privileged(), || {
+        user_namespace::with_ids(&identity.container, identity.caller.is_privileged(), || {
             job::remove_work(&dir).map(|()| Vec::new())
         })
         .ok();
@@ -141,10 +143,11 @@ fn copy_rootfs(prepared: &Prepared, target: &Path, work: &Path) -> Result<()> {
     let open = |path: &str| {
         File::open(path).map_err(|e| Error::new(Stage::Bundle, Kind::Failed, format!("cannot open {path}")).because(e))
     };
-    let copied = spawn::in_stage(&plan, identity.layer_map().as_ref(), &identity.container, privileged, || {
+    let copied = in_child::in_stage(&plan, identity.layer_map().as_ref(), &identity.container, privileged, || {
         flatten::copy(open(ROOTFS)?.into(), open("/b/0")?.into())
     });
-    let removed = userns::with_ids(&identity.container, privileged, || job::remove_work(work).map(|()| Vec::new()));
+    let removed =
+        user_namespace::with_ids(&identity.container, privileged, || job::remove_work(work).map(|()| Vec::new()));
     copied?;
     removed.map(drop)
 }

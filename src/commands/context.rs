@@ -13,7 +13,7 @@ use crate::image::store::Store;
 use crate::image::unpack::Limits;
 use crate::policy::reader::Rule;
 use crate::policy::{ImageLimits, Policy};
-use crate::run::sweep;
+use crate::run::supervisor::sweep;
 
 /// Who calls, where things are, and what the policy says about images.
 #[derive(Debug, Clone)]

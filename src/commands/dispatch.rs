@@ -5,7 +5,7 @@ use crate::commands::{
     Context, bundle, doctor, exec, fsck, images, inspect, logs, manual, policy, prune, ps, pull, records, rmi, run,
 };
 use crate::error::Result;
-use crate::run::spawn::Started;
+use crate::run::supervisor::spawn::Started;
 
 /// Runs the verb, and gives the exit status.
 ///

@@ -25,9 +25,11 @@ use crate::host::sys;
 use crate::policy::reader::Rule;
 use crate::policy::units::show_size;
 use crate::policy::{Limit, Policy};
-use crate::run::job::{self, JobId};
-use crate::run::trial::{self, Seen};
-use crate::run::{spawn, userns};
+use crate::run::job_id::JobId;
+use crate::run::stage::in_child;
+use crate::run::supervisor::job;
+use crate::run::supervisor::probe::{self, Seen};
+use crate::run::user_namespace;
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -109,7 +111,7 @@ pub fn doctor(global: &Global, args: &ListArgs) -> Result<u8> {
 /// them, and in the layer over the image, while the payload runs. Both are tried, with the rights that a run has.
 fn home(caller: &Caller, dirs: &Dirs, policy: Option<&Policy>) -> [Finding; 2] {
     let (place, needed) = (caller.home.display().to_string(), "a directory that the researcher can write to");
-    let watched = trial::watch(caller);
+    let watched = probe::watch(caller);
     let home = match &watched {
         Ok(_) => finding("home", needed, format!("tried: {place}"), None),
         Err(error) => {
@@ -176,10 +178,10 @@ fn quotas(caller: &Caller, dirs: &Dirs) -> Result<[bool; 2]> {
         return Ok([false; 2]);
     }
     let (home, store) = (prepare::researcher(caller)?, HostIds { uid: 0, gid: 0, groups: Vec::new() });
-    let outputs = trial::quota(&caller.home, &home)?;
+    let outputs = probe::quota(&caller.home, &home)?;
     // The store is made with the first image.
     let there = dirs.store.ancestors().find(|dir| dir.exists()).unwrap_or(&dirs.store);
-    Ok([outputs && trial::quota(there, &store)?, outputs])
+    Ok([outputs && probe::quota(there, &store)?, outputs])
 }
 
 fn finding(what: &'static str, needed: &'static str, found: String, problem: Option<(Grade, String)>) -> Finding {
@@ -256,7 +258,7 @@ fn control_groups(required: bool, io: Option<&Rule<u64>>, caller: &Caller, dirs:
     let grade = if required { Grade::Refused } else { Grade::Warning };
     let kind = cgroup::setup().map_or_else(|_| "none".to_owned(), |setup| setup.to_string());
     let tried = io.map_or_else(|| Ok(LinuxResources::default()), |rate| disk_limits(rate.value, caller, dirs));
-    match tried.and_then(|resources| trial::limits(&resources)) {
+    match tried.and_then(|resources| probe::limits(&resources)) {
         Ok(missing) if missing.is_empty() => finding("control groups", needed, format!("tried: {kind}"), None),
         Ok(missing) => finding(
             "control groups",
@@ -321,12 +323,13 @@ fn try_mounts(caller: &Caller, dirs: &Dirs) -> Result<()> {
                 root_ids: identity.root(),
                 cover: work,
             };
-            spawn::in_stage(&plan, identity.layer_map().as_ref(), &identity.container, privileged, || {
+            in_child::in_stage(&plan, identity.layer_map().as_ref(), &identity.container, privileged, || {
                 fs::write(Path::new(ROOTFS).join("file"), "x")
                     .map_err(|e| Error::new(Stage::Bundle, Kind::Host, "cannot write to the overlay").because(e))
             })
         });
-    let removed = userns::with_ids(&identity.container, privileged, || job::remove_work(&dir).map(|()| Vec::new()));
+    let removed =
+        user_namespace::with_ids(&identity.container, privileged, || job::remove_work(&dir).map(|()| Vec::new()));
     tried?;
     removed.map(drop)
 }

@@ -10,9 +10,10 @@ use crate::host::dirs::Dirs;
 use crate::policy::Policy;
 use crate::policy::grant::NEVER_SET;
 use crate::policy::request::files;
-use crate::run::door::Command;
-use crate::run::supervise::Ending;
-use crate::run::{exec as run, session};
+use crate::run::ending::Ending;
+use crate::run::exec_client;
+use crate::run::supervisor::exec_server::Command;
+use crate::run::terminal::session;
 
 /// Executes a command in a run of the caller's; the exit status is the command's.
 ///
@@ -48,7 +49,7 @@ pub fn exec(global: &Global, args: &ExecArgs) -> Result<u8> {
         by: caller.name.clone(),
     };
     let dir = Dirs::new(&caller, global.root.as_deref())?.running.join(journal.id.as_str());
-    let ending = run::exec(&dir, command, args.interactive)?;
+    let ending = exec_client::exec(&dir, command, args.interactive)?;
     if args.tty && args.interactive {
         session::forget_input();
     }

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{print, ps, records};
 use crate::cli::{Global, LogsArgs};
 use crate::error::{Error, Kind, Result, Stage};
-use crate::run::record::Record;
+use crate::run::supervisor::record::Record;
 use crate::text::TerminalFilter;
 
 /// How long to wait before looking for more.

@@ -14,9 +14,9 @@ use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::dirs::Dirs;
 use crate::host::sys;
-use crate::run::journal::{self, Journal, Life};
-use crate::run::record::{Record, State};
-use crate::run::supervise::GRACE;
+use crate::run::supervisor::journal::{self, Journal, Life};
+use crate::run::supervisor::record::{Record, State};
+use crate::run::supervisor::supervise::GRACE;
 
 /// Lists the caller's running jobs, once what the killed ones left is cleaned up; real root sees everyone's.
 ///

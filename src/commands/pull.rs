@@ -14,7 +14,7 @@ use crate::image::reference::{Reference, Source};
 use crate::image::source::{self, Credentials};
 use crate::image::store::visibility::Holder;
 use crate::image::unpack::parent::Unpacker;
-use crate::run::later::Later;
+use crate::run::forked_task::ForkedTask;
 use crate::run::reown;
 
 /// What `ces pull` is asked.
@@ -61,7 +61,7 @@ pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
         _ => None,
     };
     // Before the first thread.
-    let giving = Later::new(|reference| give_to_researcher(ctx, reference))?;
+    let giving = ForkedTask::new(|reference| give_to_researcher(ctx, reference))?;
     let interrupt = Interrupt::watch()?;
     let holders = holders(ctx, &source, credentials.is_some());
     let origin = source::open(&source, &ctx.registries, credentials)?;

@@ -8,9 +8,9 @@ use crate::cli::{Global, ListArgs, RecordArgs};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::dirs::Dirs;
-use crate::run::job::JobId;
-use crate::run::outputs;
-use crate::run::record::{Record, State};
+use crate::run::job_id::JobId;
+use crate::run::supervisor::outputs;
+use crate::run::supervisor::record::{Record, State};
 
 /// Lists past runs of the caller; real root sees everyone's.
 ///

@@ -24,17 +24,19 @@ use crate::host::cgroup::Usage;
 use crate::host::idmap::IdMap;
 use crate::host::machine::Machine;
 use crate::policy::request::{Listen, PortRequest};
-use crate::run::detach::{Report, detach, log_path};
-use crate::run::handover;
-use crate::run::job::{Job, JobId, Journal};
-use crate::run::launch::{Checked, Launch, launch};
-use crate::run::outputs::Outputs;
-use crate::run::ports::Ports;
-use crate::run::record::{Record, State, now};
+use crate::run::ending::Ending;
+use crate::run::job_id::JobId;
 use crate::run::reown;
-use crate::run::session;
-use crate::run::spawn::{self, Idle, Started};
-use crate::run::supervise::{Ending, Outcome};
+use crate::run::supervisor::collect;
+use crate::run::supervisor::detach::{Report, detach, log_path};
+use crate::run::supervisor::job::{Job, Journal};
+use crate::run::supervisor::launch::{Checked, Launch, launch};
+use crate::run::supervisor::outputs::Outputs;
+use crate::run::supervisor::ports::Ports;
+use crate::run::supervisor::record::{Record, State, now};
+use crate::run::supervisor::spawn::{self, Idle, Started};
+use crate::run::supervisor::supervise::Outcome;
+use crate::run::terminal::session;
 
 /// The process in which the container will be made, before it is known that there will be one: it gets ready while the words
 /// are read. None if it could not be started; why not is told when it is needed.
@@ -173,7 +175,7 @@ fn execute(
     let at_end = || {
         let open = || job.outputs_directory();
         let (used_up, quotas) = (job.used_up(), &job.journal.quotas);
-        let outputs = handover::hand_over(open, &job.outputs(), &identity.researcher(), map, privileged, quotas);
+        let outputs = collect::hand_over(open, &job.outputs(), &identity.researcher(), map, privileged, quotas);
         job.empty_scratch(identity);
         Left { used_up, outputs }
     };

@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use super::prepare::Prepared;
 use crate::host::cgroup::Usage;
 use crate::policy::units::show_size;
-use crate::run::ports::Published;
-use crate::run::record::Record;
-use crate::run::supervise::{Ending, Outcome};
+use crate::run::ending::Ending;
+use crate::run::supervisor::ports::Published;
+use crate::run::supervisor::record::Record;
+use crate::run::supervisor::supervise::Outcome;
 use crate::text;
 
 /// How it ended, in words.

@@ -19,6 +19,8 @@ use crate::host::kernel_files;
 /// Every cgroup of ours carries this prefix, so that a sweep knows its own.
 pub const PREFIX: &str = "ces-";
 
+/// Which group a process is in.
+mod membership;
 /// Calls to the service manager.
 mod dbus;
 /// Scopes of systemd.

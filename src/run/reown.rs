@@ -17,13 +17,15 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{Gid, Uid, fchownat};
 
-use super::job::{self, JobId};
-use super::{spawn, userns};
 use crate::bundle::identity::Identity;
 use crate::bundle::rootfs::{Plan, ROOTFS};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::dirs::Dirs;
 use crate::image::store::StoredImage;
+use crate::run::job_id::JobId;
+use crate::run::stage::in_child;
+use crate::run::supervisor::job;
+use crate::run::user_namespace;
 
 /// The image's layers for a run of `identity`, base first.
 ///
@@ -59,13 +61,13 @@ fn make(dirs: &Dirs, image: &StoredImage, identity: &Identity, layers: &[PathBuf
         root_ids: identity.root(),
         cover: work.clone(),
     };
-    let made = spawn::in_stage(&plan, None, &identity.container, false, || {
+    let made = in_child::in_stage(&plan, None, &identity.container, false, || {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root = nix::fcntl::open(ROOTFS, flags, Mode::empty()).map_err(|e| refused(c".", e))?;
         give(&root, c".", uid, gid)?;
         walk(root, uid, gid)
     });
-    let settled = userns::with_ids(&identity.container, false, || {
+    let settled = user_namespace::with_ids(&identity.container, false, || {
         if made.is_ok()
             && let Err(e) = fs::rename(work.join("upper"), own)
             && !own.is_dir()

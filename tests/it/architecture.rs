@@ -1,5 +1,6 @@
 //! The fences: what may stand where in the source. Each is shown to fail on a broken example.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -86,7 +87,7 @@ fn network(sources: &[Source]) -> Vec<String> {
 }
 
 fn engine(sources: &[Source]) -> Vec<String> {
-    only_in(sources, &["libcontainer::"], &["run/engine.rs"])
+    only_in(sources, &["libcontainer::"], &["run/stage/engine.rs"])
 }
 
 fn unsafety(sources: &[Source]) -> Vec<String> {
@@ -96,7 +97,8 @@ fn unsafety(sources: &[Source]) -> Vec<String> {
 /// Deadlines and pauses are measured by a clock that nobody sets (clock_gettime(2), CLOCK_MONOTONIC); the clock on the wall
 /// names runs and dates records, days and files.
 fn wall_clock(sources: &[Source]) -> Vec<String> {
-    let allowed = ["run/journal.rs", "run/record.rs", "commands/prepare.rs", "commands/facts.rs", "image/pull.rs"];
+    let allowed =
+        ["run/job_id.rs", "run/supervisor/record.rs", "commands/prepare.rs", "commands/facts.rs", "image/pull.rs"];
     only_in(sources, &["SystemTime", "Timestamp", "Zoned"], &allowed)
 }
 
@@ -140,6 +142,92 @@ fn imports(sources: &[Source]) -> Vec<String> {
     broken
 }
 
+/// The module of a file: `host/sys.rs` and `host/sys/mod.rs` are both `host::sys`.
+fn module_of(path: &str) -> String {
+    path.trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::")
+}
+
+/// A path in code, as a module's name from the root on; none for what is not ours.
+fn absolute(path: &str, module: &str) -> Option<String> {
+    if let Some(rest) = path.strip_prefix("crate::") {
+        return Some(rest.to_owned());
+    }
+    let mut at: Vec<&str> = module.split("::").collect();
+    let mut rest = path;
+    while let Some(above) = rest.strip_prefix("super::") {
+        at.pop()?;
+        rest = above;
+    }
+    let rest = if rest == path { path.strip_prefix("self::")? } else { rest };
+    Some(at.into_iter().chain([rest]).collect::<Vec<_>>().join("::"))
+}
+
+/// The paths that a statement names: `use a::{b, c::{d, e}}` names `a::b`, `a::c::d` and `a::c::e`.
+fn expand(prefix: &str, tree: &str, out: &mut Vec<String>) {
+    let (mut depth, mut begin) = (0, 0);
+    let mut parts = Vec::new();
+    for (at, c) in tree.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                parts.push(&tree[begin..at]);
+                begin = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&tree[begin..]);
+    for part in parts.into_iter().map(str::trim).filter(|part| !part.is_empty()) {
+        match part.split_once('{') {
+            Some((head, rest)) => expand(&format!("{prefix}{head}"), rest.trim_end().trim_end_matches('}'), out),
+            None => out.push(format!("{prefix}{}", part.split(" as ").next().unwrap())),
+        }
+    }
+}
+
+/// Which modules each uses; tests in a file aside.
+fn uses(sources: &[Source]) -> BTreeMap<String, BTreeSet<String>> {
+    let modules: BTreeSet<String> = sources.iter().map(|source| module_of(&source.path)).collect();
+    let mut edges = BTreeMap::new();
+    for source in sources.iter().filter(|source| !["main.rs", "lib.rs"].contains(&source.path.as_str())) {
+        let module = module_of(&source.path);
+        let shipped = source.text.split("\n#[cfg(test)]\nmod ").next().unwrap();
+        let text: String =
+            code(shipped).map(|(_, line)| line.split(" // ").next().unwrap()).collect::<Vec<_>>().join(" ");
+        let mut named = Vec::new();
+        for statement in text.split("use ").skip(1) {
+            expand("", statement.split(';').next().unwrap(), &mut named);
+        }
+        let word = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+        named.extend(text.split(|c| !word(c)).map(str::to_owned));
+        let used = named.iter().filter_map(|path| absolute(path.trim(), &module)).filter_map(|path| {
+            let parts: Vec<&str> = path.split("::").collect();
+            (1..=parts.len()).rev().map(|n| parts[..n].join("::")).find(|name| modules.contains(name))
+        });
+        let used = used.filter(|used| *used != module).collect();
+        edges.insert(module, used);
+    }
+    edges
+}
+
+/// Files that use each other, directly or by way of others.
+fn circles(sources: &[Source]) -> Vec<String> {
+    let edges = uses(sources);
+    let reached = |from: &str| {
+        let mut seen: BTreeSet<String> = BTreeSet::new();
+        let mut look: Vec<String> = edges.get(from).into_iter().flatten().cloned().collect();
+        while let Some(module) = look.pop() {
+            if seen.insert(module.clone()) {
+                look.extend(edges.get(&module).into_iter().flatten().cloned());
+            }
+        }
+        seen
+    };
+    let in_circle: Vec<&String> = edges.keys().filter(|module| reached(module).contains(*module)).collect();
+    in_circle.iter().map(|module| format!("{module} uses, by way of others, itself")).collect()
+}
+
 fn holds(broken: &[String]) {
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
 }
@@ -174,6 +262,20 @@ fn a_stage_uses_earlier_stages_alone() {
     holds(&imports(&house()));
 }
 
+#[test]
+fn no_two_files_use_each_other() {
+    holds(&circles(&house()));
+    let pair = |first: &str, second: &str| {
+        vec![
+            Source { path: "host/a.rs".to_owned(), text: first.to_owned() },
+            Source { path: "host/b/mod.rs".to_owned(), text: second.to_owned() },
+        ]
+    };
+    assert_eq!(circles(&pair("use super::b::B;", "use crate::host::{a::A, c};")).len(), 2);
+    assert_eq!(circles(&pair("fn f() { crate::host::b::g() }", "use super::a;")).len(), 2);
+    assert!(circles(&pair("use super::b::B;", "// use super::a;")).is_empty());
+}
+
 fn snippet(path: &str, text: &str) -> Vec<Source> {
     vec![Source { path: path.to_owned(), text: text.to_owned() }]
 }
@@ -183,11 +285,11 @@ fn each_fence_fails_when_it_is_broken() {
     type Fence = fn(&[Source]) -> Vec<String>;
     let cases: [(Fence, &str, &str); 13] = [
         (wall_clock, "run/supervise.rs", "    let began = std::time::SystemTime::now();"),
-        (network, "run/engine.rs", "async fn fetch() {}"),
+        (network, "run/stage/engine.rs", "async fn fetch() {}"),
         (network, "image/store.rs", "    let body = client.get().await?;"),
         (network, "policy/load.rs", "use oci_distribution::Client;"),
         (network, "bundle/spec.rs", "use std::net::TcpStream;"),
-        (engine, "run/stage.rs", "use libcontainer::container::Container;"),
+        (engine, "run/stage/mod.rs", "use libcontainer::container::Container;"),
         (unsafety, "host/dirs.rs", "    unsafe { libc::getuid() }"),
         (unsafety, "run/stage.rs", "#![allow(unsafe_code, reason = \"x\")]"),
         (imports, "policy/grant.rs", "use crate::bundle::spec;"),
@@ -209,8 +311,8 @@ fn a_fence_lets_through_what_it_should() {
     for (path, text) in [
         ("host/sys.rs", "unsafe { libc::getuid() }"),
         ("image/source/registry.rs", "async fn fetch() { client.get().await }"),
-        ("run/engine.rs", "use libcontainer::container::Container;"),
-        ("run/ports.rs", "use std::net::TcpListener;"),
+        ("run/stage/engine.rs", "use libcontainer::container::Container;"),
+        ("run/supervisor/ports.rs", "use std::net::TcpListener;"),
         ("image/reference.rs", "use std::net::Ipv4Addr;"),
         ("commands/run.rs", "use crate::{cli, run, policy::Policy};"),
         ("policy/grant.rs", "// unsafe, libcontainer:: and .await are only words here"),

@@ -189,7 +189,7 @@ fn where_the_policy_is_to_bind_a_users_call_goes_through_sudo_by_itself() {
     desk.host.policy("mode = \"enforced\"\n");
     let ces = env!("CARGO_BIN_EXE_ces");
     let script = "id -u; echo x > /safe_outputs/f; exit 7";
-    let call = format!("{ces} --root={}/ces run localhost/demo /bin/sh -c '{script}'", desk.host.tmp().display());
+    let call = format!("{ces} run localhost/demo /bin/sh -c '{script}'");
     let mut command = desk.host.command("runuser");
     command.args(["--login", "--shell", "/bin/sh", &desk.host.researcher().name, "--command"]);
     let ran = Ran::from(command.arg(&call).output());

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use ces::run::stage::StageRequest;
+use ces::run::protocol::StageRequest;
 use libc::{c_char, c_int, c_long, c_uint, c_ulong, c_void, gid_t, size_t};
 use nix::sched::CloneFlags;
 use serde_json::Value;

@@ -83,7 +83,6 @@ impl Desk {
     /// The command, not yet started.
     pub fn command(&self, words: &[&str]) -> Command {
         let ces = env!("CARGO_BIN_EXE_ces");
-        let root = self.host.tmp().join("ces");
         if self.caller == Caller::Root {
             let mut command = self.host.ces_as_root();
             command.args(words);
@@ -91,7 +90,7 @@ impl Desk {
         }
         let mut words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
         if self.caller == Caller::Sudo {
-            words.splice(0..0, ["sudo".to_owned(), "-n".to_owned(), quoted(ces), format!("--root={}", root.display())]);
+            words.splice(0..0, ["sudo".to_owned(), "-n".to_owned(), quoted(ces)]);
         } else {
             words.insert(0, quoted(ces));
         }
@@ -112,8 +111,7 @@ impl Desk {
 
     /// What the other researcher's `ces` says, through sudo.
     pub fn other_ces(&self, words: &str) -> Ran {
-        let root = self.host.tmp().join("ces");
-        self.other(&format!("sudo -n {} --root={} {words}", env!("CARGO_BIN_EXE_ces"), root.display()))
+        self.other(&format!("sudo -n {} {words}", env!("CARGO_BIN_EXE_ces")))
     }
 
     /// `ces` with these words, to its end.

@@ -39,6 +39,23 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// What the researcher's safe data holds.
 pub const WARD_CSV: &str = "ward,nights\nnorth,3\nsouth,1\nnorth,5\n";
 
+/// What a test's host is made of. Through sudo nobody names a place, so the site's own (`/var/lib/ces`, `/var/log/ces`) are the
+/// directories below `ces` there.
+const DIRECTORIES: [&str; 12] = [
+    "home/safe_data",
+    "etc.upper/ces",
+    "etc.work",
+    "root.upper",
+    "root.work",
+    "var.upper/lib/ces",
+    "var.upper/log/ces",
+    "var.work",
+    "ces",
+    "ces/store/run",
+    "ces/run",
+    "ces/log",
+];
+
 /// A host of one's own: a mount namespace in which the researcher's home, changes to `/etc` and to root's home, and the
 /// root of `ces` belong to one test. For `ces` it is the host: what it mounts there and leaves is found there.
 pub struct Host {
@@ -76,7 +93,7 @@ impl Host {
         };
         let dir = tempfile::Builder::new().prefix("ces-test.").tempdir().expect("a temporary directory");
         let base = dir.path();
-        for name in ["home/safe_data", "etc.upper/ces", "etc.work", "root.upper", "root.work", "ces"] {
+        for name in DIRECTORIES {
             fs::create_dir_all(base.join(name)).expect("a directory of the test");
         }
         fs::write(base.join("home/safe_data/ward.csv"), WARD_CSV).expect("safe data");
@@ -86,7 +103,9 @@ impl Host {
             chown(base.join(name), Some(researcher.uid.as_raw()), Some(researcher.gid.as_raw())).expect("an owner");
         }
         if ordinary {
-            chown(base.join("ces"), Some(researcher.uid.as_raw()), Some(researcher.gid.as_raw())).expect("an owner");
+            for name in ["ces", "ces/store", "ces/store/run", "ces/run", "ces/log"] {
+                chown(base.join(name), Some(researcher.uid.as_raw()), Some(researcher.gid.as_raw())).expect("an owner");
+            }
         }
         let script = "set -e
             overlay() { mount -t overlay -o \"lowerdir=$2,upperdir=$1.upper,workdir=$1.work\" overlay \"$2\"; }
@@ -190,6 +209,7 @@ impl Host {
             return command;
         }
         let mut command = self.ces_as_root();
+        command.env_remove("CES_ROOT");
         command.env("SUDO_UID", self.researcher.uid.to_string()).env("SUDO_GID", self.researcher.gid.to_string());
         command.env("SUDO_USER", &self.researcher.name).env("SUDO_COMMAND", "ces");
         command

@@ -111,7 +111,7 @@ pub fn scope(sockets: &[(PathBuf, bool)], root: &Path, name: &str, job: Pid) -> 
     // The answer says that the job is queued; the kernel says when it is done.
     let began = Instant::now();
     loop {
-        let groups = [Pid::this(), job].map(|pid| super::v2::group_of(pid).ok());
+        let groups = [Pid::this(), job].map(|pid| super::membership::group_of(pid).ok());
         if let [Some(ours), Some(theirs)] = &groups
             && ours == theirs
             && ours.ends_with(&format!("/{unit}"))

@@ -28,7 +28,7 @@ use oci_spec::runtime::LinuxResources;
 
 use crate::host::kernel_files;
 
-use super::{Observed, PREFIX, Usage, field, io_limits, named, number, or_max, systemd};
+use super::{Observed, PREFIX, Usage, field, io_limits, membership::group_of, named, number, or_max, systemd};
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// The group of those who make room.
@@ -93,13 +93,6 @@ fn choose(facts: &Facts<'_>) -> Choice {
         return Choice::Below(root.join(own.parent().unwrap_or(own)));
     }
     Choice::Below(if facts.delegated || !facts.privileged { root.join(own) } else { root.to_path_buf() })
-}
-
-/// The group of a process, as `/proc/<pid>/cgroup` names it.
-pub(super) fn group_of(pid: Pid) -> io::Result<String> {
-    let text = kernel_files::read(format!("/proc/{pid}/cgroup"))?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::"));
-    path.map(str::to_owned).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "in no group of version 2"))
 }
 
 /// Whether a manager has given this group, or one above it, away: systemd marks those (`Delegate=`), but the manager of a

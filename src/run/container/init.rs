@@ -1,0 +1,94 @@
+//! PID 1 of the container: the payload's parent and reaper (as `podman run --init`).
+//!
+//! Takes the payload's arguments and environment; gives its wait status to the descriptor that ces reads; trusts
+//! nothing the payload does; refuses no signal: what reaches PID 1 is passed on to the payload.
+
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{Pid, write};
+
+use crate::host::sys;
+use crate::run::channel::Channel;
+use crate::run::container::exec::{self, Ended};
+use crate::run::container::execute::{default_signals, execute};
+use crate::run::protocol::{ENDED, NOT_EXECUTED};
+
+/// Runs the payload as a child, waits for it and for every orphan, and exits when the payload has ended; commands that come
+/// through `door` become children too.
+pub fn run(args: &[String], env: &[String], status: BorrowedFd<'_>, door: Option<&Channel>) -> ! {
+    let code = supervise(args, env, status, door);
+    std::process::exit(code)
+}
+
+fn supervise(args: &[String], env: &[String], status: BorrowedFd<'_>, mut door: Option<&Channel>) -> i32 {
+    // Blocked before the fork, so that none is lost: PID 1 has no default actions (pid_namespaces(7)).
+    if sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).is_err() {
+        return 125;
+    }
+    let Ok(signals) = SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK) else {
+        return 125;
+    };
+    let payload = match sys::fork(|| payload(args, env, status)) {
+        Ok(pid) => pid,
+        Err(e) => return tell(status, NOT_EXECUTED, e.raw_os_error().unwrap_or(0)),
+    };
+    let mut commands: Vec<(Pid, u32)> = Vec::new();
+    loop {
+        let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        fds.extend(door.map(|door| PollFd::new(door.as_fd(), PollFlags::POLLIN)));
+        // EINTR is the only failure, and then we look again.
+        poll(&mut fds, PollTimeout::NONE).ok();
+        let knocked = fds.get(1).is_some_and(|fd| fd.any().unwrap_or(false));
+        if knocked && let Some(open) = door {
+            match exec::admit(open) {
+                Some(command) => commands.extend(command),
+                // ces is gone, and so is this process in a moment.
+                None => door = None,
+            }
+        }
+        while let Ok(Some(info)) = signals.read_signal() {
+            match i32::try_from(info.ssi_signo).map(Signal::try_from) {
+                Ok(Ok(Signal::SIGCHLD)) => {
+                    while let Ok(Some(ended)) = sys::wait_child(None, false) {
+                        if ended.pid == payload {
+                            return tell(status, ENDED, ended.status);
+                        }
+                        if let Some(at) = commands.iter().position(|(pid, _)| *pid == ended.pid) {
+                            let (_, number) = commands.swap_remove(at);
+                            // If ces is gone, so is this process in a moment.
+                            door.map(|door| door.send(&Ended { number, status: ended.status }));
+                        }
+                    }
+                }
+                // ESRCH: it has just ended, and SIGCHLD is on its way.
+                Ok(Ok(signal)) => drop(kill(payload, signal).ok()),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn tell(status: BorrowedFd<'_>, what: i32, value: i32) -> i32 {
+    let message = [what.to_ne_bytes(), value.to_ne_bytes()].concat();
+    // Eight bytes into an empty pipe are written whole; if ces is gone, so is this process in a moment.
+    write(status, &message).map_or(125, |_| 0)
+}
+
+/// In the child: becomes the payload, or tells why it cannot.
+fn payload(args: &[String], env: &[String], status: BorrowedFd<'_>) -> i32 {
+    let reset = || -> nix::Result<()> {
+        default_signals()?;
+        nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+        sys::terminal::take_foreground();
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+    };
+    let error = match reset() {
+        Err(e) => e,
+        Ok(()) => execute(args, env),
+    };
+    tell(status, NOT_EXECUTED, error as i32);
+    127
+}

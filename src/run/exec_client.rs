@@ -1,0 +1,105 @@
+//! `ces exec` at the caller's side: streams or a terminal, signals, and the command's end.
+//!
+//! Takes a job's directory and a command; gives how it ended; trusts the supervisor of the run; refuses to leave the caller's
+//! terminal other than it was.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+
+use crate::error::{Error, Kind, Result, Stage};
+use crate::run::ending::Ending;
+use crate::run::supervisor::exec_server::{self, Command, ExecReply, ExecRequest};
+use crate::run::terminal::session::Session;
+use crate::run::terminal::signals::Signals;
+use crate::run::terminal::streams::{self, Relay};
+
+/// Has `command` executed in the run whose directory is `job`, and waits for its end.
+///
+/// # Errors
+/// When it was refused, with the reason; nothing was executed then.
+pub fn exec(job: &Path, command: Command, interactive: bool) -> Result<Ending> {
+    let mut signals = Signals::hold()?;
+    let tty = command.tty;
+    let channel = exec_server::knock(job)?;
+    let (mut relays, ends) = if tty { (Vec::new(), None) } else { connect(interactive)? };
+    let passed: Vec<_> = ends.iter().flatten().map(|end| end.as_fd()).collect();
+    channel.send_with(&ExecRequest::Execute(command), &passed)?;
+    drop(passed);
+    drop(ends);
+    let mut session = None;
+    let ended = loop {
+        let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN), exec_server::input(channel.as_fd())];
+        fds.extend(relays.iter().filter_map(Relay::poll_fd));
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => break Err(Error::new(Stage::Run, Kind::Failed, "cannot wait for the command").because(e.desc())),
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+        drop(fds);
+        if streams::move_on(&mut relays, ready.get(2..).unwrap_or_default()) && session.is_some() {
+            // Whoever ran this is gone: the other side hangs the command up.
+            break Ok(Ending::Signalled(Signal::SIGHUP as i32));
+        }
+        while let Some(signal) = signals.take()? {
+            match (signal, &session) {
+                (Signal::SIGWINCH, Some(session)) => Session::resize(session),
+                (Signal::SIGCONT, Some(session)) => Session::resume(session),
+                _ => channel.send(&ExecRequest::Signal(signal as i32))?,
+            }
+        }
+        if !ready.get(1).copied().unwrap_or(false) {
+            continue;
+        }
+        match channel.receive_with::<ExecReply>() {
+            Ok(Some((ExecReply::Started, mut passed))) if tty => {
+                let master = passed.pop().ok_or_else(|| fail("the command's terminal did not come"))?;
+                let (begun, joined) = Session::begin(master, interactive, None, false)?;
+                session = Some(begun);
+                relays.extend(joined);
+            }
+            Ok(Some((ExecReply::Started, _))) => {}
+            Ok(Some((ExecReply::Ended(status), _))) => break Ok(Ending::of(status)),
+            Ok(Some((ExecReply::NotExecuted(errno), _))) => break Ok(Ending::NotExecuted(Errno::from_raw(errno))),
+            Ok(Some((ExecReply::Failed(failure), _))) => break Err(failure.into()),
+            // The run has ended, and the command with it.
+            Ok(None) => break Ok(Ending::Killed),
+            Err(error) => break Err(error),
+        }
+    };
+    streams::drain(&mut relays, &mut signals)?;
+    if let Some(session) = session {
+        session.end(&relays);
+    }
+    ended
+}
+
+/// The three streams, as for a run without a terminal; without `interactive` there is nothing to read.
+fn connect(interactive: bool) -> Result<(Vec<Relay>, Option<[OwnedFd; 3]>)> {
+    let copy = |fd: std::os::fd::BorrowedFd<'_>| {
+        fd.try_clone_to_owned().map_err(|e| fail("cannot copy a descriptor").because(e))
+    };
+    let stdin = if interactive {
+        streams::input_beside_terminal(true)?.map_or_else(|| copy(std::io::stdin().as_fd()), Ok)?
+    } else {
+        streams::nothing()?
+    };
+    let mut relays = Vec::new();
+    let mut end = |to_stderr: bool| match Relay::for_output(to_stderr, false)? {
+        Some((relay, end)) => {
+            relays.push(relay);
+            Ok(end)
+        }
+        None if to_stderr => copy(std::io::stderr().as_fd()),
+        None => copy(std::io::stdout().as_fd()),
+    };
+    let (stdout, stderr) = (end(false)?, end(true)?);
+    Ok((relays, Some([stdin, stdout, stderr])))
+}
+
+fn fail(what: &str) -> Error {
+    Error::new(Stage::Run, Kind::Failed, what)
+}

@@ -1,0 +1,257 @@
+//! While the container runs: signals, the deadline, the terminal, the exit status.
+//!
+//! Takes a `Created` container whose protections were checked; gives an `Outcome`; trusts PID 1's report and the
+//! kernel's; refuses to outlive a deadline by more than the grace period.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+
+use crate::error::{Error, Kind, Result, Stage};
+use crate::host::sys;
+use crate::run::channel::Channel;
+use crate::run::ending::Ending;
+use crate::run::protocol::{FromStage, NOT_EXECUTED, ToStage};
+use crate::run::supervisor::detach::Report;
+use crate::run::supervisor::exec_server::{self, ExecServer, Source};
+use crate::run::supervisor::record::Executed;
+use crate::run::supervisor::watch::Watch;
+use crate::run::terminal::session::Session;
+use crate::run::terminal::signals::Signals;
+use crate::run::terminal::streams::{Relay, drain, move_on};
+
+/// How long a payload has between SIGTERM and SIGKILL.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+/// What came of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// How the payload ended.
+    pub ending: Ending,
+    /// Wall time from start to end.
+    pub elapsed: Duration,
+    /// The bound on scratch or outputs for which ces ended it, in words.
+    pub exceeded: Option<String>,
+    /// Published ports were no longer served, before the end.
+    pub relay_lost: bool,
+    /// Something of the output was dropped, because the log was full.
+    pub log_cut: bool,
+    /// What was executed besides the payload.
+    pub executed: Vec<Executed>,
+}
+
+/// A created container under supervision.
+#[allow(missing_debug_implementations, reason = "a closure says nothing")]
+pub struct Supervised<'a> {
+    /// The conversation with the stage process.
+    pub channel: &'a Channel,
+    /// Where PID 1 tells how the payload ended.
+    pub payload_status: OwnedFd,
+    /// The container's PID 1.
+    pub init: OwnedFd,
+    /// How long it may run.
+    pub limit: Option<Duration>,
+    /// Output on its way to a terminal, of a payload that has none.
+    pub pipes: Vec<Relay>,
+    /// The master side of the payload's own terminal.
+    pub terminal: Option<OwnedFd>,
+    /// Who waits for the start, and the bound on the log, if the run is detached.
+    pub detached: Option<(Report, u64)>,
+    /// Standard input is passed on to that terminal.
+    pub interactive: bool,
+    /// A terminal gets the output as it is.
+    pub raw: bool,
+    /// The way in for `ces exec`, where the policy has one.
+    pub door: Option<ExecServer<'a>>,
+    /// Bounds on scratch and outputs.
+    pub watch: Watch,
+}
+
+/// Starts the payload and stays until the container is gone.
+///
+/// # Errors
+/// When the stage process fails.
+pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<Outcome> {
+    let mut relays = std::mem::take(&mut run.pipes);
+    let mut session = None;
+    if let Some(master) = run.terminal.take() {
+        let largest = run.detached.as_ref().map(|(_, largest)| *largest);
+        let (begun, joined) = Session::begin(master, run.interactive, largest, run.raw)?;
+        session = Some(begun);
+        relays.extend(joined);
+    }
+    Signals::never_stop()?;
+    let ended = until_gone(&mut run, signals, session.as_ref(), &mut relays);
+    // What the payload wrote last is still on its way; the other ends are closed with the container.
+    drain(&mut relays, signals)?;
+    if let Some(session) = session {
+        session.end(&relays);
+    }
+    let outcome = ended?;
+    let ending = if outcome.ending == Ending::TimedOut { Ending::TimedOut } else { read_ending(run.payload_status) };
+    let executed = run.door.map(ExecServer::into_executed).unwrap_or_default();
+    Ok(Outcome { ending, log_cut: relays.iter().any(Relay::was_cut), executed, ..outcome })
+}
+
+/// From the start to the end of the container; the ending is what ces knows of it, before PID 1's word is read.
+fn until_gone(
+    run: &mut Supervised<'_>,
+    signals: &mut Signals,
+    session: Option<&Session>,
+    relays: &mut [Relay],
+) -> Result<Outcome> {
+    // Before: once it is sent, others may run first.
+    let began = Instant::now();
+    run.channel.send(&ToStage::Start)?;
+    if let Some((report, _)) = run.detached.take() {
+        report.started();
+    }
+    let mut exceeded = None;
+    let mut relay_lost = false;
+    let mut deadline = Deadline::new(run.limit.map(|limit| began + limit));
+    loop {
+        let mut fds =
+            vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(run.channel.as_fd(), PollFlags::POLLIN)];
+        fds.extend(relays.iter().filter_map(Relay::poll_fd));
+        let others = fds.len();
+        let knocks = run.door.as_ref().map(ExecServer::polled).unwrap_or_default();
+        fds.extend(knocks.iter().map(|(_, fd)| exec_server::input(*fd)));
+        let knocks: Vec<Source> = knocks.into_iter().map(|(knock, _)| knock).collect();
+        match poll(&mut fds, deadline.timeout(run.watch.next())) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(fail("wait for the container", e)),
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+        drop(fds);
+        let knocked = knocks.into_iter().zip(ready.iter().skip(others)).filter(|(_, ready)| **ready);
+        let knocked: Vec<Source> = knocked.map(|(knock, _)| knock).collect();
+        if let Some(door) = &mut run.door {
+            door.answer(&knocked);
+        }
+        let hung_up = move_on(relays, ready.get(2..others).unwrap_or_default());
+        if hung_up && session.is_some() {
+            deadline.hang_up(&run.init);
+        }
+        while let Some(signal) = signals.take()? {
+            match (signal, session) {
+                (Signal::SIGWINCH, Some(session)) => session.resize(),
+                (Signal::SIGCONT, Some(session)) => session.resume(),
+                (Signal::SIGHUP, _) => deadline.hang_up(&run.init),
+                // ESRCH: the container has just ended.
+                _ => drop(sys::pidfd_kill(run.init.as_fd(), signal as i32)),
+            }
+        }
+        deadline.act(&run.init);
+        if exceeded.is_none()
+            && let Some(bound) = run.watch.exceeded()
+        {
+            // At once: a time of grace would be time to write more.
+            sys::pidfd_kill(run.init.as_fd(), Signal::SIGKILL as i32).ok();
+            exceeded = Some(bound);
+        }
+        if ready.get(1).copied().unwrap_or(false) {
+            match run.channel.receive::<FromStage>()? {
+                Some(FromStage::RelayLost) => relay_lost = true,
+                // None: killed, for want of memory or from outside; the container dies with it.
+                Some(FromStage::Finished) | None => {
+                    wait_gone(&run.init)?;
+                    let ending = if deadline.passed { Ending::TimedOut } else { Ending::Killed };
+                    return Ok(Outcome {
+                        ending,
+                        elapsed: began.elapsed(),
+                        exceeded,
+                        relay_lost,
+                        log_cut: false,
+                        executed: Vec::new(),
+                    });
+                }
+                Some(FromStage::Failed(failure)) => return Err(failure.into()),
+                Some(other) => {
+                    return Err(Error::new(Stage::Run, Kind::Failed, format!("the stage process said {other:?}")));
+                }
+            }
+        }
+    }
+}
+
+/// Waits for the end of PID 1, which is told only when nothing is left in its namespace (pid_namespaces(7)).
+fn wait_gone(init: &OwnedFd) -> Result<()> {
+    // ESRCH: it has ended, as it nearly always has by now.
+    sys::pidfd_kill(init.as_fd(), Signal::SIGKILL as i32).ok();
+    loop {
+        match poll(&mut [PollFd::new(init.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(fail("wait for the container's end", e)),
+        }
+    }
+}
+
+/// The deadline: SIGTERM when it passes, SIGKILL a grace period later; when the caller's terminal is gone, SIGHUP at once and
+/// SIGKILL a grace period later.
+struct Deadline {
+    at: Option<Instant>,
+    passed: bool,
+    ending: bool,
+}
+
+impl Deadline {
+    fn new(at: Option<Instant>) -> Self {
+        Self { at, passed: false, ending: false }
+    }
+
+    fn hang_up(&mut self, init: &OwnedFd) {
+        // ESRCH: it has just ended.
+        sys::pidfd_kill(init.as_fd(), Signal::SIGHUP as i32).ok();
+        if !self.ending {
+            let kill = Instant::now() + GRACE;
+            self.at = Some(self.at.map_or(kill, |at| at.min(kill)));
+            self.ending = true;
+        }
+    }
+
+    /// How long to wait at most: until the deadline, or until the next look at the bounds.
+    fn timeout(&self, look: Option<Instant>) -> PollTimeout {
+        match self.at.into_iter().chain(look).min() {
+            None => PollTimeout::NONE,
+            Some(at) => {
+                let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            }
+        }
+    }
+
+    fn act(&mut self, init: &OwnedFd) {
+        if self.at.is_none_or(|at| Instant::now() < at) {
+            return;
+        }
+        let signal = if self.ending { Signal::SIGKILL } else { Signal::SIGTERM };
+        // ESRCH: it has just ended.
+        sys::pidfd_kill(init.as_fd(), signal as i32).ok();
+        self.passed |= !self.ending;
+        self.at = if self.ending { None } else { Some(Instant::now() + GRACE) };
+        self.ending = true;
+    }
+}
+
+fn read_ending(status: OwnedFd) -> Ending {
+    let mut message = [0; 8];
+    if File::from(status).read_exact(&mut message).is_err() {
+        return Ending::Killed;
+    }
+    let (what, value) = message.split_at(4);
+    let number = |bytes: &[u8]| bytes.try_into().map(i32::from_ne_bytes).unwrap_or(0);
+    match (number(what), number(value)) {
+        (NOT_EXECUTED, errno) => Ending::NotExecuted(Errno::from_raw(errno)),
+        (_, status) => Ending::of(status),
+    }
+}
+
+fn fail(what: &str, e: nix::Error) -> Error {
+    Error::new(Stage::Run, Kind::Failed, format!("cannot {what}")).because(e.desc())
+}
