@@ -1,11 +1,11 @@
-//! `ces`: harden the process, parse, dispatch, print, exit.
+//! `ces`: become who calls, harden the process, parse, dispatch, print, exit.
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
 use ces::error::{Error, Kind, Result, Stage};
-use ces::host::sys;
+use ces::host::{privilege, sys};
 use ces::{cli, commands, text};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -13,12 +13,18 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 const NOTHING_RAN: u8 = 125;
 
 fn main() -> ExitCode {
-    let argv: Vec<OsString> = std::env::args_os().collect();
+    // Before an argument is read: through sudo, all that follows has the researcher's rights.
+    let begun = privilege::begin();
+    let mut argv: Vec<OsString> = std::env::args_os().collect();
+    if let Err(error) = begun {
+        say(&error.report());
+        return ExitCode::from(if cli::says_run(&argv) { NOTHING_RAN } else { error.exit_status() });
+    }
     if let Some(code) = child(&argv) {
         return code;
     }
-    let hardened = harden();
-    let mut ahead = (hardened.is_ok() && cli::says_run(&argv)).then(commands::ahead).flatten();
+    let hardened = harden().and_then(|()| commands::take_over_call(&mut argv));
+    let mut started = (hardened.is_ok() && cli::says_run(&argv)).then(commands::start_stage).flatten();
     let (parsed, is_run) = cli::parse(&argv);
     let status = |other: u8| if is_run { NOTHING_RAN } else { other };
     if let Err(error) = hardened {
@@ -39,8 +45,8 @@ fn main() -> ExitCode {
     for warning in warnings.iter().filter(|_| !cli.global.quiet) {
         say(&format!("warning: {}\n", text::neutral_line(warning)));
     }
-    let here = commands::through_sudo(&argv, &cli.command, || drop(ahead.take()));
-    match here.and_then(|()| commands::dispatch(&cli.global, &cli.command, ahead)) {
+    let here = commands::through_sudo(&argv, &cli.command, || drop(started.take()));
+    match here.and_then(|()| commands::dispatch(&cli.global, &cli.command, started)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             say(&error.report());
@@ -49,13 +55,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Processes that `ces` starts of itself; their descriptors are the ones their parent gave them.
+/// Processes that `ces` starts of itself: known by the name they are executed under, which no word of a command line is, and
+/// by a socket of their parent's. Their descriptors are the ones their parent gave them.
 fn child(argv: &[OsString]) -> Option<ExitCode> {
-    match (argv.first()?.to_str()?, argv.get(1)?.to_str()?) {
-        (_, "__unpack") => Some(ces::image::unpack::child_main()),
-        ("ces", "__stage") => Some(ExitCode::from(ces::run::stage::child_main())),
-        _ => None,
+    let name = argv.first()?.as_encoded_bytes();
+    if name == ces::run::protocol::STAGE.to_bytes() {
+        return Some(ExitCode::from(ces::run::stage::child_main()));
     }
+    (name == ces::image::unpack::NAME.as_bytes()).then(ces::image::unpack::child_main)
 }
 
 /// Nothing of the caller's process stays but its three streams and its environment, and the environment is never handed
@@ -67,7 +74,9 @@ fn harden() -> Result<()> {
             .hint("ces needs a kernel of 5.9 or later")
     })?;
     enough_descriptors()?;
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    if !privilege::is_lent() {
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    }
     Ok(())
 }
 

@@ -9,12 +9,12 @@
 //! of the foreign range too, because host root must never be a user of the container, and the outputs are given to
 //! root after the run.
 
-use caps::{CapSet, Capability};
-use nix::unistd::{Gid, Uid, setegid, seteuid, setgroups};
+use nix::unistd::Gid;
 
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::idmap::{Extent, IdMap, RANGE};
+use crate::host::ids::HostIds;
 
 /// The ids of one run.
 #[derive(Debug, Clone)]
@@ -33,17 +33,6 @@ pub struct Identity {
     pub gid: u32,
     /// The payload's ids, where it has a user namespace of its own inside the container's (`run::nested`).
     pub nested: Option<(u32, u32)>,
-}
-
-/// Host ids to act with.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct HostIds {
-    /// User.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Supplementary groups.
-    pub groups: Vec<u32>,
 }
 
 impl Identity {
@@ -159,11 +148,7 @@ impl Identity {
 
     /// The host ids of the researcher: who owns the home and the outputs.
     pub fn researcher(&self) -> HostIds {
-        HostIds {
-            uid: self.caller.uid.as_raw(),
-            gid: self.caller.gid.as_raw(),
-            groups: self.groups.iter().map(|g| g.as_raw()).collect(),
-        }
+        self.caller.ids()
     }
 }
 
@@ -184,62 +169,6 @@ fn swap_in(extents: &[Extent], inside: u32, outside: u32) -> Vec<Extent> {
         })
         .filter(|e| e.count > 0)
         .collect()
-}
-
-/// Does `work` with the file system rights of `ids`, then takes this process's own back. For a process with one thread
-/// and root's privileges; an ordinary user has only their own rights anyway.
-///
-/// # Errors
-/// `work`'s, and a failure to change ids.
-pub fn acting_as<T>(ids: &HostIds, privileged: bool, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    if !privileged {
-        return work();
-    }
-    let fail = |e: nix::Error| Error::new(Stage::Bundle, Kind::Host, "cannot act as the researcher").because(e.desc());
-    let groups: Vec<Gid> = ids.groups.iter().copied().map(Gid::from_raw).collect();
-    let own_groups = own_groups().map_err(fail)?;
-    setgroups(&groups).map_err(fail)?;
-    setegid(Gid::from_raw(ids.gid)).map_err(fail)?;
-    seteuid(Uid::from_raw(ids.uid)).map_err(fail)?;
-    let done = work();
-    seteuid(Uid::from_raw(0)).map_err(fail)?;
-    setegid(Gid::from_raw(0)).map_err(fail)?;
-    setgroups(&own_groups).map_err(fail)?;
-    done
-}
-
-/// The groups of this process: not by the C library, which reads a file for that.
-fn own_groups() -> nix::Result<Vec<Gid>> {
-    let groups = rustix::process::getgroups().map_err(|e| nix::Error::from_raw(e.raw_os_error()))?;
-    Ok(groups.into_iter().map(|group| Gid::from_raw(group.as_raw())).collect())
-}
-
-/// Does `work` with root's power over files and under the name of `ids`: a file server that squashes root looks at the name
-/// alone, and on a local disk what belongs to others is within reach all the same (capabilities(7), "Effect of user ID
-/// changes on capabilities": the permitted set stays). For a process with one thread.
-///
-/// # Errors
-/// `work`'s, and a failure to change ids.
-pub fn acting_with_power<T>(ids: &HostIds, privileged: bool, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    const OVER_FILES: [Capability; 5] = [
-        Capability::CAP_CHOWN,
-        Capability::CAP_DAC_OVERRIDE,
-        Capability::CAP_DAC_READ_SEARCH,
-        Capability::CAP_FOWNER,
-        Capability::CAP_FSETID,
-    ];
-    acting_as(ids, privileged, || {
-        if privileged && ids.uid != 0 {
-            let raise = || {
-                let may = caps::read(None, CapSet::Permitted)?;
-                let power = OVER_FILES.into_iter().filter(|capability| may.contains(capability)).collect();
-                caps::set(None, CapSet::Effective, &power)
-            };
-            raise()
-                .map_err(|e| Error::new(Stage::Bundle, Kind::Host, "cannot keep root's power over files").because(e))?;
-        }
-        work()
-    })
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::sys::stat::{FileStat, Mode, fstat};
 
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::privilege::Root;
 
 /// At most so much is read.
 const CAP: u64 = 4 << 20;
@@ -21,7 +22,7 @@ const CAP: u64 = 4 << 20;
 ///
 /// # Errors
 /// When something other than a regular file is there, or it is too large.
-pub fn read(layers: &[PathBuf], path: &Path) -> Result<Option<Vec<u8>>> {
+pub fn read(_: &Root, layers: &[PathBuf], path: &Path) -> Result<Option<Vec<u8>>> {
     for layer in layers.iter().rev() {
         let root = open(layer, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
         let root = root.map_err(|e| fail(path).because(e.desc()))?;

@@ -25,8 +25,9 @@ use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde::{Deserialize, Serialize};
 
-use super::identity::{HostIds, acting_as};
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::ids::HostIds;
+use crate::host::privilege::acting_as;
 use crate::host::sys::{self, MountChange};
 
 /// Where the overlay is, inside the stage.
@@ -72,8 +73,6 @@ pub struct Bind {
     pub no_exec: bool,
     /// Whose file system rights open it.
     pub opened_as: HostIds,
-    /// Symbolic links may lead to it (the site's own data root); else they are refused.
-    pub follow: bool,
 }
 
 /// Mounts everything and moves into the stage. Called by the one-threaded stage process in its own mount namespace,
@@ -151,11 +150,10 @@ fn clone_layer(layer: &Path, map: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
 
 fn clone_bind(bind: &Bind, privileged: bool) -> Result<(OwnedFd, bool)> {
     let name = format!("open {} for {}", bind.source.display(), bind.destination.display());
-    let resolve = if bind.follow { ResolveFlag::empty() } else { ResolveFlag::RESOLVE_NO_SYMLINKS };
-    let how =
-        OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let source =
-        acting_as(&bind.opened_as, privileged, || openat2(AT_FDCWD, &bind.source, how).map_err(|e| fail(&name, e)))?;
+    // What was resolved and judged has no link in it; what has one now is something else.
+    let resolve = ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
+    let source = acting_as(&bind.opened_as, || openat2(AT_FDCWD, &bind.source, how).map_err(|e| fail(&name, e)))?;
     let kind = nix::sys::stat::fstat(&source).map_err(|e| fail(&name, e))?.st_mode & libc::S_IFMT;
     if kind != libc::S_IFDIR && kind != libc::S_IFREG {
         return Err(Error::new(

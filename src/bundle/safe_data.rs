@@ -1,23 +1,27 @@
 //! The project's data on the host: which directory becomes `/safe_data`.
 //!
-//! Takes the caller, the policy's data root and `--project`; gives a `SafeData`; trusts the group database; refuses
-//! to guess between two projects, and a directory that the researcher cannot read (or write, where writing is allowed).
+//! Takes the caller, the policy's data root and `--project`; gives a `SafeData`, whose path is resolved; trusts the group
+//! database; refuses to guess between two projects, a `~/safe_data` that leads to anything but a project or a directory of
+//! the researcher's own, and a directory that they cannot read (or write, where writing is allowed).
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Component, Path, PathBuf};
 
+use nix::fcntl::{OFlag, open, readlink};
+use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::unistd::{AccessFlags, Gid, Group};
 
-use super::identity::{HostIds, acting_as};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
+use crate::host::ids::HostIds;
+use crate::host::privilege::acting_as;
 
 /// The data directory of one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SafeData {
     /// The project's name; none for a `safe_data` directory in the home.
     pub project: Option<String>,
-    /// Where the data is on the host.
+    /// Where the data is on the host, without links.
     pub path: PathBuf,
     /// The group through which the researcher has access: kept in the container.
     pub group: Option<Gid>,
@@ -27,54 +31,38 @@ pub struct SafeData {
 /// researcher names (`PROJECT` or `<prefix>-PROJECT`).
 ///
 /// # Errors
-/// When there is none, or the name is no plain directory name.
+/// When there is none, the name is no plain directory name, or `~/safe_data` leads elsewhere.
 pub fn find(caller: &Caller, root: &Path, project: Option<&str>) -> Result<SafeData> {
-    let groups = caller.groups()?;
     if let Some(project) = project {
         if project.is_empty() || project.contains('/') || project.starts_with('.') {
             return Err(Error::new(Stage::Cli, Kind::Usage, format!("\"{project}\" is not a project name"))
                 .hint(format!("give the name of a directory below {}", root.display())));
         }
         let path = root.join(project);
-        if !path.is_dir() {
-            return Err(Error::new(
-                Stage::Bundle,
-                Kind::Missing,
-                format!("there is no project directory {}", path.display()),
-            )
-            .hint("check the name given to --project"));
-        }
-        return Ok(SafeData { project: Some(project.to_owned()), group: group_of(&path, &groups), path });
+        return of_project(caller, project, &path)?.ok_or_else(|| {
+            Error::new(Stage::Bundle, Kind::Missing, format!("there is no project directory {}", path.display()))
+                .hint("check the name given to --project")
+        });
     }
-    let own = caller.home.join("safe_data");
-    // As the researcher: a home may shut root out (root_squash, FUSE).
-    let researcher = HostIds {
-        uid: caller.uid.as_raw(),
-        gid: caller.gid.as_raw(),
-        groups: groups.iter().map(|group| group.as_raw()).collect(),
-    };
-    let found = acting_as(&researcher, caller.is_privileged(), || Ok(own.is_dir().then(|| group_of(&own, &groups))))?;
-    if let Some(group) = found {
-        return Ok(SafeData { project: None, group, path: own });
+    if let Some(own) = in_home(caller, root)? {
+        return Ok(own);
     }
-    let mut projects: Vec<String> = fs::read_dir(root)
+    let mut projects: Vec<String> = std::fs::read_dir(root)
         .map(|dir| {
             dir.flatten().filter(|e| e.path().is_dir()).filter_map(|e| e.file_name().into_string().ok()).collect()
         })
         .unwrap_or_default();
     projects.sort();
-    let names: Vec<String> = groups.iter().filter_map(|gid| Some(Group::from_gid(*gid).ok()??.name)).collect();
+    let names: Vec<String> = caller.groups().iter().filter_map(|gid| Some(Group::from_gid(*gid).ok()??.name)).collect();
     let named = |project: &str| {
         names.iter().any(|name| {
             name == project
                 || name.strip_suffix(project).is_some_and(|prefix| prefix.len() > 1 && prefix.ends_with('-'))
         })
     };
-    match projects.iter().find(|project| named(project)) {
-        Some(project) => {
-            let path = root.join(project);
-            Ok(SafeData { project: Some(project.clone()), group: group_of(&path, &groups), path })
-        }
+    let found = projects.iter().find(|project| named(project));
+    match found.map(|project| of_project(caller, project, &root.join(project))).transpose()?.flatten() {
+        Some(found) => Ok(found),
         None => Err(Error::new(
             Stage::Bundle,
             Kind::Missing,
@@ -82,22 +70,71 @@ pub fn find(caller: &Caller, root: &Path, project: Option<&str>) -> Result<SafeD
         )
         .because(format!(
             "looked for {}, then for {}/PROJECT with a group PROJECT or <prefix>-PROJECT",
-            own.display(),
+            caller.home.join("safe_data").display(),
             root.display()
         ))
         .hint("name the project with --project, or ask for membership of its group")),
     }
 }
 
+/// The directory of a project; none if it is not there, or not a directory.
+fn of_project(caller: &Caller, project: &str, path: &Path) -> Result<Option<SafeData>> {
+    let Some((real, found)) = resolved(path)? else { return Ok(None) };
+    Ok(Some(SafeData { project: Some(project.to_owned()), group: group_of(&found, caller), path: real }))
+}
+
+/// `~/safe_data`, if it is there. A link decides nothing by its name: what it leads to is a project, with that project's
+/// rules, or a directory of the researcher's own in their home.
+fn in_home(caller: &Caller, root: &Path) -> Result<Option<SafeData>> {
+    let named = caller.home.join("safe_data");
+    let Some((real, found)) = resolved(&named)? else { return Ok(None) };
+    let refused = |why: &str| {
+        Error::new(Stage::Bundle, Kind::Policy, format!("{} cannot be used as safe data", named.display()))
+            .because(format!("it is {}: {why}", real.display()))
+            .hint(format!("name the project with --project, or make {} a directory of your own", named.display()))
+    };
+    let data_root = resolved(root)?.map_or_else(|| root.to_owned(), |(real, _)| real);
+    if data_root.starts_with(&real) {
+        return Err(refused("the directory of all projects, or one above it"));
+    }
+    if let Ok(below) = real.strip_prefix(&data_root) {
+        let Some(Component::Normal(project)) = below.components().next() else {
+            return Err(refused("the directory of all projects"));
+        };
+        let project = project.to_str().ok_or_else(|| refused("its name is not text"))?.to_owned();
+        return Ok(Some(SafeData { project: Some(project), group: group_of(&found, caller), path: real }));
+    }
+    let home = resolved(&caller.home)?.map_or_else(|| caller.home.clone(), |(real, _)| real);
+    if !real.starts_with(&home) || real == home {
+        return Err(refused("neither a project nor in your home"));
+    }
+    if found.st_uid != caller.uid.as_raw() {
+        return Err(refused(&format!("it belongs to uid {}", found.st_uid)));
+    }
+    Ok(Some(SafeData { project: None, group: group_of(&found, caller), path: real }))
+}
+
+/// A directory's path without links, and what it is, by one descriptor; none if there is none.
+fn resolved(path: &Path) -> Result<Option<(PathBuf, FileStat)>> {
+    let fail = |e: nix::Error| {
+        Error::new(Stage::Bundle, Kind::Failed, format!("cannot use {}", path.display())).because(e.desc())
+    };
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    // What the researcher cannot reach is not there for them.
+    let Ok(dir): nix::Result<OwnedFd> = open(path, flags, Mode::empty()) else { return Ok(None) };
+    let real = readlink(format!("/proc/self/fd/{}", dir.as_raw_fd()).as_str()).map_err(fail)?;
+    Ok(Some((PathBuf::from(real), fstat(&dir).map_err(fail)?)))
+}
+
 /// Asks the kernel whether `ids` may read `path` (and write to it, when `write`).
 ///
 /// # Errors
 /// "cannot read from" or "cannot write to", naming the directory.
-pub fn check_access(data: &SafeData, ids: &HostIds, privileged: bool, write: bool) -> Result<()> {
+pub fn check_access(data: &SafeData, ids: &HostIds, write: bool) -> Result<()> {
     let path = &data.path;
     let wanted = [("read from", AccessFlags::R_OK | AccessFlags::X_OK), ("write to", AccessFlags::W_OK)];
     for (what, flags) in wanted.into_iter().take(if write { 2 } else { 1 }) {
-        let answer = acting_as(ids, privileged, || Ok(nix::unistd::eaccess(path, flags)))?;
+        let answer = acting_as(ids, || Ok(nix::unistd::eaccess(path, flags)))?;
         if let Err(e) = answer {
             return Err(Error::new(Stage::Bundle, Kind::Failed, format!("cannot {what} {}", path.display()))
                 .because(e.desc())
@@ -111,9 +148,8 @@ pub fn check_access(data: &SafeData, ids: &HostIds, privileged: bool, write: boo
     Ok(())
 }
 
-/// The group that owns `path`, if the researcher is in it: the only one the container needs.
-fn group_of(path: &Path, groups: &[Gid]) -> Option<Gid> {
-    use std::os::unix::fs::MetadataExt as _;
-    let owner = Gid::from_raw(fs::metadata(path).ok()?.gid());
-    groups.contains(&owner).then_some(owner).filter(|gid| gid.as_raw() != 0)
+/// The group that owns the directory, if the researcher is in it: the only one the container needs.
+fn group_of(found: &FileStat, caller: &Caller) -> Option<Gid> {
+    let owner = Gid::from_raw(found.st_gid);
+    caller.groups().contains(&owner).then_some(owner).filter(|gid| gid.as_raw() != 0)
 }

@@ -7,33 +7,35 @@ use std::collections::BTreeMap;
 
 use super::prepare::Prepared;
 use crate::error::Result;
+use crate::host::privilege::as_root;
 use crate::policy::grant::Granted;
-use crate::run::supervisor::job::{Job, Journal};
-use crate::run::supervisor::quota::{self, Ceiling, Kept};
+use crate::run::supervisor::job::Job;
+use crate::run::supervisor::places::Places;
+use crate::run::supervisor::quota::{self, Ceiling, Kept, Which};
 use crate::run::supervisor::watch::Bound;
 
 const SCRATCH: &str = "scratch";
 const OUTPUTS: &str = "outputs";
 
 /// The bounds that file systems keep. Only root can ask for that (quotactl(2)).
-pub(super) fn kept(prepared: &Prepared, journal: &Journal) -> Vec<Kept> {
+pub(super) fn kept(prepared: &Prepared, places: &Places) -> Vec<Kept> {
     let (identity, limits) = (&prepared.identity, &prepared.grant.limits);
     if !identity.caller.is_privileged() {
         return Vec::new();
     }
     let scratch = Ceiling {
         what: SCRATCH,
-        dirs: vec![journal.home.join(&journal.scratch), journal.work.clone()],
+        dirs: vec![(Which::Scratch, places.scratch()), (Which::Work, places.work.clone())],
         bytes: limits.scratch_bytes,
         files: limits.scratch_files,
     };
     let outputs = Ceiling {
         what: OUTPUTS,
-        dirs: vec![journal.home.join(&journal.outputs)],
+        dirs: vec![(Which::Outputs, places.outputs())],
         bytes: limits.outputs_bytes,
         files: limits.outputs_files,
     };
-    quota::choose(&[scratch, outputs], &identity.researcher())
+    as_root(|root| quota::choose(root, &[scratch, outputs], &identity.researcher()))
 }
 
 /// The bounds that ces watches: all that no file system keeps, and the sum of what two of them keep.

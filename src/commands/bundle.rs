@@ -1,21 +1,27 @@
 //! `ces spec`, `ces bundle`: what a run would get, for eyes and for other runtimes.
 
-use std::fs::{self, File};
+use std::ffi::OsStr;
+use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, fchmod, mkdirat};
+use nix::unistd::{Gid, Uid, fchown};
 
 use super::prepare::{self, Prepared};
 use super::print;
 use crate::bundle::flatten;
-use crate::bundle::identity::{HostIds, acting_as};
-use crate::bundle::rootfs::{Bind, Plan, ROOTFS};
+use crate::bundle::rootfs::{Plan, ROOTFS};
 use crate::bundle::spec::{self, HostPaths};
 use crate::cli::{BundleArgs, Global, SpecArgs};
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::privilege::{Root, as_root, over_files};
 use crate::run::job_id::JobId;
 use crate::run::stage::in_child;
 use crate::run::supervisor::job;
-use crate::run::user_namespace;
+use crate::run::{removal, user_namespace};
 
 /// Prints the `config.json` that a run would get; nothing runs.
 ///
@@ -47,52 +53,69 @@ pub fn bundle(global: &Global, args: &BundleArgs) -> Result<u8> {
     prepared.identity = prepared.identity.portable()?;
     let dir = std::path::absolute(&args.dir)
         .map_err(|e| Error::new(Stage::Cli, Kind::Usage, format!("cannot use {}", args.dir.display())).because(e))?;
-    make_directories(&prepared, &dir)?;
-    let made = fill(&prepared, &dir);
-    if made.is_err() {
-        let identity = &prepared.identity;
+    let made = make_directories(&prepared, &dir)?;
+    let filled = fill(&prepared, &dir, &made);
+    if filled.is_err() {
         // The first error is the one to show.
-        user_namespace::with_ids(&identity.container, identity.caller.is_privileged(), || {
-            job::remove_work(&dir).map(|()| Vec::new())
-        })
-        .ok();
+        discard(&prepared, &dir, &made).ok();
     }
-    made?;
+    filled?;
     print::line(&dir.display().to_string())?;
     Ok(0)
 }
 
-fn make_directories(prepared: &Prepared, dir: &Path) -> Result<()> {
+/// Makes the directory and those in it, with the researcher's rights; gives the directory as it was made.
+fn make_directories(prepared: &Prepared, dir: &Path) -> Result<OwnedFd> {
     let identity = &prepared.identity;
-    let fail = |path: &Path, e: std::io::Error| {
+    let fail = |path: &Path, e: nix::Error| {
         Error::new(Stage::Bundle, Kind::Failed, format!("cannot make {}", path.display()))
-            .because(e)
+            .because(e.desc())
             .hint("name a directory that does not exist yet, in one that is yours")
     };
-    let privileged = identity.caller.is_privileged();
-    acting_as(&identity.researcher(), privileged, || {
-        // Others may pass through, as the container's users must, but not look.
-        fs::DirBuilder::new().mode(0o711).create(dir).map_err(|e| fail(dir, e))?;
-        for name in ["rootfs", "safe_outputs", "scratch"] {
-            fs::DirBuilder::new().mode(0o700).create(dir.join(name)).map_err(|e| fail(&dir.join(name), e))?;
-        }
-        Ok(())
-    })?;
+    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else { return Err(fail(dir, nix::Error::EEXIST)) };
+    let open = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let parent = nix::fcntl::open(parent, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(|e| fail(dir, e))?;
+    let make = |at: &OwnedFd, name: &OsStr, mode: u32| {
+        mkdirat(at, name, Mode::from_bits_truncate(mode))?;
+        let made = openat(at, name, open, Mode::empty())?;
+        // Whatever the umask.
+        fchmod(&made, Mode::from_bits_truncate(mode)).map(|()| made)
+    };
+    // Others may pass through, as the container's users must, but not look.
+    let made = make(&parent, name, 0o711).map_err(|e| fail(dir, e))?;
+    make(&made, OsStr::new("rootfs"), 0o700).map_err(|e| fail(&dir.join("rootfs"), e))?;
     let payload = identity.payload();
-    for name in ["safe_outputs", "scratch"].into_iter().filter(|_| privileged) {
-        std::os::unix::fs::lchown(dir.join(name), Some(payload.uid), Some(payload.gid))
-            .map_err(|e| fail(&dir.join(name), e))?;
+    for name in ["safe_outputs", "scratch"] {
+        let below = make(&made, OsStr::new(name), 0o700).map_err(|e| fail(&dir.join(name), e))?;
+        if identity.caller.is_privileged() {
+            let (uid, gid) = (Uid::from_raw(payload.uid), Gid::from_raw(payload.gid));
+            // What was opened, whatever its name leads to by now: a directory that is the researcher's, and empty.
+            as_root(|_| fchown(&below, Some(uid), Some(gid))).map_err(|e| fail(&dir.join(name), e))?;
+        }
     }
-    Ok(())
+    Ok(made)
 }
 
-fn fill(prepared: &Prepared, dir: &Path) -> Result<()> {
-    let identity = &prepared.identity;
+/// Removes a bundle that could not be made whole: what is in the directory that was made, and then its name.
+fn discard(prepared: &Prepared, dir: &Path, made: &OwnedFd) -> Result<()> {
+    let (identity, researcher) = (&prepared.identity, prepared.identity.researcher());
     let privileged = identity.caller.is_privileged();
+    let ids = job::ids_of(&identity.container, privileged, researcher.uid);
+    let foreign = job::ids_of(&identity.on_disk, privileged, researcher.uid);
+    let empty = || {
+        removal::content(made, &|uid| ids(uid) || foreign(uid))
+            .map(|()| Vec::new())
+            .map_err(|e| Error::new(Stage::Bundle, Kind::Failed, "cannot remove the bundle").because(e.desc()))
+    };
+    over_files(&researcher, |root| user_namespace::with_ids(root, &identity.container, privileged, empty))?;
+    fs::remove_dir(dir).map_err(|e| Error::new(Stage::Bundle, Kind::Failed, "cannot remove the bundle").because(e))
+}
+
+fn fill(prepared: &Prepared, dir: &Path, made: &OwnedFd) -> Result<()> {
     let id = JobId::new()?;
     let hostname = prepared.hostname("ces").to_owned();
-    let [hosts, hostname, resolv_conf] =
-        acting_as(&identity.researcher(), privileged, || prepare::write_etc(dir, &hostname))?;
+    let [hosts, hostname, resolv_conf] = prepare::write_etc(dir, &hostname)?;
     let paths = HostPaths {
         data: Some(prepared.data.path.clone()),
         outputs: dir.join("safe_outputs"),
@@ -104,17 +127,32 @@ fn fill(prepared: &Prepared, dir: &Path) -> Result<()> {
     let (spec, notes) = prepared.spec("ces", &paths, Path::new("rootfs"), true)?;
     notes.iter().try_for_each(|note| print::note(note))?;
     let config = dir.join("config.json");
-    let text = spec::to_json(&spec)?;
-    acting_as(&identity.researcher(), privileged, || {
-        fs::write(&config, text).map_err(|e| {
-            Error::new(Stage::Bundle, Kind::Failed, format!("cannot write {}", config.display())).because(e)
-        })
+    fs::write(&config, spec::to_json(&spec)?).map_err(|e| {
+        Error::new(Stage::Bundle, Kind::Failed, format!("cannot write {}", config.display())).because(e)
     })?;
-    copy_rootfs(prepared, &dir.join("rootfs"), &prepared.dirs.store.join("work").join(format!("bundle-{id}")))
+    let fail =
+        |e: nix::Error| Error::new(Stage::Bundle, Kind::Failed, "cannot use the bundle's rootfs").because(e.desc());
+    let open = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let target = openat(made, "rootfs", open, Mode::empty()).map_err(fail)?;
+    let work = prepared.dirs.store.join("work").join(format!("bundle-{id}"));
+    let identity = &prepared.identity;
+    if !identity.caller.is_privileged() {
+        return as_root(|root| copy_rootfs(root, prepared, &target, &work));
+    }
+    as_root(|root| {
+        // Until it is whole nobody but root enters it: what is made in it is what was made.
+        let own = |uid: Uid, gid: Gid| fchown(&target, Some(uid), Some(gid)).map_err(fail);
+        own(Uid::from_raw(0), Gid::from_raw(0))?;
+        let copied = copy_rootfs(root, prepared, &target, &work);
+        if copied.is_err() {
+            own(identity.caller.uid, identity.caller.gid)?;
+        }
+        copied
+    })
 }
 
 /// Copies the image's merged tree, in a process that sees that tree and the target alone.
-fn copy_rootfs(prepared: &Prepared, target: &Path, work: &Path) -> Result<()> {
+fn copy_rootfs(root: &Root, prepared: &Prepared, target: &OwnedFd, work: &Path) -> Result<()> {
     let identity = &prepared.identity;
     let privileged = identity.caller.is_privileged();
     fs::DirBuilder::new()
@@ -122,32 +160,25 @@ fn copy_rootfs(prepared: &Prepared, target: &Path, work: &Path) -> Result<()> {
         .mode(0o700)
         .create(work)
         .map_err(|e| Error::new(Stage::Bundle, Kind::Failed, format!("cannot make {}", work.display())).because(e))?;
-    let root = prepared.image.root();
+    let top = prepared.image.root();
     let plan = Plan {
-        root_mode: root.mode,
-        root_owner: identity.for_mounting(root.uid, root.gid)?,
+        root_mode: top.mode,
+        root_owner: identity.for_mounting(top.uid, top.gid)?,
         layers: prepared.image.layers().iter().map(|layer| layer.path().to_path_buf()).collect(),
         work: work.to_path_buf(),
-        binds: vec![Bind {
-            source: target.to_path_buf(),
-            text: None,
-            destination: PathBuf::from("rootfs"),
-            read_only: false,
-            no_exec: false,
-            opened_as: HostIds { uid: 0, gid: 0, groups: Vec::new() },
-            follow: false,
-        }],
+        binds: Vec::new(),
         root_ids: identity.root(),
         cover: work.to_path_buf(),
     };
-    let open = |path: &str| {
-        File::open(path).map_err(|e| Error::new(Stage::Bundle, Kind::Failed, format!("cannot open {path}")).because(e))
-    };
-    let copied = in_child::in_stage(&plan, identity.layer_map().as_ref(), &identity.container, privileged, || {
-        flatten::copy(open(ROOTFS)?.into(), open("/b/0")?.into())
-    });
+    let fail = |e: nix::Error| Error::new(Stage::Bundle, Kind::Failed, "cannot open the merged tree").because(e.desc());
+    let read = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let copied =
+        in_child::in_stage(root, &plan, identity.layer_map().as_ref(), &identity.container, privileged, || {
+            let from = nix::fcntl::open(ROOTFS, read, Mode::empty()).map_err(fail)?;
+            flatten::copy(from, openat(target, ".", read, Mode::empty()).map_err(fail)?)
+        });
     let removed =
-        user_namespace::with_ids(&identity.container, privileged, || job::remove_work(work).map(|()| Vec::new()));
+        user_namespace::with_ids(root, &identity.container, privileged, || job::remove_work(work).map(|()| Vec::new()));
     copied?;
     removed.map(drop)
 }

@@ -1,4 +1,4 @@
-//! What the verbs about images are given.
+//! What every verb is given: who calls, the rules in force, where things are.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,6 +8,7 @@ use crate::cli::Global;
 use crate::error::Result;
 use crate::host::caller::Caller;
 use crate::host::dirs::Dirs;
+use crate::host::privilege::as_root;
 use crate::image::source::{RegistryRule, RegistryRules};
 use crate::image::store::Store;
 use crate::image::unpack::Limits;
@@ -15,7 +16,60 @@ use crate::policy::reader::Rule;
 use crate::policy::{ImageLimits, Policy};
 use crate::run::supervisor::sweep;
 
-/// Who calls, where things are, and what the policy says about images.
+/// Who calls, the rules in force, and where things are.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// Who calls.
+    pub caller: Caller,
+    /// The rules.
+    pub policy: Policy,
+    /// Where things are.
+    pub dirs: Dirs,
+}
+
+impl Site {
+    /// Finds all of it out, for a caller who may be known already.
+    ///
+    /// # Errors
+    /// When the caller is nobody, the policy cannot be trusted, or a directory could be exchanged.
+    pub fn of(global: &Global, caller: Caller) -> Result<Self> {
+        as_root(|root| {
+            let policy = Policy::load(root, &caller, global.policy.as_deref())?;
+            let dirs = Dirs::open(root, &caller, global.root.as_deref(), policy.places())?;
+            Ok(Self { caller, policy, dirs })
+        })
+    }
+
+    /// The same for whoever calls, once what a killed run of theirs left is cleaned up.
+    ///
+    /// # Errors
+    /// As [`Site::of`]; and when the running jobs cannot be read.
+    pub fn swept(global: &Global) -> Result<Self> {
+        let site = Self::of(global, Caller::find()?)?;
+        site.sweep()?;
+        Ok(site)
+    }
+
+    /// Cleans up what a killed ces left; every verb does that first. What cannot be cleaned up is said, and no reason to stop.
+    ///
+    /// # Errors
+    /// When the running jobs cannot be read.
+    pub fn sweep(&self) -> Result<()> {
+        let left = sweep::sweep(&self.dirs, &self.caller)?;
+        left.iter().try_for_each(|left| print::note(&format!("a killed run left something: {left}")))
+    }
+
+    /// The store, with the images in sight that this caller may see.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn store(&self) -> Result<Store> {
+        let store = Store::open(&self.dirs, &self.caller)?;
+        Ok(if self.policy.images().shared.value { store.seeing_all() } else { store })
+    }
+}
+
+/// What the verbs about images are given.
 #[derive(Debug, Clone)]
 pub struct Context {
     /// Who calls.
@@ -30,56 +84,44 @@ pub struct Context {
     pub shared: bool,
     /// The directory of all projects' data.
     pub data_root: PathBuf,
+    site: Site,
 }
 
 impl Context {
     /// Finds all of it out.
     ///
     /// # Errors
-    /// When the caller is nobody, or the policy cannot be trusted.
+    /// As [`Site::swept`].
     pub fn new(global: &Global) -> Result<Self> {
-        let caller = Caller::find()?;
-        let dirs = Dirs::new(&caller, global.root.as_deref())?;
-        sweep(&dirs, &caller)?;
-        let policy = Policy::load(&caller, global.policy.as_deref())?;
-        let rules = policy.registries();
+        let site = Site::swept(global)?;
+        let rules = site.policy.registries();
         let hosts: BTreeMap<_, _> = rules
             .mirrors
             .iter()
             .map(|(host, mirror)| (host.clone(), RegistryRule { mirror: mirror.url.clone(), ca: mirror.ca.clone() }))
             .collect();
         Ok(Self {
-            dirs,
+            dirs: site.dirs.clone(),
             registries: RegistryRules {
                 allow: rules.allow.as_ref().map(|rule| rule.value.clone()),
                 hosts: hosts.into_iter().collect(),
                 contact: rules.contact.clone(),
             },
-            limits: limits(&policy.images().limits),
-            shared: policy.images().shared.value,
-            data_root: policy.data_root().to_path_buf(),
-            caller,
+            limits: limits(&site.policy.images().limits),
+            shared: site.policy.images().shared.value,
+            data_root: site.policy.data_root().to_path_buf(),
+            caller: site.caller.clone(),
+            site,
         })
     }
-}
 
-impl Context {
     /// The store, with the images in sight that this caller may see.
     ///
     /// # Errors
     /// As [`Store::open`].
     pub fn store(&self) -> Result<Store> {
-        open_store(&self.dirs, &self.caller, self.shared)
+        self.site.store()
     }
-}
-
-/// The store; `shared` when the policy shows every image to everybody.
-///
-/// # Errors
-/// As [`Store::open`].
-pub fn open_store(dirs: &Dirs, caller: &Caller, shared: bool) -> Result<Store> {
-    let store = Store::open(dirs, caller)?;
-    Ok(if shared { store.seeing_all() } else { store })
 }
 
 /// What the policy says about sizes, over what is built in.
@@ -94,12 +136,4 @@ fn limits(stated: &ImageLimits) -> Limits {
         memory: value(&stated.memory, built_in.memory),
         ..built_in
     }
-}
-
-/// Cleans up what a killed ces left; every verb does that first. What cannot be cleaned up is said, and no reason to stop.
-///
-/// # Errors
-/// When the running jobs cannot be read.
-pub fn sweep(dirs: &Dirs, caller: &Caller) -> Result<()> {
-    sweep::sweep(dirs, caller)?.iter().try_for_each(|left| print::note(&format!("a killed run left something: {left}")))
 }

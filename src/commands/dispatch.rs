@@ -11,7 +11,7 @@ use crate::run::supervisor::spawn::Started;
 ///
 /// # Errors
 /// The verb's.
-pub fn dispatch(global: &Global, command: &Command, ahead: Option<Started>) -> Result<u8> {
+pub fn dispatch(global: &Global, command: &Command, started: Option<Started>) -> Result<u8> {
     match command {
         Command::Policy(command) => policy::run(global, command),
         Command::Completions(args) => manual::completions(args),
@@ -33,7 +33,7 @@ pub fn dispatch(global: &Global, command: &Command, ahead: Option<Started>) -> R
             let asked = inspect::InspectArgs { image: args.image.clone() };
             inspect::inspect(&Context::new(global)?, &asked).map(|()| 0)
         }
-        Command::Run(args) => run::run(global, args, ahead),
+        Command::Run(args) => run::run(global, args, started),
         Command::Bundle(args) => bundle::bundle(global, args),
         Command::Spec(args) => bundle::spec(global, args),
         Command::Doctor(args) => doctor::doctor(global, args),

@@ -11,7 +11,7 @@ use oci_spec::runtime::LinuxResources;
 use serde::Serialize;
 
 use super::{prepare, print};
-use crate::bundle::identity::{HostIds, Identity};
+use crate::bundle::identity::Identity;
 use crate::bundle::rootfs::{Plan, ROOTFS};
 use crate::bundle::spec::resources;
 use crate::cli::{Global, ListArgs};
@@ -21,6 +21,8 @@ use crate::host::cgroup;
 use crate::host::dirs::Dirs;
 use crate::host::features::{self, Facts};
 use crate::host::idmap::IdMap;
+use crate::host::ids::HostIds;
+use crate::host::privilege::{Root, as_root};
 use crate::host::sys;
 use crate::policy::reader::Rule;
 use crate::policy::units::show_size;
@@ -59,25 +61,30 @@ struct Finding {
 /// When the caller is nobody, or the policy cannot be trusted.
 pub fn doctor(global: &Global, args: &ListArgs) -> Result<u8> {
     let caller = Caller::find()?;
-    let dirs = Dirs::new(&caller, global.root.as_deref())?;
-    let policy = Policy::load(&caller, global.policy.as_deref());
+    let policy = as_root(|root| Policy::load(root, &caller, global.policy.as_deref()));
+    let places = policy.as_ref().map(|policy| policy.places().clone()).unwrap_or_default();
+    let dirs = as_root(|root| Dirs::open(root, &caller, global.root.as_deref(), &places));
+    // What names a place in vain is wrong with the call, not with the host.
+    let dirs = match dirs {
+        Err(error) if error.kind() != Kind::Host => return Err(error),
+        other => other,
+    };
     let limits_required = policy.as_ref().map_or(true, |p| p.limits().required.value);
     let mut findings = host(&caller);
-    findings.extend([
-        policy_file(&policy),
-        ids(&caller),
-        seccomp(),
-        landlock(),
-        control_groups(
-            limits_required,
-            policy.as_ref().ok().and_then(|p| p.limits().io.default.as_ref()),
-            &caller,
-            &dirs,
-        ),
-        mounts(&caller, &dirs),
-        data(policy.as_ref().ok()),
-    ]);
-    findings.extend(home(&caller, &dirs, policy.as_ref().ok()));
+    findings.extend([policy_file(&policy), ids(&caller), seccomp(), landlock(), data(policy.as_ref().ok())]);
+    match &dirs {
+        Ok(dirs) => {
+            let io = policy.as_ref().ok().and_then(|p| p.limits().io.default.as_ref());
+            findings.push(control_groups(limits_required, io, &caller, dirs));
+            findings.push(mounts(&caller, dirs));
+            findings.extend(home(&caller, dirs, policy.as_ref().ok()));
+        }
+        Err(error) => {
+            let fix = error.hint_text().unwrap_or("see [site] in the policy").to_owned();
+            let needed = "directories that nobody else can exchange";
+            findings.push(finding("store", needed, error.to_string(), Some((Grade::Refused, fix))));
+        }
+    }
     let refused = findings.iter().any(|f| f.grade == Grade::Refused);
     let word = match (refused, caller.mode) {
         (true, _) => "refused",
@@ -177,11 +184,11 @@ fn quotas(caller: &Caller, dirs: &Dirs) -> Result<[bool; 2]> {
     if !caller.is_privileged() {
         return Ok([false; 2]);
     }
-    let (home, store) = (prepare::researcher(caller)?, HostIds { uid: 0, gid: 0, groups: Vec::new() });
-    let outputs = probe::quota(&caller.home, &home)?;
-    // The store is made with the first image.
-    let there = dirs.store.ancestors().find(|dir| dir.exists()).unwrap_or(&dirs.store);
-    Ok([outputs && probe::quota(there, &store)?, outputs])
+    let (home, store) = (caller.ids(), HostIds { uid: 0, gid: 0, groups: Vec::new() });
+    as_root(|root| {
+        let outputs = probe::quota(root, &caller.home, &home)?;
+        Ok([outputs && probe::quota(root, dirs.store.path(), &store)?, outputs])
+    })
 }
 
 fn finding(what: &'static str, needed: &'static str, found: String, problem: Option<(Grade, String)>) -> Finding {
@@ -258,7 +265,7 @@ fn control_groups(required: bool, io: Option<&Rule<u64>>, caller: &Caller, dirs:
     let grade = if required { Grade::Refused } else { Grade::Warning };
     let kind = cgroup::setup().map_or_else(|_| "none".to_owned(), |setup| setup.to_string());
     let tried = io.map_or_else(|| Ok(LinuxResources::default()), |rate| disk_limits(rate.value, caller, dirs));
-    match tried.and_then(|resources| probe::limits(&resources)) {
+    match tried.and_then(|resources| as_root(|root| probe::limits(root, &resources))) {
         Ok(missing) if missing.is_empty() => finding("control groups", needed, format!("tried: {kind}"), None),
         Ok(missing) => finding(
             "control groups",
@@ -284,7 +291,7 @@ fn disk_limits(rate: u64, caller: &Caller, dirs: &Dirs) -> Result<LinuxResources
 /// Mounts an empty image, exactly as a run would.
 fn mounts(caller: &Caller, dirs: &Dirs) -> Finding {
     let needed = "user namespaces, idmapped layers, overlay";
-    match try_mounts(caller, dirs) {
+    match as_root(|root| try_mounts(root, caller, dirs)) {
         Ok(()) => finding("mounts", needed, "tried: they work".to_owned(), None),
         Err(error) => {
             let fix = error
@@ -296,12 +303,12 @@ fn mounts(caller: &Caller, dirs: &Dirs) -> Finding {
     }
 }
 
-fn try_mounts(caller: &Caller, dirs: &Dirs) -> Result<()> {
+fn try_mounts(root: &Root, caller: &Caller, dirs: &Dirs) -> Result<()> {
     let identity = Identity::new(caller, 0, 0, Vec::new(), false)?;
     let dir = dirs.store.join("work").join(format!("doctor-{}", JobId::new()?));
     let layer = dir.join("layer");
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&layer).map_err(|e| {
-        Error::new(Stage::Store, Kind::Host, format!("cannot write to the store {}", dirs.store.display()))
+        Error::new(Stage::Store, Kind::Host, format!("cannot write to the store {}", dirs.store.path().display()))
             .because(e)
             .hint("name a directory that you can write to, on a local file system, with --root DIR or CES_ROOT")
     })?;
@@ -323,13 +330,13 @@ fn try_mounts(caller: &Caller, dirs: &Dirs) -> Result<()> {
                 root_ids: identity.root(),
                 cover: work,
             };
-            in_child::in_stage(&plan, identity.layer_map().as_ref(), &identity.container, privileged, || {
+            in_child::in_stage(root, &plan, identity.layer_map().as_ref(), &identity.container, privileged, || {
                 fs::write(Path::new(ROOTFS).join("file"), "x")
                     .map_err(|e| Error::new(Stage::Bundle, Kind::Host, "cannot write to the overlay").because(e))
             })
         });
     let removed =
-        user_namespace::with_ids(&identity.container, privileged, || job::remove_work(&dir).map(|()| Vec::new()));
+        user_namespace::with_ids(root, &identity.container, privileged, || job::remove_work(&dir).map(|()| Vec::new()));
     tried?;
     removed.map(drop)
 }

@@ -2,12 +2,10 @@
 
 use std::io::Write as _;
 
-use super::{ps, request};
+use super::{Site, ps, request};
 use crate::cli::{ExecArgs, Global};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
-use crate::host::dirs::Dirs;
-use crate::policy::Policy;
 use crate::policy::grant::NEVER_SET;
 use crate::policy::request::files;
 use crate::run::ending::Ending;
@@ -20,9 +18,9 @@ use crate::run::terminal::session;
 /// # Errors
 /// When the policy forbids it, there is no such run, or the command did not stand the enforced check.
 pub fn exec(global: &Global, args: &ExecArgs) -> Result<u8> {
-    let caller = Caller::find()?;
-    Policy::load(&caller, global.policy.as_deref())?.may_exec()?;
-    let journal = ps::find(global, args.id())?;
+    let site = Site::of(global, Caller::find()?)?;
+    site.policy.may_exec()?;
+    let journal = ps::find(&site, args.id())?;
     let mut env = Vec::new();
     for variable in &args.env {
         files::variable(variable, &request::caller_env(), &mut env)?;
@@ -46,9 +44,9 @@ pub fn exec(global: &Global, args: &ExecArgs) -> Result<u8> {
         cwd: args.workdir.clone(),
         tty: args.tty,
         user: args.user.clone(),
-        by: caller.name.clone(),
+        by: site.caller.name.clone(),
     };
-    let dir = Dirs::new(&caller, global.root.as_deref())?.running.join(journal.id.as_str());
+    let dir = site.dirs.running.join(journal.id.as_str());
     let ending = exec_client::exec(&dir, command, args.interactive)?;
     if args.tty && args.interactive {
         session::forget_input();

@@ -8,15 +8,14 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, open, readlink};
-use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::Mode;
 
-use super::prepare;
-use crate::bundle::identity::acting_as;
 use crate::bundle::safe_data::SafeData;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::idmap::IdMap;
+use crate::host::privilege::as_root;
+use crate::host::process_limits;
 use crate::image::store::StoredImage;
 use crate::policy::Policy;
 use crate::policy::grant::GrantFacts;
@@ -31,8 +30,7 @@ pub fn locate(source: &str, cwd: &Path, home: &Path) -> PathBuf {
     }
 }
 
-/// What each `-v` source really is: opened with the privileges this process has now (root: while it acts as the
-/// researcher), then read back from the descriptor, so that links are followed once and by the kernel.
+/// What each `-v` source really is: opened with the researcher's rights, then read back from the descriptor, so that links are followed once and by the kernel.
 pub fn sources(binds: &[BindRequest], cwd: &Path, home: &Path) -> BTreeMap<String, PathBuf> {
     let real = |bind: &BindRequest| Some((bind.source.clone(), resolve(&locate(&bind.source, cwd, home))?));
     binds.iter().filter_map(real).collect()
@@ -44,30 +42,10 @@ pub fn resolve(path: &Path) -> Option<PathBuf> {
     readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str()).ok().map(PathBuf::from)
 }
 
-/// This process's hard limits by podman's names; unlimited ones are left out.
+/// The hard limits that the caller's shell gave this process, by podman's names; unlimited ones are left out.
 pub fn hard_limits() -> BTreeMap<String, u64> {
-    let known = [
-        ("as", Resource::RLIMIT_AS),
-        ("core", Resource::RLIMIT_CORE),
-        ("cpu", Resource::RLIMIT_CPU),
-        ("data", Resource::RLIMIT_DATA),
-        ("fsize", Resource::RLIMIT_FSIZE),
-        ("locks", Resource::RLIMIT_LOCKS),
-        ("memlock", Resource::RLIMIT_MEMLOCK),
-        ("msgqueue", Resource::RLIMIT_MSGQUEUE),
-        ("nice", Resource::RLIMIT_NICE),
-        ("nofile", Resource::RLIMIT_NOFILE),
-        ("nproc", Resource::RLIMIT_NPROC),
-        ("rss", Resource::RLIMIT_RSS),
-        ("rtprio", Resource::RLIMIT_RTPRIO),
-        ("sigpending", Resource::RLIMIT_SIGPENDING),
-        ("stack", Resource::RLIMIT_STACK),
-    ];
-    known
-        .into_iter()
-        .filter_map(|(name, resource)| Some((name.to_owned(), getrlimit(resource).ok()?.1)))
-        .filter(|(_, hard)| *hard != u64::MAX)
-        .collect()
+    let hard = process_limits::of_caller().iter().map(|(name, (_, hard))| ((*name).to_owned(), *hard));
+    hard.filter(|(_, hard)| *hard != u64::MAX).collect()
 }
 
 /// What a grant depends on of an image.
@@ -112,26 +90,23 @@ pub fn gather(
     image: Named,
     data: Option<&SafeData>,
 ) -> Result<GrantFacts> {
-    let ids = prepare::researcher(caller)?;
     let cwd = std::env::current_dir().map_err(|e| {
         Error::new(Stage::Cli, Kind::Host, "the current directory cannot be found").because(e).hint("change to another")
     })?;
-    let (home, data_path, sources) = acting_as(&ids, caller.is_privileged(), || {
-        let real = |path: &Path| resolve(path).unwrap_or_else(|| path.to_owned());
-        Ok((real(&caller.home), data.map(|data| real(&data.path)), sources(&request.binds, &cwd, &caller.home)))
-    })?;
+    let home = resolve(&caller.home).unwrap_or_else(|| caller.home.clone());
     Ok(GrantFacts {
         project: data.map_or_else(|| request.project.clone(), |data| data.project.clone()),
-        data: data_path,
+        data: data.map(|data| data.path.clone()),
         home,
         registry: image.registry,
         digest: image.digest,
         named_by_digest: image.by_digest,
-        approved: policy.approved()?,
+        approved: as_root(|root| policy.approved(root))?,
         today: jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date(),
-        sources,
+        sources: sources(&request.binds, &cwd, &caller.home),
         single_id: IdMap::on_disk(caller)?.is_single(),
         hard_limits: hard_limits(),
+        payload_limits: process_limits::for_the_payload_alone(),
     })
 }
 

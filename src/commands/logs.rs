@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{print, ps, records};
+use super::{Site, print, ps, records};
 use crate::cli::{Global, LogsArgs};
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::privilege::as_root;
+use crate::run::supervisor::detach::log_path;
 use crate::run::supervisor::record::Record;
 use crate::text::TerminalFilter;
 
@@ -22,16 +24,18 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// # Errors
 /// When there is no such run, or it was not detached.
 pub fn logs(global: &Global, args: &LogsArgs) -> Result<u8> {
-    let record = records::of(global, &args.id)?;
-    let path = record.log.as_ref().ok_or_else(|| {
+    let site = Site::swept(global)?;
+    let record = records::of(&site, &args.id)?;
+    record.log.as_ref().ok_or_else(|| {
         Error::new(Stage::Record, Kind::Missing, format!("run {} has no log", record.id))
             .because("it was not detached: its output went where ces's own output went")
             .hint("start it with ces run -d")
     })?;
+    let path = log_path(&site.dirs.log, &record.id);
     let fail = |e: std::io::Error| {
         Error::new(Stage::Record, Kind::Failed, format!("cannot read the log {}", path.display())).because(e)
     };
-    let mut log = File::open(path).map_err(fail)?;
+    let mut log = as_root(|_| File::open(&path)).map_err(fail)?;
     let mut shown = if args.json {
         Shown::Lines(record.id.to_string(), Vec::new())
     } else if std::io::stdout().is_terminal() {
@@ -42,7 +46,7 @@ pub fn logs(global: &Global, args: &LogsArgs) -> Result<u8> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         // Asked before the log is read to its end: what was written before the run's end is read after it.
-        let more = args.follow && is_running(global, &record)?;
+        let more = args.follow && is_running(&site, &record)?;
         loop {
             let read = log.read(&mut buffer).map_err(fail)?;
             let bytes = buffer.get(..read).unwrap_or_default();
@@ -105,6 +109,6 @@ fn line(id: &str, held: &mut Vec<u8>) -> Result<()> {
     print::json_line(&json!({"id": id, "line": text, "complete": complete}))
 }
 
-fn is_running(global: &Global, record: &Record) -> Result<bool> {
-    Ok(ps::running(global)?.iter().any(|journal| journal.id == record.id))
+fn is_running(site: &Site, record: &Record) -> Result<bool> {
+    Ok(ps::running(site)?.iter().any(|journal| journal.id == record.id))
 }

@@ -30,8 +30,12 @@ mod advice;
 mod bounds;
 /// What another of an image's users left in a bound directory.
 mod others;
+/// What of the host a run sees.
+mod run_plan;
+/// A run's journal and record.
+mod run_record;
 /// What `ces run` says.
-mod talk;
+mod run_report;
 /// `ces run`.
 pub mod run;
 /// `ces spec`, `ces bundle`.
@@ -54,7 +58,7 @@ pub mod manual;
 /// The same call through sudo.
 mod elevate;
 
-pub use context::Context;
+pub use context::{Context, Site};
 pub use dispatch::dispatch;
-pub use elevate::through_sudo;
-pub use run::ahead;
+pub use elevate::{take_over_call, through_sudo};
+pub use run::start_stage;

@@ -8,7 +8,6 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use super::prepare::Prepared;
-use crate::bundle::identity::acting_as;
 use crate::policy::Access;
 
 /// Entries of a directory that are looked at.
@@ -23,12 +22,7 @@ pub fn notes(prepared: &Prepared) -> Vec<String> {
     }
     let data = (prepared.grant.data == Access::Rw).then_some(prepared.data.path.as_path());
     let own = prepared.grant.binds.iter().filter(|bind| bind.access == Access::Rw).map(|bind| bind.source.as_path());
-    let left = own.chain(data).filter(|dir| {
-        // With the researcher's rights, as every file of theirs is looked at.
-        let looked =
-            acting_as(&identity.researcher(), identity.caller.is_privileged(), || Ok(has_others(prepared, dir)));
-        looked.unwrap_or(false)
-    });
+    let left = own.chain(data).filter(|dir| has_others(prepared, dir));
     let note = |dir: &Path| {
         format!(
             "{dir} holds files of another user of the image, which you cannot change or delete; to make them yours: \

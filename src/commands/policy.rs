@@ -1,13 +1,12 @@
 //! `ces policy show`, `check`, `explain`.
 
 use super::facts::Named;
-use super::{context, facts, prepare, print, request};
-use crate::bundle::identity::acting_as;
+use super::{Site, facts, prepare, print, request};
 use crate::bundle::safe_data::{self, SafeData};
 use crate::cli::{ExplainArgs, Global, PolicyCommand};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
-use crate::host::dirs::Dirs;
+use crate::host::privilege::as_root;
 use crate::image::store::StoredImage;
 use crate::policy::grant::Decision;
 use crate::policy::request::RunRequest;
@@ -34,7 +33,7 @@ struct Shown<'a> {
 
 fn show(global: &Global, json: bool) -> Result<u8> {
     let caller = Caller::find()?;
-    let policy = Policy::load(&caller, global.policy.as_deref())?;
+    let policy = as_root(|root| Policy::load(root, &caller, global.policy.as_deref()))?;
     if json {
         print::json(&Shown { file: policy.file(), mode: caller.mode, rules: policy.rules() })?;
         return Ok(0);
@@ -48,8 +47,7 @@ fn show(global: &Global, json: bool) -> Result<u8> {
 fn check(file: &std::path::Path, json: bool) -> Result<u8> {
     let name = file.display().to_string();
     let caller = Caller::find()?;
-    let ids = prepare::researcher(&caller)?;
-    let bytes = acting_as(&ids, caller.is_privileged(), || request::read_file(file))?;
+    let bytes = request::read_file(file)?;
     let text = String::from_utf8(bytes)
         .map_err(|e| Error::new(Stage::Policy, Kind::Policy, format!("{name} is not text")).because(e.utf8_error()))?;
     let policy = Policy::parse(&text, &name, &HostFacts::gather(caller.is_privileged())?)?;
@@ -63,23 +61,18 @@ fn check(file: &std::path::Path, json: bool) -> Result<u8> {
 
 /// Looks up the image and finds the project as a run would; what is not there is said, and the rest explained without it.
 fn explain(global: &Global, args: &ExplainArgs) -> Result<u8> {
-    let caller = Caller::find()?;
-    let dirs = Dirs::new(&caller, global.root.as_deref())?;
-    let policy = Policy::load(&caller, global.policy.as_deref())?;
-    let asked = prepare::read_request(&caller, &args.run)?;
-    let image = match dirs.store.is_dir() {
-        true => context::open_store(&dirs, &caller, policy.images().shared.value)?.find(&asked.image),
-        false => Err(Error::new(Stage::Store, Kind::Missing, format!("there is no store {}", dirs.store.display()))
-            .hint(format!("pull the image first: ces pull {}", asked.image))),
-    };
-    let data = safe_data::find(&caller, policy.data_root(), asked.project.as_deref());
+    let site = Site::of(global, Caller::find()?)?;
+    let (caller, policy) = (&site.caller, &site.policy);
+    let asked = prepare::read_request(&args.run)?;
+    let image = site.store()?.find(&asked.image);
+    let data = safe_data::find(caller, policy.data_root(), asked.project.as_deref());
     let named = match (&image, policy.images().approved.is_some() && !asked.image.contains("@sha256:")) {
         (Ok(image), _) => Named::stored(image, &asked),
         // A list of digests says nothing about a name.
         (Err(_), true) => return image.map(|_| 0),
         (Err(_), false) => Named::by_name(&asked),
     };
-    let facts = facts::gather(&policy, &caller, &asked, named, data.as_ref().ok())?;
+    let facts = facts::gather(policy, caller, &asked, named, data.as_ref().ok())?;
     let mut grant = policy.grant(&asked, &facts)?;
     grant.decisions.splice(0..0, [which_image(&asked, &image), which_project(&asked, &data)]);
     if args.json {

@@ -7,8 +7,8 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use super::facts::{self, Named};
-use super::request;
-use crate::bundle::identity::{HostIds, Identity, acting_as};
+use super::{Site, request};
+use crate::bundle::identity::Identity;
 use crate::bundle::image_user::{self, ResolvedUser};
 use crate::bundle::safe_data::{self, SafeData};
 use crate::bundle::spec::{self, HostPaths, SpecInput};
@@ -19,6 +19,7 @@ use crate::host::caller::Caller;
 use crate::host::dirs::Dirs;
 use crate::host::disks::{self, Disk};
 use crate::host::features;
+use crate::host::privilege::as_root;
 use crate::host::sockets;
 use crate::image::store::StoredImage;
 use crate::policy::grant::Grant;
@@ -48,21 +49,12 @@ pub struct Prepared {
     pub warnings: Vec<String>,
 }
 
-/// Who calls, with the rights to open what they name.
-pub(super) fn researcher(caller: &Caller) -> Result<HostIds> {
-    let groups =
-        if caller.is_privileged() { caller.groups()?.iter().map(|g| g.as_raw()).collect() } else { Vec::new() };
-    Ok(HostIds { uid: caller.uid.as_raw(), gid: caller.gid.as_raw(), groups })
-}
-
-/// Reads what was asked, with the researcher's rights.
+/// Reads what was asked.
 ///
 /// # Errors
 /// When it makes no sense, or a file it names cannot be read.
-pub fn read_request(caller: &Caller, args: &RunArgs) -> Result<RunRequest> {
-    let ids = researcher(caller)?;
-    let open = |path: &Path| acting_as(&ids, caller.is_privileged(), || request::read_file(path));
-    request::read(args, &open, &request::caller_env())
+pub fn read_request(args: &RunArgs) -> Result<RunRequest> {
+    request::read(args, &request::read_file, &request::caller_env())
 }
 
 /// Who calls, on a host that can run containers at all.
@@ -80,12 +72,12 @@ pub fn caller() -> Result<Caller> {
 /// # Errors
 /// Each stage's own.
 pub fn prepare(global: &Global, args: &RunArgs, caller: Caller) -> Result<Prepared> {
-    let dirs = Dirs::new(&caller, global.root.as_deref())?;
-    let policy = Policy::load(&caller, global.policy.as_deref())?;
-    let mut request = read_request(&caller, args)?;
+    let site = Site::of(global, caller)?;
+    let mut request = read_request(args)?;
     let warnings = std::mem::take(&mut request.warnings);
-    super::context::sweep(&dirs, &caller)?;
-    let image = super::context::open_store(&dirs, &caller, policy.images().shared.value)?.find(&request.image)?;
+    site.sweep()?;
+    let image = site.store()?.find(&request.image)?;
+    let Site { caller, policy, dirs } = site;
     let data = safe_data::find(&caller, policy.data_root(), request.project.as_deref())?;
     let facts = facts::gather(&policy, &caller, &request, Named::stored(&image, &request), Some(&data))?;
     let grant = policy.grant(&request, &facts)?;
@@ -97,17 +89,15 @@ pub fn prepare(global: &Global, args: &RunArgs, caller: Caller) -> Result<Prepar
         data.group.into_iter().collect(),
         !grant.profile.capabilities.is_empty(),
     )?;
-    safe_data::check_access(&data, &identity.payload(), caller.is_privileged(), grant.data == Access::Rw)?;
+    safe_data::check_access(&data, &identity.payload(), grant.data == Access::Rw)?;
     refuse_sockets(&data, &grant)?;
     Ok(Prepared { dirs, policy, request, image, data, grant, user, identity, warnings })
 }
 
 /// A service of the host that listens in what is bound would be a way out of the container.
 fn refuse_sockets(data: &SafeData, grant: &Grant) -> Result<()> {
-    // Sockets have the names by which they were bound, and mostly those are without links.
-    let resolved = facts::resolve(&data.path);
     let own = grant.binds.iter().map(|bind| bind.source.as_path());
-    let found = sockets::below(own.chain([data.path.as_path()]).chain(resolved.as_deref()))
+    let found = sockets::below(own.chain([data.path.as_path()]))
         .map_err(|e| Error::new(Stage::Bundle, Kind::Host, "cannot list the sockets of this host").because(e))?;
     let Some(first) = found.first() else { return Ok(()) };
     Err(Error::new(Stage::Bundle, Kind::Failed, format!("{} is a socket of the host", first.display()))
@@ -120,8 +110,8 @@ pub(super) fn container_user(asked: Option<&str>, image: &StoredImage) -> Result
     let config = image.config().config().as_ref();
     let named = asked.or_else(|| config.and_then(|c| c.user().as_deref()));
     let layers: Vec<PathBuf> = image.layers().iter().map(|layer| layer.path().to_path_buf()).collect();
-    let passwd = image_files::read(&layers, Path::new("/etc/passwd"))?;
-    let group = image_files::read(&layers, Path::new("/etc/group"))?;
+    let read = |path: &str| as_root(|root| image_files::read(root, &layers, Path::new(path)));
+    let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
     image_user::resolve(named, passwd.as_deref(), group.as_deref())
 }
 
@@ -132,11 +122,9 @@ pub(super) fn disks_of<'a>(
     bound: impl Iterator<Item = &'a Path>,
 ) -> Result<BTreeSet<Disk>> {
     let fail = |e| Error::new(Stage::Bundle, Kind::Host, "cannot see which disks a run uses").because(e);
-    // The store is made with the first image.
-    let store = dirs.store.ancestors().find(|dir| dir.exists()).unwrap_or(&dirs.store);
-    let theirs = bound.chain([caller.home.as_path()]);
-    let found = acting_as(&researcher(caller)?, caller.is_privileged(), || disks::below(theirs).map_err(fail))?;
-    Ok(disks::below([store]).map_err(fail)?.into_iter().chain(found).collect())
+    let found = disks::below(bound.chain([caller.home.as_path()])).map_err(fail)?;
+    let of_the_store = as_root(|_| disks::below([dirs.store.path()])).map_err(fail)?;
+    Ok(of_the_store.into_iter().chain(found).collect())
 }
 
 impl Prepared {

@@ -8,11 +8,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use super::print;
+use super::{Site, print};
 use crate::cli::{Global, ListArgs, StopArgs};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
-use crate::host::dirs::Dirs;
+use crate::host::privilege::as_root;
 use crate::host::sys;
 use crate::run::supervisor::journal::{self, Journal, Life};
 use crate::run::supervisor::record::{Record, State};
@@ -23,17 +23,15 @@ use crate::run::supervisor::supervise::GRACE;
 /// # Errors
 /// When the running jobs cannot be read.
 pub fn ps(global: &Global, args: &ListArgs) -> Result<u8> {
-    let caller = Caller::find()?;
-    let dirs = Dirs::new(&caller, global.root.as_deref())?;
-    super::context::sweep(&dirs, &caller)?;
+    let site = Site::swept(global)?;
     let tell = |(journal, life): (Journal, Life)| {
         let state = match life {
             Life::Elsewhere(machine) => format!("on {}", machine.host),
-            _ => state(&dirs, &journal).to_owned(),
+            _ => state(&site, &journal).to_owned(),
         };
         (journal, state)
     };
-    let jobs: Vec<(Journal, String)> = visible(global)?.into_iter().map(tell).collect();
+    let jobs: Vec<(Journal, String)> = visible(&site)?.into_iter().map(tell).collect();
     if args.json {
         let list: Vec<_> = jobs
             .iter()
@@ -57,8 +55,8 @@ pub fn ps(global: &Global, args: &ListArgs) -> Result<u8> {
 }
 
 /// How far a job has come that is alive.
-fn state(dirs: &Dirs, journal: &Journal) -> &'static str {
-    match Record::load(&dirs.log, &journal.id) {
+fn state(site: &Site, journal: &Journal) -> &'static str {
+    match as_root(|root| Record::load(root, &site.dirs.log, &journal.id)) {
         Ok(record) if record.state != State::Begun => "ending",
         // Written when everything is in force, a moment before the payload starts.
         Ok(record) if record.enforced.is_some() => "running",
@@ -71,25 +69,25 @@ fn state(dirs: &Dirs, journal: &Journal) -> &'static str {
 /// # Errors
 /// When there is no such run, or it does not end.
 pub fn stop(global: &Global, args: &StopArgs) -> Result<u8> {
-    let journal = find(global, &args.id)?;
-    let supervisor = supervisor(global, &journal)?;
+    let site = Site::of(global, Caller::find()?)?;
+    let journal = find(&site, &args.id)?;
+    let supervisor = supervisor(&site, &journal)?;
     signal(&supervisor, &journal, Signal::SIGTERM)?;
-    let mut stopped = gone(global, &journal, Duration::from_secs(args.time))?;
+    let mut stopped = gone(&site, &journal, Duration::from_secs(args.time))?;
     if !stopped {
         // The container dies with its stage process, and its supervisor closes the run as ever.
         for stage in stages(&journal) {
             // ESRCH: it has just ended.
-            kill(stage, Signal::SIGKILL).ok();
+            as_root(|_| kill(stage, Signal::SIGKILL)).ok();
         }
-        stopped = gone(global, &journal, GRACE)?;
+        stopped = gone(&site, &journal, GRACE)?;
     }
     if !stopped {
         // What that leaves is swept up.
         signal(&supervisor, &journal, Signal::SIGKILL)?;
-        stopped = gone(global, &journal, GRACE)?;
+        stopped = gone(&site, &journal, GRACE)?;
     }
-    let caller = Caller::find()?;
-    super::context::sweep(&Dirs::new(&caller, global.root.as_deref())?, &caller)?;
+    site.sweep()?;
     if !stopped {
         return Err(Error::new(Stage::Run, Kind::Failed, format!("run {} does not end", journal.id)));
     }
@@ -105,9 +103,9 @@ pub fn stop(global: &Global, args: &StopArgs) -> Result<u8> {
 ///
 /// # Errors
 /// When there is none.
-pub fn find(global: &Global, id: &str) -> Result<Journal> {
+pub fn find(site: &Site, id: &str) -> Result<Journal> {
     let (mut here, mut elsewhere) = (None, None);
-    for (journal, life) in visible(global)? {
+    for (journal, life) in visible(site)? {
         if journal.id.as_str() == id || journal.name.as_deref() == Some(id) {
             match life {
                 Life::Elsewhere(machine) => elsewhere = Some(machine.host),
@@ -125,17 +123,17 @@ pub fn find(global: &Global, id: &str) -> Result<Journal> {
 }
 
 /// The supervising ces, and no other process that may get its number.
-fn supervisor(global: &Global, journal: &Journal) -> Result<OwnedFd> {
+fn supervisor(site: &Site, journal: &Journal) -> Result<OwnedFd> {
     let gone =
         || Error::new(Stage::Run, Kind::Missing, format!("run {} has just ended", journal.id)).hint("see ces runs");
     let pid = i32::try_from(journal.pid).map_err(|_| gone())?;
     let handle = sys::pidfd_open(Pid::from_raw(pid)).map_err(|_| gone())?;
     // Its lock is held still, so the handle is its own.
-    if running(global)?.iter().any(|other| other.id == journal.id) { Ok(handle) } else { Err(gone()) }
+    if running(site)?.iter().any(|other| other.id == journal.id) { Ok(handle) } else { Err(gone()) }
 }
 
 fn signal(supervisor: &OwnedFd, journal: &Journal, signal: Signal) -> Result<()> {
-    match sys::pidfd_kill(supervisor.as_fd(), signal as i32) {
+    match as_root(|_| sys::pidfd_kill(supervisor.as_fd(), signal as i32)) {
         Err(e) if e.raw_os_error() != Some(nix::libc::ESRCH) => {
             Err(Error::new(Stage::Run, Kind::Failed, format!("cannot stop run {}", journal.id)).because(e))
         }
@@ -150,10 +148,10 @@ fn stages(journal: &Journal) -> Vec<Pid> {
     children.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect()
 }
 
-fn gone(global: &Global, journal: &Journal, within: Duration) -> Result<bool> {
+fn gone(site: &Site, journal: &Journal, within: Duration) -> Result<bool> {
     let until = Instant::now() + within;
     loop {
-        if !running(global)?.iter().any(|other| other.id == journal.id) {
+        if !running(site)?.iter().any(|other| other.id == journal.id) {
             return Ok(true);
         }
         if Instant::now() >= until {
@@ -167,16 +165,17 @@ fn gone(global: &Global, journal: &Journal, within: Duration) -> Result<bool> {
 ///
 /// # Errors
 /// When the running jobs cannot be read.
-pub fn running(global: &Global) -> Result<Vec<Journal>> {
+pub fn running(site: &Site) -> Result<Vec<Journal>> {
     let here = |(journal, life)| matches!(life, Life::Alive).then_some(journal);
-    Ok(visible(global)?.into_iter().filter_map(here).collect())
+    Ok(visible(site)?.into_iter().filter_map(here).collect())
 }
 
 /// The caller's jobs (everyone's for real root) that are not known to be dead.
-fn visible(global: &Global) -> Result<Vec<(Journal, Life)>> {
-    let caller = Caller::find()?;
-    let mut jobs = journal::list(&Dirs::new(&caller, global.root.as_deref())?)?;
-    let everyone = caller.is_privileged() && !caller.by_sudo;
-    jobs.retain(|(journal, life)| !matches!(life, Life::Dead(_)) && (everyone || journal.uid == caller.uid.as_raw()));
+fn visible(site: &Site) -> Result<Vec<(Journal, Life)>> {
+    let mut jobs = as_root(|root| journal::list(root, &site.dirs))?;
+    let caller = &site.caller;
+    jobs.retain(|(journal, life)| {
+        !matches!(life, Life::Dead(_)) && (caller.sees_everyone() || journal.uid == caller.uid.as_raw())
+    });
     Ok(jobs)
 }

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use super::{Context, prepare, print};
-use crate::bundle::identity::{Identity, acting_as};
+use crate::bundle::identity::Identity;
 use crate::bundle::safe_data;
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::privilege::as_root;
 use crate::host::signals::Interrupt;
 use crate::image::document::Platform;
 use crate::image::progress::Progress;
@@ -50,14 +51,13 @@ pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
         Some(name) => chosen_name(ctx, &source, name)?,
         None => source.default_reference()?,
     };
-    readable_by_caller(ctx, &source)?;
     let platform = match &args.platform {
         Some(platform) => platform.parse()?,
         None => Platform::host(),
     };
     refuse_a_name_that_is_taken(ctx, &reference)?;
     let credentials = match &source {
-        Source::Registry(reference) => credentials(ctx, args, reference.host())?,
+        Source::Registry(reference) => credentials(args, reference.host())?,
         _ => None,
     };
     // Before the first thread.
@@ -87,7 +87,7 @@ fn elsewhere(ctx: &Context, error: Error) -> Error {
     if ctx.caller.is_privileged() || !unsuited {
         return error;
     }
-    let store = ctx.dirs.store.display();
+    let store = ctx.dirs.store.path().display();
     error.hint(format!(
         "the file system of the store {store} does not do what ces needs; name a directory on a local one with --root or CES_ROOT"
     ))
@@ -125,7 +125,7 @@ fn give_to_researcher(ctx: &Context, reference: &str) -> Result<()> {
     // An image without a usable user can still be pulled; what is wrong with it is told when it is run.
     let Ok(user) = prepare::container_user(None, &image) else { return Ok(()) };
     let identity = Identity::new(&ctx.caller, user.uid, user.gid, Vec::new(), false)?;
-    reown::layers(&ctx.dirs, &image, &identity).map(drop)
+    as_root(|root| reown::layers(root, &ctx.dirs, &image, &identity)).map(drop)
 }
 
 /// The name a user chose. An image of a file cannot take the name of a registry that the policy trusts: only who could
@@ -149,31 +149,11 @@ fn chosen_name(ctx: &Context, source: &Source, name: &str) -> Result<Reference> 
     Ok(reference)
 }
 
-/// A file or directory is read with root's rights when ces has them: first the caller's own must suffice.
-fn readable_by_caller(ctx: &Context, source: &Source) -> Result<()> {
-    let (Source::Layout(path, _) | Source::LayoutArchive(path, _) | Source::DockerArchive(path, _)) = source else {
-        return Ok(());
-    };
-    let caller = &ctx.caller;
-    let ids = prepare::researcher(caller)?;
-    acting_as(&ids, caller.is_privileged(), || match std::fs::File::open(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-            Err(Error::new(Stage::Pull, Kind::Failed, format!("you cannot read {}", path.display()))
-                .because(e)
-                .hint("ask its owner for access"))
-        }
-        // What else is wrong with it is told where it is read.
-        _ => Ok(()),
-    })
-}
-
 /// The user's name and password for `host`, if any were given.
-fn credentials(ctx: &Context, args: &PullArgs, host: &str) -> Result<Option<Credentials>> {
+fn credentials(args: &PullArgs, host: &str) -> Result<Option<Credentials>> {
     let usage = |what: &str| Error::new(Stage::Cli, Kind::Usage, what.to_owned());
     if let Some(file) = &args.creds {
-        // With the caller's rights: root's credentials are not theirs to use.
-        let ids = prepare::researcher(&ctx.caller)?;
-        return acting_as(&ids, ctx.caller.is_privileged(), || Credentials::from_file(file, host).map(Some));
+        return Credentials::from_file(file, host).map(Some);
     }
     match (&args.username, &args.password, args.password_stdin) {
         (None, None, false) => Ok(None),

@@ -2,12 +2,11 @@
 
 use serde_json::json;
 
-use super::print;
-use crate::bundle::identity::{HostIds, acting_as};
+use super::{Site, print};
 use crate::cli::{Global, ListArgs, RecordArgs};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
-use crate::host::dirs::Dirs;
+use crate::host::privilege::as_root;
 use crate::run::job_id::JobId;
 use crate::run::supervisor::outputs;
 use crate::run::supervisor::record::{Record, State};
@@ -17,8 +16,9 @@ use crate::run::supervisor::record::{Record, State};
 /// # Errors
 /// When the records cannot be read.
 pub fn runs(global: &Global, args: &ListArgs) -> Result<u8> {
-    let (caller, dirs) = here(global)?;
-    let records: Vec<Record> = Record::all(&dirs.log)?.into_iter().filter(|record| may_see(&caller, record)).collect();
+    let site = Site::swept(global)?;
+    let all = as_root(|root| Record::all(root, &site.dirs.log))?;
+    let records: Vec<Record> = all.into_iter().filter(|record| may_see(&site.caller, record)).collect();
     if args.json {
         print::json(&records)?;
         return Ok(0);
@@ -43,8 +43,7 @@ pub fn runs(global: &Global, args: &ListArgs) -> Result<u8> {
 /// # Errors
 /// When there is none that the caller may see.
 pub fn record(global: &Global, args: &RecordArgs) -> Result<u8> {
-    let (caller, dirs) = here(global)?;
-    print::json(&find(&caller, &dirs, &args.id)?)?;
+    print::json(&find(&Site::swept(global)?, &args.id)?)?;
     Ok(0)
 }
 
@@ -53,14 +52,12 @@ pub fn record(global: &Global, args: &RecordArgs) -> Result<u8> {
 /// # Errors
 /// When there is no record, or it tells of no outputs.
 pub fn verify(global: &Global, args: &RecordArgs) -> Result<u8> {
-    let (caller, dirs) = here(global)?;
-    let record = find(&caller, &dirs, &args.id)?;
+    let record = find(&Site::swept(global)?, &args.id)?;
     let told = record.outputs.ok_or_else(|| {
         Error::new(Stage::Record, Kind::Failed, format!("the record of run {} tells of no outputs", record.id))
             .hint("the run did not finish")
     })?;
-    let ids = HostIds { uid: caller.uid.as_raw(), gid: caller.gid.as_raw(), groups: Vec::new() };
-    let found = acting_as(&ids, caller.is_privileged(), || outputs::survey(&told.path))?;
+    let found = outputs::survey(&told.path)?;
     let mut changes = Vec::new();
     for file in &told.files {
         match found.files.iter().find(|f| f.path == file.path) {
@@ -87,31 +84,22 @@ pub fn verify(global: &Global, args: &RecordArgs) -> Result<u8> {
 ///
 /// # Errors
 /// When there is none that the caller may see.
-pub fn of(global: &Global, id: &str) -> Result<Record> {
-    let (caller, dirs) = here(global)?;
-    let named = |record: &Record| record.name.as_deref() == Some(id) && may_see(&caller, record);
-    match Record::all(&dirs.log)?.into_iter().rfind(named) {
+pub fn of(site: &Site, id: &str) -> Result<Record> {
+    let named = |record: &Record| record.name.as_deref() == Some(id) && may_see(&site.caller, record);
+    match as_root(|root| Record::all(root, &site.dirs.log))?.into_iter().rfind(named) {
         Some(record) => Ok(record),
-        None => find(&caller, &dirs, id),
+        None => find(site, id),
     }
 }
 
-fn here(global: &Global) -> Result<(Caller, Dirs)> {
-    let caller = Caller::find()?;
-    let dirs = Dirs::new(&caller, global.root.as_deref())?;
-    // So that no run is called running whose ces is gone.
-    super::context::sweep(&dirs, &caller)?;
-    Ok((caller, dirs))
-}
-
 fn may_see(caller: &Caller, record: &Record) -> bool {
-    record.uid == caller.uid.as_raw() || (caller.is_privileged() && !caller.by_sudo)
+    record.uid == caller.uid.as_raw() || caller.sees_everyone()
 }
 
-fn find(caller: &Caller, dirs: &Dirs, id: &str) -> Result<Record> {
+fn find(site: &Site, id: &str) -> Result<Record> {
     let id = JobId::parse(id)?;
-    let record = Record::load(&dirs.log, &id)?;
-    if may_see(caller, &record) {
+    let record = as_root(|root| Record::load(root, &site.dirs.log, &id))?;
+    if may_see(&site.caller, &record) {
         return Ok(record);
     }
     // The same answer as for a run that never was.

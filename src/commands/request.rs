@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use clap::Parser;
 
 use crate::cli::run::OptFile;
 use crate::cli::{RunArgs, RunOptions};
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::privilege;
 use crate::policy::request::places::{self, MountRequest};
 use crate::policy::request::{self, RunRequest, Ulimit, files};
 
@@ -63,6 +65,14 @@ pub fn read(args: &RunArgs, open: ReadFile<'_>, caller: &BTreeMap<String, String
         warnings.extend(files::env_file(&text(path, open)?, &file, caller, &mut out.env)?);
     }
     for variable in &options.env {
+        if privilege::is_lent() && !variable.contains('=') && !caller.contains_key(variable) {
+            let what = format!("-e {variable} names a variable that is not set here");
+            return Err(Error::new(Stage::Cli, Kind::Usage, what)
+                .because("sudo does not pass your variables on")
+                .hint(format!(
+                    "write {variable}=value into a file of your own (mode 600) and give it with --env-file"
+                )));
+        }
         files::variable(variable, caller, &mut out.env)?;
     }
     out.ports = options.publish.iter().map(|text| places::port(text)).collect::<Result<_>>()?;
@@ -129,8 +139,19 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Variables of a caller whom sudo gave others.
+static REMEMBERED: OnceLock<BTreeMap<String, String>> = OnceLock::new();
+
+/// Takes `variables` for the caller's own, once.
+pub fn remember_env(variables: BTreeMap<String, String>) {
+    REMEMBERED.get_or_init(|| variables);
+}
+
 /// The caller's variables that are text.
 pub fn caller_env() -> BTreeMap<String, String> {
+    if let Some(remembered) = REMEMBERED.get() {
+        return remembered.clone();
+    }
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()

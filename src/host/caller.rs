@@ -1,16 +1,17 @@
 //! Who calls: real root, a researcher through sudo, or an ordinary user.
 //!
-//! Takes the process's own ids and sudo's variables; gives a `Caller`; trusts the passwd database; refuses a
-//! `SUDO_UID` that names nobody.
+//! Takes what the process began with (`host::privilege`); gives a `Caller`; trusts the passwd and group databases; refuses a
+//! caller without a home: outputs could belong to no one.
 
 use std::env;
-use std::ffi::CString;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 
-use nix::unistd::{Gid, Uid, User, geteuid, getgid, getgrouplist, getgroups, getuid};
+use nix::unistd::{Gid, Uid, getgid, getgroups, getuid};
 
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::ids::HostIds;
+use crate::host::privilege::{self, Power};
+use crate::host::sudoer::{lookup, unknown};
 
 /// How far the policy binds the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -47,37 +48,28 @@ pub struct Caller {
     pub mode: Mode,
     /// Whether sudo named the researcher.
     pub by_sudo: bool,
-    /// The researcher's groups, once they were asked for.
-    pub groups: Groups,
+    /// All groups of the researcher, the primary one among them.
+    groups: Vec<Gid>,
 }
 
-/// Groups of one researcher, asked for once: the database may be far away (LDAP), and its answer must not change on the way.
-#[derive(Debug, Clone, Default)]
-pub struct Groups(OnceLock<Vec<Gid>>);
-
 impl Caller {
-    /// Finds out from the process's ids, `SUDO_UID` and the passwd database.
+    /// Who this process works for.
     ///
     /// # Errors
-    /// When the uid (or `SUDO_UID`) names nobody: outputs could belong to no one.
+    /// When they have no entry in the passwd database, or no home.
     pub fn find() -> Result<Self> {
-        if !geteuid().is_root() {
-            return Self::ordinary();
-        }
-        if !getuid().is_root() {
-            return Err(Error::new(Stage::Host, Kind::Host, "ces is installed set-user-ID root")
-                .hint("remove the bit (chmod u-s) and use sudo, which tells who calls"));
-        }
-        match env::var_os("SUDO_UID") {
-            None => Self::from_passwd(Uid::from_raw(0), None, false),
-            Some(value) => {
-                let uid = value.to_str().and_then(|v| v.parse::<u32>().ok()).ok_or_else(|| {
-                    Error::new(Stage::Host, Kind::Usage, "SUDO_UID is not a number")
-                        .hint("call ces through sudo itself")
-                })?;
-                let name = env::var("SUDO_USER").ok();
-                Self::from_passwd(Uid::from_raw(uid), name.as_deref(), true)
-            }
+        match privilege::power() {
+            Power::User => Self::ordinary(),
+            Power::Root => Self::root(),
+            Power::Sudo(sudoer) => Ok(Self {
+                uid: sudoer.uid,
+                gid: sudoer.gid,
+                name: sudoer.name.clone(),
+                home: sudoer.home.clone(),
+                mode: Mode::Enforced,
+                by_sudo: true,
+                groups: sudoer.groups.clone(),
+            }),
         }
     }
 
@@ -93,66 +85,55 @@ impl Caller {
             Error::new(Stage::Host, Kind::Missing, format!("uid {uid} has no home directory"))
                 .hint("set HOME to a directory of yours, for the outputs")
         })?;
-        Ok(Self { uid, gid: getgid(), name, home, mode: Mode::Advisory, by_sudo: false, groups: Groups::default() })
+        let (gid, groups) = (getgid(), own_groups()?);
+        Ok(Self { uid, gid, name, home, mode: Mode::Advisory, by_sudo: false, groups })
     }
 
-    fn from_passwd(uid: Uid, expected: Option<&str>, by_sudo: bool) -> Result<Self> {
-        let user = lookup(uid)?.ok_or_else(|| {
-            Error::new(Stage::Host, Kind::Missing, format!("uid {uid} is not in the passwd database"))
-                .hint("ces needs the researcher's name and home; check SUDO_UID and the name service")
-        })?;
-        if let Some(expected) = expected.filter(|expected| *expected != user.name) {
-            return Err(Error::new(
-                Stage::Host,
-                Kind::Usage,
-                format!("SUDO_USER is {expected}, but uid {uid} is {}", user.name),
-            )
-            .hint("call ces through sudo itself"));
-        }
+    fn root() -> Result<Self> {
+        let user = lookup(Uid::from_raw(0))?.ok_or_else(|| unknown(0))?;
         Ok(Self {
-            uid,
+            uid: user.uid,
             gid: user.gid,
             name: user.name,
             home: user.dir,
             mode: Mode::Enforced,
-            by_sudo,
-            groups: Groups::default(),
+            by_sudo: false,
+            groups: own_groups()?,
         })
     }
 
     /// All groups of the researcher, the primary one among them.
-    ///
-    /// # Errors
-    /// When the group database cannot be read.
-    pub fn groups(&self) -> Result<Vec<Gid>> {
-        if let Some(known) = self.groups.0.get() {
-            return Ok(known.clone());
-        }
-        let groups = self.ask_for_groups()?;
-        Ok(self.groups.0.get_or_init(|| groups).clone())
+    pub fn groups(&self) -> &[Gid] {
+        &self.groups
     }
 
-    fn ask_for_groups(&self) -> Result<Vec<Gid>> {
-        let fail = |why: &str| {
-            Error::new(Stage::Host, Kind::Host, format!("cannot find the groups of {}", self.name)).because(why)
-        };
-        // Who calls directly has their own already; whom sudo names is looked up.
-        if !self.by_sudo {
-            let mut groups = getgroups().map_err(|e| fail(e.desc()))?;
-            groups.push(self.gid);
-            return Ok(groups);
+    /// The researcher's ids.
+    pub fn ids(&self) -> HostIds {
+        HostIds {
+            uid: self.uid.as_raw(),
+            gid: self.gid.as_raw(),
+            groups: self.groups.iter().map(|group| group.as_raw()).collect(),
         }
-        let name = CString::new(self.name.as_str()).map_err(|_| fail("the name holds a NUL byte"))?;
-        getgrouplist(&name, self.gid).map_err(|e| fail(e.desc()))
     }
 
-    /// Whether `ces` runs with root's privileges.
+    /// Whether `ces` has root's privileges.
     pub fn is_privileged(&self) -> bool {
         self.mode == Mode::Enforced
     }
+
+    /// Whether they may know of everybody's runs and images: root itself, not through sudo.
+    pub fn sees_everyone(&self) -> bool {
+        self.is_privileged() && !self.by_sudo
+    }
 }
 
-fn lookup(uid: Uid) -> Result<Option<User>> {
-    User::from_uid(uid)
-        .map_err(|e| Error::new(Stage::Host, Kind::Host, format!("cannot look up uid {uid}")).because(e.desc()))
+/// Of who calls directly: what the process has.
+fn own_groups() -> Result<Vec<Gid>> {
+    let mut groups =
+        getgroups().map_err(|e| Error::new(Stage::Host, Kind::Host, "cannot ask for your groups").because(e.desc()))?;
+    let own = getgid();
+    if !groups.contains(&own) {
+        groups.push(own);
+    }
+    Ok(groups)
 }

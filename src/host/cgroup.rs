@@ -15,6 +15,7 @@ use oci_spec::runtime::{LinuxResources, LinuxThrottleDevice};
 
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::kernel_files;
+use crate::host::privilege::Root;
 
 /// Every cgroup of ours carries this prefix, so that a sweep knows its own.
 pub const PREFIX: &str = "ces-";
@@ -104,7 +105,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// When the host has no control groups, or the kernel refuses a limit.
-    pub fn prepare(job: &str, resources: &LinuxResources) -> Result<Option<Self>> {
+    pub fn prepare(_: &Root, job: &str, resources: &LinuxResources) -> Result<Option<Self>> {
         match setup()? {
             Setup::Two => Ok(None),
             Setup::One => v1::Group::create(job, resources)
@@ -117,7 +118,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn entrances(&self) -> Result<Vec<OwnedFd>> {
+    pub fn entrances(&self, _: &Root) -> Result<Vec<OwnedFd>> {
         match &self.0 {
             Version::One(group) => group.entrances().map_err(|e| fail("cannot enter the control group").because(e)),
             Version::Two(_) => Ok(Vec::new()),
@@ -128,7 +129,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// When the host has no usable cgroup set-up, or the kernel refuses a limit.
-    pub fn create(job: &str, pid: Pid, resources: &LinuxResources) -> Result<Self> {
+    pub fn create(_: &Root, job: &str, pid: Pid, resources: &LinuxResources) -> Result<Self> {
         v2::Group::create(job, pid, resources)
             .map(|group| Self(Version::Two(group)))
             .map_err(|e| fail("no control group can be had here").because(e).hint(v2::remedy()))
@@ -166,7 +167,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// When a process does not die or the kernel keeps the directory.
-    pub fn remove(&self) -> Result<()> {
+    pub fn remove(&self, _: &Root) -> Result<()> {
         let removed = match &self.0 {
             Version::One(group) => group.remove(),
             Version::Two(group) => group.remove(),
@@ -185,7 +186,7 @@ pub fn kills_around() -> Option<u64> {
 ///
 /// # Errors
 /// As [`Cgroup::remove`].
-pub fn remove_stale(job: &str) -> Result<()> {
+pub fn remove_stale(_: &Root, job: &str) -> Result<()> {
     let removed = match setup()? {
         Setup::One => v1::remove_stale(job),
         Setup::Two => v2::remove_stale(job),

@@ -11,84 +11,68 @@
 //! last session ends, and what is left in a home would then be known to nobody.
 
 use std::env;
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use super::caller::Caller;
+use super::privilege::Root;
+use super::site_dir::SiteDir;
 use crate::error::{Error, Kind, Result, Stage};
 
 /// The three directories of one installation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Dirs {
     /// Images, layers, and the throw-away upper directories of runs (one file system, so renames work).
-    pub store: PathBuf,
+    pub store: SiteDir,
     /// One directory for each running job.
-    pub running: PathBuf,
+    pub running: SiteDir,
     /// Records.
-    pub log: PathBuf,
+    pub log: SiteDir,
+}
+
+/// Where the site's policy puts them (`[site]`); none: the usual places.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Places {
+    /// Instead of `/var/lib/ces`.
+    pub store: Option<PathBuf>,
+    /// Instead of the store's `run`.
+    pub state: Option<PathBuf>,
+    /// Instead of `/var/log/ces`.
+    pub log: Option<PathBuf>,
 }
 
 impl Dirs {
-    /// The directories for `caller`, all below `root` if that is given.
+    /// Opens the directories for `caller`, and makes them where they are missing: all below `other` if that is given
+    /// (`--root`, `CES_ROOT`), which is for those who could choose another place anyway: real root and ordinary users.
     ///
     /// # Errors
-    /// When a researcher names, through sudo, a root that others than the host's root could exchange: what root reads
-    /// there would be theirs to forge.
-    pub fn new(caller: &Caller, root: Option<&Path>) -> Result<Self> {
-        if let Some(root) = root.filter(|_| caller.by_sudo) {
-            check_root(root).map_err(|why| {
-                Error::new(
-                    Stage::Policy,
-                    Kind::Policy,
-                    format!("--root {} is not accepted through sudo", root.display()),
-                )
-                .because(why)
-                .hint("leave out --root and unset CES_ROOT, or name a directory that root alone can change")
-            })?;
+    /// When a researcher names a place through sudo; when others than root could exchange one of the site's directories.
+    pub fn open(root: &Root, caller: &Caller, other: Option<&Path>, places: &Places) -> Result<Self> {
+        if caller.by_sudo && other.is_some() {
+            return Err(no_other_place());
         }
-        Ok(match root {
-            Some(root) => Self { store: root.join("store"), running: root.join("run"), log: root.join("log") },
-            None if caller.is_privileged() => {
-                Self { store: "/var/lib/ces".into(), running: "/var/lib/ces/run".into(), log: "/var/log/ces".into() }
-            }
-            None => {
-                let data = xdg("XDG_DATA_HOME").unwrap_or_else(|| caller.home.join(".local/share"));
-                let state = xdg("XDG_STATE_HOME").unwrap_or_else(|| caller.home.join(".local/state"));
-                Self { store: data.join("ces"), running: state.join("ces/run"), log: state.join("ces") }
-            }
-        })
+        if let Some(other) = other {
+            let below = |name: &str| SiteDir::of_the_caller(&other.join(name));
+            return Ok(Self { store: below("store")?, running: below("run")?, log: below("log")? });
+        }
+        if caller.is_privileged() {
+            let or = |place: &Option<PathBuf>, usual: PathBuf| place.clone().unwrap_or(usual);
+            let store = or(&places.store, "/var/lib/ces".into());
+            let (state, log) = (or(&places.state, store.join("run")), or(&places.log, "/var/log/ces".into()));
+            let open = |path: &Path| SiteDir::of_the_site(root, path);
+            return Ok(Self { store: open(&store)?, running: open(&state)?, log: open(&log)? });
+        }
+        let data = xdg("XDG_DATA_HOME").unwrap_or_else(|| caller.home.join(".local/share"));
+        let state = xdg("XDG_STATE_HOME").unwrap_or_else(|| caller.home.join(".local/state"));
+        let own = |path: PathBuf| SiteDir::of_the_caller(&path);
+        Ok(Self { store: own(data.join("ces"))?, running: own(state.join("ces/run"))?, log: own(state.join("ces"))? })
     }
 }
 
-/// Whether root alone decides what `root` is, and what is below it.
-fn check_root(root: &Path) -> std::result::Result<(), String> {
-    if !root.is_absolute() || root.components().any(|part| part == Component::ParentDir) {
-        return Err("it is not an absolute path".to_owned());
-    }
-    for dir in root.ancestors() {
-        match fs::symlink_metadata(dir) {
-            Ok(meta) if meta.is_symlink() => return Err(format!("{} is a symbolic link", dir.display())),
-            Ok(meta) => check_directory(dir, &meta)?,
-            // It will be root's own.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => return Err(format!("{}: {e}", dir.display())),
-        }
-    }
-    Ok(())
-}
-
-/// Whether root alone decides what is in a directory of root's.
-///
-/// # Errors
-/// Who else could, in words.
-pub fn check_directory(dir: &Path, meta: &fs::Metadata) -> std::result::Result<(), String> {
-    // A sticky directory keeps others from renaming what root owns.
-    let sticky = meta.mode() & 0o1000 != 0;
-    if meta.uid() != 0 || (meta.mode() & 0o022 != 0 && !sticky) {
-        return Err(format!("{} is owned by uid {}, mode {:04o}", dir.display(), meta.uid(), meta.mode() & 0o7777));
-    }
-    Ok(())
+/// Through sudo the caller chooses no place.
+fn no_other_place() -> Error {
+    Error::new(Stage::Policy, Kind::Policy, "--root is not accepted through sudo")
+        .because("where things are is the site's to say: [site] in its policy")
+        .hint("leave out --root and unset CES_ROOT")
 }
 
 /// An XDG base directory; relative values are to be ignored (XDG Base Directory Specification 0.8).

@@ -1,5 +1,15 @@
 //! What this kernel and machine offer.
 
+/// Ids of the host, as a process has them.
+pub mod ids;
+/// The limits of the caller's shell, and those of `ces`.
+pub mod process_limits;
+/// The researcher on whose behalf sudo started `ces`.
+pub mod sudoer;
+/// Root's power, lent.
+pub mod privilege;
+/// Directories that root alone can change.
+pub mod site_dir;
 /// Who calls: real root, a researcher through sudo, or an ordinary user.
 pub mod caller;
 /// Control groups: limits, read back; what a job used.

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::error::Result;
 use crate::host::caller::Mode;
+use crate::host::dirs::Places;
 
 /// Processes and threads a run gets that asks for nothing.
 const PIDS_DEFAULT: u64 = 4096;
@@ -30,6 +31,7 @@ impl Policy {
             file: "built-in".to_owned(),
             mode: None,
             contact: None,
+            site: Places::default(),
             registries: Registries::default(),
             images: Images {
                 approved: None,
@@ -88,6 +90,11 @@ impl Policy {
             "advisory" => Some(Mode::Advisory),
             _ => None,
         })?;
+        if let Some(mut table) = top.table("site")? {
+            let mut place = |key| Ok::<_, crate::error::Error>(absolute(&mut table, key)?.map(|rule| rule.value));
+            policy.site = Places { store: place("store")?, state: place("state")?, log: place("log")? };
+            table.finish()?;
+        }
         policy.registries.contact = policy.contact.as_ref().map(|rule| rule.value.clone());
         if let Some(table) = top.table("registries")? {
             read_registries(table, &mut policy.registries)?;

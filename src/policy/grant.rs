@@ -53,6 +53,8 @@ pub struct GrantFacts {
     pub single_id: bool,
     /// Hard limits of this process by podman's names (`nofile`, …); a name left out is unlimited.
     pub hard_limits: BTreeMap<String, u64>,
+    /// Soft and hard limits of the caller's shell that `ces` itself does not work under; they are the payload's.
+    pub payload_limits: BTreeMap<String, (u64, u64)>,
 }
 
 /// One decision, for `ces policy explain` and the record.
@@ -375,6 +377,8 @@ impl Policy {
             Ulimit { name: "core".to_owned(), soft: 0, hard: 0 },
             Ulimit { name: "nofile".to_owned(), soft: nofile, hard: nofile },
         ];
+        let shells = facts.payload_limits.iter();
+        ulimits.extend(shells.map(|(name, (soft, hard))| Ulimit { name: name.clone(), soft: *soft, hard: *hard }));
         for asked in &request.ulimits {
             let option = format!("--ulimit {}={}:{}", asked.name, number(asked.soft), number(asked.hard));
             if asked.name == "core" && asked.hard > 0 {

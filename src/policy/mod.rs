@@ -35,6 +35,7 @@ mod tests;
 
 use crate::error::{Error, Kind, Stage};
 use crate::host::caller::Mode;
+use crate::host::dirs::Places;
 use reader::Rule;
 
 /// How files may be reached.
@@ -192,6 +193,7 @@ pub struct Policy {
     file: String,
     mode: Option<Rule<Mode>>,
     contact: Option<Rule<String>>,
+    site: Places,
     registries: Registries,
     images: Images,
     data: Data,
@@ -218,6 +220,11 @@ impl Policy {
     /// Whom to ask, printed with every refusal.
     pub fn contact(&self) -> Option<&str> {
         self.contact.as_ref().map(|rule| rule.value.as_str())
+    }
+
+    /// Where the site keeps store, journals and records.
+    pub fn places(&self) -> &Places {
+        &self.site
     }
 
     /// From where images may come.

@@ -17,6 +17,10 @@ impl Policy {
             out.push(Decision { what: what.to_owned(), value, because });
         };
         say("contact", self.contact().unwrap_or("none").to_owned(), self.contact.as_ref().map(|r| &r.origin));
+        let places = [("store", &self.site.store), ("state", &self.site.state), ("log", &self.site.log)];
+        for (what, place) in places.into_iter().filter_map(|(what, place)| Some((what, place.as_ref()?))) {
+            say(&format!("site {what}"), place.display().to_string(), None);
+        }
         let allow = self.registries.allow.as_ref();
         say("registries", allow.map_or("any".to_owned(), |r| r.value.join(", ")), allow.map(|r| &r.origin));
         for (host, mirror) in &self.registries.mirrors {

@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::privilege::as_root;
 use crate::run::ending::Ending;
 use crate::run::supervisor::exec_server::{self, Command, ExecReply, ExecRequest};
 use crate::run::terminal::session::Session;
@@ -24,7 +25,7 @@ use crate::run::terminal::streams::{self, Relay};
 pub fn exec(job: &Path, command: Command, interactive: bool) -> Result<Ending> {
     let mut signals = Signals::hold()?;
     let tty = command.tty;
-    let channel = exec_server::knock(job)?;
+    let channel = as_root(|root| exec_server::connect_to(root, job))?;
     let (mut relays, ends) = if tty { (Vec::new(), None) } else { connect(interactive)? };
     let passed: Vec<_> = ends.iter().flatten().map(|end| end.as_fd()).collect();
     channel.send_with(&ExecRequest::Execute(command), &passed)?;

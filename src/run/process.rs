@@ -7,6 +7,7 @@ use std::fs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::host::privilege::as_root;
 use crate::host::sys;
 
 /// Forks a process that lives no longer than this one, from its first moment on.
@@ -25,7 +26,7 @@ pub fn fork(child: impl FnOnce() -> i32) -> std::io::Result<Pid> {
 /// Ends a stage process that is of no more use, and all that it started.
 pub fn end(pid: Pid) {
     // ESRCH: it has ended by itself; ECHILD: it has been waited for.
-    if kill(pid, Signal::SIGKILL).is_ok() {
+    if as_root(|_| kill(pid, Signal::SIGKILL)).is_ok() {
         wait(pid);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Plain data, one JSON document a message; `super::channel` carries it.
 
+use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
@@ -11,6 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::rootfs::Plan;
 use crate::error::{Error, Kind, Stage};
 
+/// The name under which the stage process is executed, and by which it is known: no file has it, and no word of a command line
+/// leads there.
+pub const STAGE: &CStr = c"ces: stage";
 /// The descriptor of the conversation, the one that the stage process inherits.
 pub const CHANNEL_FD: RawFd = 3;
 /// An ordinary user's ids are mapped when this is at its end; root's stage process has no such descriptor.
@@ -32,7 +36,7 @@ pub struct StageRequest {
     /// What to mount.
     pub plan: Plan,
     /// Commands may come in later (`ces exec`).
-    pub door: bool,
+    pub exec: bool,
     /// What the engine does: the bundle's spec less what ces does itself.
     pub spec: Spec,
     /// Volumes of the image.

@@ -1,7 +1,8 @@
 //! Removes what a run leaves, however deep it is.
 //!
-//! Takes a directory's descriptor and a name in it; gives nothing; trusts that nobody writes there any more; refuses to
-//! follow a link. Three descriptors and no recursion serve for any depth: a directory that is not empty is moved up to
+//! Takes a directory's descriptor and a name in it; gives nothing; trusts that nothing of the container writes there any more;
+//! refuses to follow a link, and to enter a directory that belongs to nobody of the run: who may rename could have put
+//! somebody else's there. Three descriptors and no recursion serve for any depth: a directory that is not empty is moved up to
 //! the top, so that what is deep becomes wide.
 
 use std::ffi::{CStr, CString};
@@ -11,7 +12,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstatat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use rustix::fs::{FileType, RawDir, SeekFrom};
 
@@ -20,11 +21,17 @@ const AT_ONCE: usize = 4096;
 /// Bytes that the kernel may fill with names in one call.
 const BUFFER: usize = 32 << 10;
 
+/// Whose directories are entered: of the run's ids, as this process numbers them.
+pub type Ids<'a> = &'a dyn Fn(u32) -> bool;
+
+/// Everything, whoever it belongs to: for what only `ces` has names for.
+pub const ALL: Ids<'static> = &|_| true;
+
 /// Removes `name` in `parent` and all below it; it may be gone already.
 ///
 /// # Errors
-/// The kernel's.
-pub fn tree(parent: &OwnedFd, name: &Path) -> nix::Result<()> {
+/// The kernel's; `EXDEV` for a directory of somebody else's, which stays.
+pub fn tree(parent: &OwnedFd, name: &Path, ids: Ids<'_>) -> nix::Result<()> {
     let name = CString::new(name.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
     // Asked first: on a file system that is read-only, removing what is not there fails as if it were.
     if fstatat(parent, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) == Err(Errno::ENOENT)
@@ -32,20 +39,35 @@ pub fn tree(parent: &OwnedFd, name: &Path) -> nix::Result<()> {
     {
         return Ok(());
     }
-    let top = open(parent, &name)?;
-    let mut moved = 0_u64;
+    let top = open(parent, &name, ids)?;
     loop {
-        let found = some_names(&top)?;
-        for (name, kind) in &found {
-            if is_full(&top, name, *kind)? {
-                let dir = open(&top, name)?;
-                empty_out(&dir, &top, name, &mut moved)?;
-            }
-        }
-        if removed(parent, &name, found.is_empty())? {
+        let emptied = sweep_once(&top, ids, &mut 0)?;
+        if removed(parent, &name, emptied)? {
             return Ok(());
         }
     }
+}
+
+/// Removes all that is in `top`, and leaves the directory itself.
+///
+/// # Errors
+/// As [`tree`].
+pub fn content(top: &OwnedFd, ids: Ids<'_>) -> nix::Result<()> {
+    let mut moved = 0;
+    while !sweep_once(top, ids, &mut moved)? {}
+    Ok(())
+}
+
+/// Removes some of what is in `top`; true if nothing was there.
+fn sweep_once(top: &OwnedFd, ids: Ids<'_>, moved: &mut u64) -> nix::Result<bool> {
+    let found = some_names(top)?;
+    for (name, kind) in &found {
+        if is_full(top, name, *kind)? {
+            let dir = open(top, name, ids)?;
+            empty_out(&dir, top, name, ids, moved)?;
+        }
+    }
+    Ok(found.is_empty())
 }
 
 /// What the kernel leaves of a volatile overlay in its work directory, each in the one before and closed to its owner (kernel
@@ -60,7 +82,7 @@ const OF_AN_OVERLAY: [&CStr; 4] = [c"work", c"work", c"incompat", c"volatile"];
 pub fn overlay_work(dir: &OwnedFd) -> nix::Result<()> {
     let mut chain = vec![dir.try_clone().map_err(|_| Errno::EMFILE)?];
     for name in OF_AN_OVERLAY {
-        let opened = chain.last().map(|parent| open_up(parent, name)).transpose()?;
+        let opened = chain.last().map(|parent| open_up(parent, name, ALL)).transpose()?;
         chain.extend(opened);
     }
     if let Some(volatile) = chain.last() {
@@ -71,12 +93,12 @@ pub fn overlay_work(dir: &OwnedFd) -> nix::Result<()> {
 }
 
 /// Removes what is in `dir`, the entry `name` of `top`, less what is not empty itself, which is moved up; then `dir`.
-fn empty_out(dir: &OwnedFd, top: &OwnedFd, name: &CStr, moved: &mut u64) -> nix::Result<()> {
+fn empty_out(dir: &OwnedFd, top: &OwnedFd, name: &CStr, ids: Ids<'_>, moved: &mut u64) -> nix::Result<()> {
     loop {
         let found = some_names(dir)?;
         for (name, kind) in &found {
             if is_full(dir, name, *kind)? {
-                move_up(dir, name, top, moved)?;
+                move_up(dir, name, top, ids, moved)?;
             }
         }
         if removed(top, name, found.is_empty())? {
@@ -111,7 +133,7 @@ fn is_full(dir: &OwnedFd, name: &CStr, kind: FileType) -> nix::Result<bool> {
     }
 }
 
-fn move_up(dir: &OwnedFd, name: &CStr, top: &OwnedFd, moved: &mut u64) -> nix::Result<()> {
+fn move_up(dir: &OwnedFd, name: &CStr, top: &OwnedFd, ids: Ids<'_>, moved: &mut u64) -> nix::Result<()> {
     let mut is_open = false;
     loop {
         *moved += 1;
@@ -120,7 +142,7 @@ fn move_up(dir: &OwnedFd, name: &CStr, top: &OwnedFd, moved: &mut u64) -> nix::R
             Err(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR) => {}
             // A directory that moves is written to.
             Err(Errno::EACCES) if !is_open => {
-                open_up(dir, name)?;
+                open_up(dir, name, ids)?;
                 is_open = true;
             }
             other => return other,
@@ -128,25 +150,37 @@ fn move_up(dir: &OwnedFd, name: &CStr, top: &OwnedFd, moved: &mut u64) -> nix::R
     }
 }
 
-/// Opens a directory to read it, also one that its owner has closed for themselves: a file server knows no power over that.
-pub(super) fn open(dir: impl AsFd, name: &CStr) -> nix::Result<OwnedFd> {
+/// Opens a directory of one of `ids` to read it, also one that its owner has closed for themselves: a file server knows no
+/// power over that.
+///
+/// # Errors
+/// The kernel's; `EXDEV` for somebody else's.
+pub fn open(dir: impl AsFd, name: &CStr, ids: Ids<'_>) -> nix::Result<OwnedFd> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    match openat(&dir, name, flags | OFlag::O_RDONLY, Mode::empty()) {
+    let opened = match openat(&dir, name, flags | OFlag::O_RDONLY, Mode::empty()) {
         Err(Errno::EACCES) => {
-            open_up(&dir, name)?;
+            open_up(&dir, name, ids)?;
             openat(dir, name, flags | OFlag::O_RDONLY, Mode::empty())
         }
         other => other,
-    }
+    }?;
+    of_the_run(&opened, ids)?;
+    Ok(opened)
 }
 
 /// Gives the owner of a directory all rights in it; gives its descriptor (`O_PATH`).
-fn open_up(dir: impl AsFd, name: &CStr) -> nix::Result<OwnedFd> {
+fn open_up(dir: impl AsFd, name: &CStr, ids: Ids<'_>) -> nix::Result<OwnedFd> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_PATH;
     let closed = openat(dir, name, flags, Mode::empty())?;
+    of_the_run(&closed, ids)?;
     let path = format!("/proc/self/fd/{}", closed.as_raw_fd());
     fchmodat(AT_FDCWD, path.as_str(), Mode::S_IRWXU, FchmodatFlags::FollowSymlink)?;
     Ok(closed)
+}
+
+/// Decided on what was opened, whatever the name leads to by now.
+fn of_the_run(dir: &OwnedFd, ids: Ids<'_>) -> nix::Result<()> {
+    if ids(fstat(dir)?.st_uid) { Ok(()) } else { Err(Errno::EXDEV) }
 }
 
 /// The first names of a directory, and what they name as far as the file system tells.
@@ -207,13 +241,13 @@ mod tests {
         }
         std::os::unix::fs::symlink("../kept", at("gone/link")).unwrap();
         let parent = OwnedFd::from(fs::File::open(base.path()).unwrap());
-        tree(&parent, Path::new("gone")).unwrap();
-        tree(&parent, Path::new("gone")).unwrap();
+        tree(&parent, Path::new("gone"), ALL).unwrap();
+        tree(&parent, Path::new("gone"), ALL).unwrap();
         assert!(!at("gone").exists());
         assert_eq!(fs::read_to_string(at("kept/file")).unwrap(), "kept");
         // A link in the place of the tree is removed, not what it names.
         std::os::unix::fs::symlink("kept", at("link")).unwrap();
-        tree(&parent, Path::new("link")).unwrap();
+        tree(&parent, Path::new("link"), ALL).unwrap();
         assert_eq!(fs::read_to_string(at("kept/file")).unwrap(), "kept");
         assert!(fs::symlink_metadata(at("link")).is_err());
     }

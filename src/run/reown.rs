@@ -21,6 +21,7 @@ use crate::bundle::identity::Identity;
 use crate::bundle::rootfs::{Plan, ROOTFS};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::dirs::Dirs;
+use crate::host::privilege::Root;
 use crate::image::store::StoredImage;
 use crate::run::job_id::JobId;
 use crate::run::stage::in_child;
@@ -31,18 +32,25 @@ use crate::run::user_namespace;
 ///
 /// # Errors
 /// When the layer on top cannot be made.
-pub fn layers(dirs: &Dirs, image: &StoredImage, identity: &Identity) -> Result<Vec<PathBuf>> {
+pub fn layers(root: &Root, dirs: &Dirs, image: &StoredImage, identity: &Identity) -> Result<Vec<PathBuf>> {
     let mut layers: Vec<PathBuf> = image.layers().iter().map(|layer| layer.path().to_path_buf()).collect();
     let Some((uid, gid)) = identity.nested.filter(|_| !identity.container.is_single()) else { return Ok(layers) };
     let own = image.directory().join(format!("own-{uid}-{gid}"));
     if !own.is_dir() {
-        make(dirs, image, identity, &layers, &own)?;
+        make(root, dirs, image, identity, &layers, &own)?;
     }
     layers.push(own);
     Ok(layers)
 }
 
-fn make(dirs: &Dirs, image: &StoredImage, identity: &Identity, layers: &[PathBuf], own: &Path) -> Result<()> {
+fn make(
+    root: &Root,
+    dirs: &Dirs,
+    image: &StoredImage,
+    identity: &Identity,
+    layers: &[PathBuf],
+    own: &Path,
+) -> Result<()> {
     let (uid, gid) = (identity.uid, identity.gid);
     let work = dirs.store.join("work").join(format!("own-{}", JobId::new()?));
     let fail = |what: &str, e: std::io::Error| {
@@ -51,23 +59,23 @@ fn make(dirs: &Dirs, image: &StoredImage, identity: &Identity, layers: &[PathBuf
             .hint("is the file system of the store full, or mounted read-only?")
     };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&work).map_err(|e| fail("make", e))?;
-    let root = image.root();
+    let top = image.root();
     let plan = Plan {
-        root_mode: root.mode,
-        root_owner: identity.for_mounting(root.uid, root.gid)?,
+        root_mode: top.mode,
+        root_owner: identity.for_mounting(top.uid, top.gid)?,
         layers: layers.to_vec(),
         work: work.clone(),
         binds: Vec::new(),
         root_ids: identity.root(),
         cover: work.clone(),
     };
-    let made = in_child::in_stage(&plan, None, &identity.container, false, || {
+    let made = in_child::in_stage(root, &plan, None, &identity.container, false, || {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root = nix::fcntl::open(ROOTFS, flags, Mode::empty()).map_err(|e| refused(c".", e))?;
         give(&root, c".", uid, gid)?;
         walk(root, uid, gid)
     });
-    let settled = user_namespace::with_ids(&identity.container, false, || {
+    let settled = user_namespace::with_ids(root, &identity.container, false, || {
         if made.is_ok()
             && let Err(e) = fs::rename(work.join("upper"), own)
             && !own.is_dir()

@@ -17,12 +17,13 @@ use nix::unistd::{Gid, Pid, Uid, pipe2, setresgid, setresuid};
 
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::idmap::IdMap;
+use crate::host::privilege::Root;
 use crate::run::channel::Channel;
 use crate::run::process::{end, fork};
 use crate::run::protocol::{Failure, FromStage, ToStage};
 
 /// A user namespace with `map`, kept alive by the descriptor alone.
-pub fn holding(map: &IdMap, privileged: bool) -> Result<OwnedFd> {
+pub fn holding(_: &Root, map: &IdMap, privileged: bool) -> Result<OwnedFd> {
     let (ours, theirs) = Channel::pair()?;
     let holder = fork(|| {
         let made = unshare(CloneFlags::CLONE_NEWUSER).is_ok() && theirs.send(&FromStage::NeedsMaps).is_ok();
@@ -59,12 +60,12 @@ fn kept(map: &IdMap) -> Option<BorrowedFd<'static>> {
     KEPT.get().filter(|(kept, _)| kept == map).map(|(_, namespace)| namespace.as_fd())
 }
 
-/// Does `work` with power over every id of `map`: directly when privileged, else in a child that is root of a user
+/// Does `work` with power over every id of `map`: directly when privileged, for then that power is lent already, else in a child that is root of a user
 /// namespace with that map.
 ///
 /// # Errors
 /// `work`'s own, and the kernel's.
-pub fn with_ids(map: &IdMap, privileged: bool, work: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
+pub fn with_ids(_: &Root, map: &IdMap, privileged: bool, work: impl FnOnce() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
     if privileged {
         return work();
     }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use ces::error::{Error, Result};
 use ces::host::caller::Caller;
-use ces::host::dirs::Dirs;
+use ces::host::dirs::{Dirs, Places};
 use ces::host::idmap::IdMap;
+use ces::host::privilege::as_root;
 use ces::host::signals::Interrupt;
 use ces::image::document::Platform;
 use ces::image::progress::Progress;
@@ -289,7 +290,7 @@ impl Site {
     }
 
     pub fn dirs(&self) -> Dirs {
-        Dirs::new(&self.caller, Some(self.directory.path())).unwrap()
+        as_root(|root| Dirs::open(root, &self.caller, Some(self.directory.path()), &Places::default())).unwrap()
     }
 
     pub fn store(&self) -> Store {

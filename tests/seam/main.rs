@@ -29,11 +29,12 @@ use losses::{FAILURES, LOSSES, Loss, WORD};
 use support::{Host, Ran};
 
 fn main() -> ExitCode {
+    ces::host::privilege::begin().expect("who calls");
     let argv: Vec<OsString> = std::env::args_os().collect();
     let word = |at: usize| argv.get(at).and_then(|word| word.to_str());
     match (word(0), word(1)) {
-        (Some("ces"), Some("__stage")) => ExitCode::from(losing::stage()),
-        (_, Some("__unpack")) => ces::image::unpack::child_main(),
+        (Some("ces: stage"), _) => ExitCode::from(losing::stage()),
+        (Some(ces::image::unpack::NAME), _) => ces::image::unpack::child_main(),
         (_, Some("run")) => as_ces(&argv),
         _ => tests(),
     }
@@ -44,7 +45,7 @@ fn as_ces(argv: &[OsString]) -> ExitCode {
     ces::host::sys::close_from(3).expect("no descriptors of the caller");
     let (parsed, _) = ces::cli::parse(argv);
     let (cli, _) = parsed.expect("a command line");
-    match ces::commands::dispatch(&cli.global, &cli.command, ces::commands::ahead()) {
+    match ces::commands::dispatch(&cli.global, &cli.command, ces::commands::start_stage()) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprint!("{}", error.report());

@@ -92,7 +92,7 @@ impl Store {
     /// # Errors
     /// When its directory cannot be made, or belongs to or may be written by someone else.
     pub fn open(dirs: &Dirs, caller: &Caller) -> Result<Self> {
-        let root = dirs.store.clone();
+        let root = dirs.store.path().to_path_buf();
         let fail = |e: std::io::Error| {
             Error::new(Stage::Store, Kind::Host, format!("cannot open the store {}", root.display()))
                 .because(e)

@@ -50,3 +50,4 @@ pub mod parent;
 
 pub use child::child_main;
 pub use limits::Limits;
+pub use parent::NAME;

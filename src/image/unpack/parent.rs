@@ -19,9 +19,11 @@ use super::protocol::{Fault, FaultKind, Job, Report, Said, Work, receive, send};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::idmap::IdMap;
+use crate::host::privilege::as_root;
 
-/// The hidden first argument that makes `ces` the child.
-pub const CHILD_ARGUMENT: &str = "__unpack";
+/// The name under which the child is executed, and by which it is known: no file has it, and no word of a command line leads
+/// there.
+pub const NAME: &str = "ces: unpack";
 /// Bytes of the blob that may wait in the pipe.
 const PIPE_SIZE: i32 = 1 << 20;
 
@@ -115,11 +117,11 @@ impl Unpacker {
     pub fn settle(&self, directory: &Path, listing: &Path, work: Work) -> Result<Ended<()>> {
         let fail = |e| host("cannot replace the layer's listing", e);
         let known = listing.with_extension("known");
-        std::fs::rename(listing, &known).map_err(fail)?;
+        as_root(|_| std::fs::rename(listing, &known)).map_err(fail)?;
         let mut job = self.job(directory, work, Some(listing));
         job.known = Some(known.clone());
         let ended = self.start(job, Stdio::null())?.finish()?.map(drop);
-        std::fs::remove_file(&known).map_err(fail)?;
+        as_root(|_| std::fs::remove_file(&known)).map_err(fail)?;
         Ok(ended)
     }
 
@@ -161,9 +163,13 @@ impl Unpacker {
     fn start(&self, job: Job, blob: Stdio) -> Result<Running> {
         let fail = |e: io::Error| host("cannot start the unpacking process", e);
         let (control, theirs) = UnixStream::pair().map_err(fail)?;
+        as_root(|_| self.start_child(job, blob, control, theirs))
+    }
+
+    fn start_child(&self, job: Job, blob: Stdio, control: UnixStream, theirs: UnixStream) -> Result<Running> {
+        let fail = |e: io::Error| host("cannot start the unpacking process", e);
         let child = Command::new(&self.exe)
-            .arg0("ces")
-            .arg(CHILD_ARGUMENT)
+            .arg0(NAME)
             .env_clear()
             .current_dir("/")
             .stdin(blob)
@@ -223,7 +229,7 @@ impl Running {
 
     fn end(&mut self) {
         // Either it is dead already, or it dies now; there is nothing else to do about a failure here.
-        self.child.kill().ok();
+        as_root(|_| self.child.kill()).ok();
         self.child.wait().ok();
     }
 }

@@ -65,9 +65,9 @@ pub enum AtGate {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Go;
 
-/// Takes one command from `door`; gives its process and number, or nothing if the door is closed.
-pub fn admit(door: &Channel) -> Option<Option<(Pid, u32)>> {
-    let Ok(Some((request, mut passed))) = door.receive_with::<Execute>() else { return None };
+/// Takes one command from `requests`; gives its process and number, or nothing if the requests is closed.
+pub fn admit(requests: &Channel) -> Option<Option<(Pid, u32)>> {
+    let Ok(Some((request, mut passed))) = requests.receive_with::<Execute>() else { return None };
     let number = request.number;
     let gate = if passed.is_empty() { return Some(None) } else { passed.remove(0) };
     let child = sys::fork(|| command(&request, gate, &passed));

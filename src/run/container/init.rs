@@ -17,13 +17,13 @@ use crate::run::container::execute::{default_signals, execute};
 use crate::run::protocol::{ENDED, NOT_EXECUTED};
 
 /// Runs the payload as a child, waits for it and for every orphan, and exits when the payload has ended; commands that come
-/// through `door` become children too.
-pub fn run(args: &[String], env: &[String], status: BorrowedFd<'_>, door: Option<&Channel>) -> ! {
-    let code = supervise(args, env, status, door);
+/// through `requests` become children too.
+pub fn run(args: &[String], env: &[String], status: BorrowedFd<'_>, requests: Option<&Channel>) -> ! {
+    let code = supervise(args, env, status, requests);
     std::process::exit(code)
 }
 
-fn supervise(args: &[String], env: &[String], status: BorrowedFd<'_>, mut door: Option<&Channel>) -> i32 {
+fn supervise(args: &[String], env: &[String], status: BorrowedFd<'_>, mut requests: Option<&Channel>) -> i32 {
     // Blocked before the fork, so that none is lost: PID 1 has no default actions (pid_namespaces(7)).
     if sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).is_err() {
         return 125;
@@ -38,15 +38,15 @@ fn supervise(args: &[String], env: &[String], status: BorrowedFd<'_>, mut door: 
     let mut commands: Vec<(Pid, u32)> = Vec::new();
     loop {
         let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-        fds.extend(door.map(|door| PollFd::new(door.as_fd(), PollFlags::POLLIN)));
+        fds.extend(requests.map(|requests| PollFd::new(requests.as_fd(), PollFlags::POLLIN)));
         // EINTR is the only failure, and then we look again.
         poll(&mut fds, PollTimeout::NONE).ok();
-        let knocked = fds.get(1).is_some_and(|fd| fd.any().unwrap_or(false));
-        if knocked && let Some(open) = door {
+        let asked = fds.get(1).is_some_and(|fd| fd.any().unwrap_or(false));
+        if asked && let Some(open) = requests {
             match exec::admit(open) {
                 Some(command) => commands.extend(command),
                 // ces is gone, and so is this process in a moment.
-                None => door = None,
+                None => requests = None,
             }
         }
         while let Ok(Some(info)) = signals.read_signal() {
@@ -59,7 +59,7 @@ fn supervise(args: &[String], env: &[String], status: BorrowedFd<'_>, mut door: 
                         if let Some(at) = commands.iter().position(|(pid, _)| *pid == ended.pid) {
                             let (_, number) = commands.swap_remove(at);
                             // If ces is gone, so is this process in a moment.
-                            door.map(|door| door.send(&Ended { number, status: ended.status }));
+                            requests.map(|requests| requests.send(&Ended { number, status: ended.status }));
                         }
                     }
                 }

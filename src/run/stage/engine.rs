@@ -88,18 +88,18 @@ pub struct Payload {
     filter: Rc<BpfProgram>,
     status: Rc<OwnedFd>,
     nested: Option<(u32, u32)>,
-    door: Option<Rc<Channel>>,
+    exec: Option<Rc<Channel>>,
 }
 
 impl Payload {
-    /// A payload whose wait status goes to `status`; with `nested` ids in a user namespace of its own; through `door` commands
+    /// A payload whose wait status goes to `status`; with `nested` ids in a user namespace of its own; through `exec` commands
     /// may come.
     ///
     /// # Errors
     /// When there is no seccomp profile for this machine.
-    pub fn new(status: OwnedFd, nested: Option<(u32, u32)>, door: Option<OwnedFd>) -> Result<Self> {
-        let door = door.map(Channel::from_fd).map(Rc::new);
-        Ok(Self { filter: Rc::new(seccomp::program()?), status: Rc::new(status), nested, door })
+    pub fn new(status: OwnedFd, nested: Option<(u32, u32)>, exec: Option<OwnedFd>) -> Result<Self> {
+        let exec = exec.map(Channel::from_fd).map(Rc::new);
+        Ok(Self { filter: Rc::new(seccomp::program()?), status: Rc::new(status), nested, exec })
     }
 }
 
@@ -160,6 +160,6 @@ impl Executor for Payload {
         let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
         let args = process.args().clone().unwrap_or_default();
         let env = process.env().clone().unwrap_or_default();
-        init::run(&args, &env, self.status.as_fd(), self.door.as_deref())
+        init::run(&args, &env, self.status.as_fd(), self.exec.as_deref())
     }
 }

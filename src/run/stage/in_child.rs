@@ -10,6 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 use crate::bundle::rootfs::{self, Plan};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::idmap::IdMap;
+use crate::host::privilege::Root;
 use crate::run::channel::Channel;
 use crate::run::process::{end, fork};
 use crate::run::protocol::{Failure, FromStage, ToStage};
@@ -20,13 +21,14 @@ use crate::run::user_namespace;
 /// # Errors
 /// The mounts', and `work`'s own.
 pub fn in_stage(
+    root: &Root,
     plan: &Plan,
     layer_map: Option<&IdMap>,
     map: &IdMap,
     privileged: bool,
     work: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    let layer_ns = layer_map.map(|map| user_namespace::holding(map, privileged)).transpose()?;
+    let layer_ns = layer_map.map(|map| user_namespace::holding(root, map, privileged)).transpose()?;
     let (ours, theirs) = Channel::pair()?;
     let child = fork(|| {
         let done = own_mounts(&theirs, privileged)

@@ -70,7 +70,7 @@ pub fn child_main_reading(read: impl FnOnce(OwnedFd) -> Result<StageRequest>) ->
 /// Descriptors that came with the request, and are still needed.
 struct Handed {
     status: OwnedFd,
-    door: Option<OwnedFd>,
+    exec: Option<OwnedFd>,
     listeners: Vec<OwnedFd>,
     layer_ns: Option<OwnedFd>,
 }
@@ -83,7 +83,7 @@ fn begin(channel: &Channel, read: impl FnOnce(OwnedFd) -> Result<StageRequest>) 
     };
     let mut descriptors = descriptors.into_iter();
     let mut next = || descriptors.next().ok_or_else(lost);
-    let (document, status, door) = (next()?, next()?, next()?);
+    let (document, status, exec) = (next()?, next()?, next()?);
     for _ in 0..passed.groups {
         // 0 is the one who writes: a process of one thread, and all that it will start.
         File::from(next()?)
@@ -99,8 +99,8 @@ fn begin(channel: &Channel, read: impl FnOnce(OwnedFd) -> Result<StageRequest>) 
     let layer_ns = passed.layer_ns.then(&mut next).transpose()?;
     let request = read(document)?;
     // Where nothing may come in, nobody holds a way in.
-    let door = request.door.then_some(door);
-    Ok((request, Handed { status, door, listeners, layer_ns }))
+    let exec = request.exec.then_some(exec);
+    Ok((request, Handed { status, exec, listeners, layer_ns }))
 }
 
 fn read_request(fd: OwnedFd) -> Result<StageRequest> {
@@ -112,7 +112,7 @@ fn read_request(fd: OwnedFd) -> Result<StageRequest> {
     serde_json::from_slice(&text).map_err(|e| fail(&e))
 }
 
-fn stage(request: StageRequest, channel: &Channel, Handed { status, door, listeners, layer_ns }: Handed) -> Result<()> {
+fn stage(request: StageRequest, channel: &Channel, Handed { status, exec, listeners, layer_ns }: Handed) -> Result<()> {
     // While this process may still write the file; everything below inherits it (proc_pid_oom_score_adj(5)).
     std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ.to_string()).map_err(|e| {
         Error::new(Stage::Run, Kind::Host, "cannot make the container the first to die when memory runs out").because(e)
@@ -145,7 +145,7 @@ fn stage(request: StageRequest, channel: &Channel, Handed { status, door, listen
     let container = engine::create(
         &request.job,
         &spec,
-        Payload::new(status, request.nested, door)?,
+        Payload::new(status, request.nested, exec)?,
         console.as_ref().map(Console::path),
     )?;
     let master = console.map(|console| console.take(owner)).transpose()?;

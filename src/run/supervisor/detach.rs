@@ -18,6 +18,8 @@ use nix::unistd::{pipe2, setsid};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::privilege::{Root, as_root};
+use crate::host::site_dir::SiteDir;
 use crate::host::sys;
 use crate::run::job_id::JobId;
 use crate::run::process;
@@ -28,7 +30,7 @@ use crate::run::terminal::streams;
 pub const LARGEST_LOG: u64 = 64 << 20;
 
 /// Where the log of `id` is.
-pub fn log_path(log: &Path, id: &JobId) -> PathBuf {
+pub fn log_path(log: &SiteDir, id: &JobId) -> PathBuf {
     log.join("runs").join(format!("{id}.log"))
 }
 
@@ -93,7 +95,7 @@ pub fn detach(log: &Path, work: impl FnOnce(Report) -> Result<()>) -> Result<()>
 
 /// The supervisor's `main`.
 fn supervise(log: &Path, report: Report, work: impl FnOnce(Report) -> Result<()>) -> i32 {
-    let done = report.again().and_then(|first| connect(log).and_then(|()| work(first)));
+    let done = report.again().and_then(|first| as_root(|root| connect(root, log)).and_then(|()| work(first)));
     let Err(error) = done else { return 0 };
     // In the log it stands if the payload has run; else it is shown by who started this.
     std::io::stderr().write_all(error.report().as_bytes()).ok();
@@ -102,7 +104,7 @@ fn supervise(log: &Path, report: Report, work: impl FnOnce(Report) -> Result<()>
 }
 
 /// The log takes the place of the caller's terminal.
-fn connect(log: &Path) -> Result<()> {
+fn connect(_: &Root, log: &Path) -> Result<()> {
     let what = format!("make the log {}", log.display());
     let dir = log.parent().unwrap_or(Path::new("/"));
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| fail(&what, &e))?;

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use nix::unistd::Pid;
 use serde::Serialize;
 
-use crate::bundle::identity::HostIds;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::cgroup::Observed;
 use crate::host::idmap::{Extent, IdMap};
+use crate::host::ids::HostIds;
+use crate::host::privilege::Root;
 
 /// A check that cannot look.
 mod unseen;
@@ -162,7 +163,7 @@ pub struct Enforced {
 ///
 /// # Errors
 /// Every difference, named; or a file of `/proc` that cannot be read.
-pub fn check(pid: Pid, host: &Host, expected: &Expected, limits: Option<Observed>) -> Result<Enforced> {
+pub fn check(_: &Root, pid: Pid, host: &Host, expected: &Expected, limits: Option<Observed>) -> Result<Enforced> {
     let mut facts = observe(pid, host)?;
     facts.limits = limits;
     let differences = compare(expected, &facts);

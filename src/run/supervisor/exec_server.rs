@@ -4,7 +4,7 @@
 //! (`SO_PEERCRED`) and which process will execute (`SCM_CREDENTIALS`); refuses whatever does not stand the enforced check.
 
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::Signal;
@@ -12,10 +12,12 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen, setsockopt, socket,
     sockopt,
 };
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::{Pid, getuid};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::privilege::{Root, as_root};
+use crate::host::site_dir::SiteDir;
 use crate::host::sys;
 use crate::run::channel::Channel;
 use crate::run::container::exec::{AtGate, Ended, Execute, Go};
@@ -79,14 +81,14 @@ pub struct Base {
     pub cwd: String,
 }
 
-/// The way in.
+/// The server.
 #[allow(missing_debug_implementations, reason = "a closure says nothing")]
 pub struct ExecServer<'a> {
     listener: OwnedFd,
     init: Channel,
     base: Base,
     check: Check<'a>,
-    run: (PathBuf, JobId),
+    run: (SiteDir, JobId),
     visits: Vec<Visit>,
     executed: Vec<Executed>,
 }
@@ -118,7 +120,7 @@ pub enum Source {
 ///
 /// # Errors
 /// The kernel's.
-pub fn open(job: &Path) -> Result<OwnedFd> {
+pub fn listen_in(_: &Root, job: &Path) -> Result<OwnedFd> {
     let make = || -> std::io::Result<OwnedFd> {
         let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
         let (_dir, address) = address(job)?;
@@ -130,11 +132,11 @@ pub fn open(job: &Path) -> Result<OwnedFd> {
     make().map_err(|e| fail("listen for ces exec", e))
 }
 
-/// Knocks at the door of a job.
+/// Connects to the socket of a job.
 ///
 /// # Errors
 /// When it has none: the policy did not allow it when the run began.
-pub fn knock(job: &Path) -> Result<Channel> {
+pub fn connect_to(_: &Root, job: &Path) -> Result<Channel> {
     let reach = || -> std::io::Result<OwnedFd> {
         let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
         let (_dir, address) = address(job)?;
@@ -147,7 +149,7 @@ pub fn knock(job: &Path) -> Result<Channel> {
     })
 }
 
-const NAME: &str = "door";
+const NAME: &str = "exec.sock";
 
 /// An address by descriptor: a path may be longer than an address.
 fn address(job: &Path) -> std::io::Result<(std::fs::File, UnixAddr)> {
@@ -158,7 +160,7 @@ fn address(job: &Path) -> std::io::Result<(std::fs::File, UnixAddr)> {
 
 impl<'a> ExecServer<'a> {
     /// Opens the way from `listener` to `init`, past `check`; what is executed is written to the audit log of `run` first.
-    pub fn new(listener: OwnedFd, init: Channel, base: Base, run: (PathBuf, JobId), check: Check<'a>) -> Self {
+    pub fn new(listener: OwnedFd, init: Channel, base: Base, run: (SiteDir, JobId), check: Check<'a>) -> Self {
         Self { listener, init, base, check, run, visits: Vec::new(), executed: Vec::new() }
     }
 
@@ -176,9 +178,9 @@ impl<'a> ExecServer<'a> {
     pub fn answer(&mut self, ready: &[Source]) {
         // The gates first: what is said there is said before PID 1 tells of the end.
         let (gates, others): (Vec<Source>, Vec<Source>) =
-            ready.iter().partition(|knock| matches!(knock, Source::Gate(_)));
-        for knock in gates.into_iter().chain(others) {
-            match knock {
+            ready.iter().partition(|source| matches!(source, Source::Gate(_)));
+        for source in gates.into_iter().chain(others) {
+            match source {
                 Source::Listener => self.listener(),
                 Source::Init => self.ended(),
                 Source::Client(at) => self.client(at),
@@ -195,7 +197,7 @@ impl<'a> ExecServer<'a> {
     fn listener(&mut self) {
         let Ok(client) = sys::passed::accept(self.listener.as_fd()) else { return };
         let known = getsockopt(&client, sockopt::PeerCredentials)
-            .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw());
+            .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == getuid().as_raw());
         // Visits keep their places, which are their names while they are polled.
         let alive = self.visits.iter().filter(|visit| visit.client.is_some() || visit.gate.is_some()).count();
         if known && alive < MOST {
@@ -311,7 +313,7 @@ impl<'a> ExecServer<'a> {
         let enforced = (self.check)(pid, terminal, user)?;
         let Some(executed) = visit.number.and_then(|number| self.executed.get_mut(number)) else { return Ok(()) };
         executed.enforced = serde_json::to_value(&enforced).ok();
-        record::audit_executed(&self.run.0, &self.run.1, executed)?;
+        as_root(|root| record::audit_executed(root, &self.run.0, &self.run.1, executed))?;
         let passed: Vec<BorrowedFd<'_>> = master.iter().map(AsFd::as_fd).collect();
         if let Some(client) = &visit.client {
             client.send_with(&ExecReply::Started, &passed)?;
@@ -352,7 +354,7 @@ impl<'a> ExecServer<'a> {
     fn signal(&self, at: usize, signal: i32) {
         if let Some(process) = self.visits.get(at).and_then(|visit| visit.process.as_ref()) {
             // ESRCH: it has just ended.
-            sys::pidfd_kill(process.as_fd(), signal).ok();
+            as_root(|_| sys::pidfd_kill(process.as_fd(), signal)).ok();
         }
     }
 }

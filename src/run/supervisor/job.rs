@@ -10,30 +10,42 @@
 //! ~/outputs_<id>/           the container's /safe_outputs, kept
 //! ~/port_<id>_<port>.sock   a published port's socket, where no path was given, removed
 //! ```
+//!
+//! What is in the home is made, opened and taken away with the researcher's rights. What those do not reach (files of the
+//! container's other ids) is reached through descriptors of directories that were made for the job, and only where they
+//! belong to an id of the run.
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::Flock;
+use nix::fcntl::{Flock, OFlag, openat};
+use nix::sys::stat::{Mode, fstat, mkdirat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 
-use crate::bundle::identity::{HostIds, Identity, acting_as, acting_with_power};
+use crate::bundle::identity::Identity;
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::caller::Caller;
 use crate::host::dirs::Dirs;
 use crate::host::idmap::IdMap;
+use crate::host::ids::HostIds;
+use crate::host::privilege::{Root, acting_as, as_root, over_files};
 use crate::run::directory::open_directory;
 use crate::run::job_id::JobId;
 use crate::run::removal;
-use crate::run::supervisor::journal;
-pub use crate::run::supervisor::journal::Journal;
-use crate::run::supervisor::quota::Kept;
+use crate::run::supervisor::journal::{self, Inode, Journal, Made};
+use crate::run::supervisor::places::Places;
+use crate::run::supervisor::quota::{Kept, Which};
+use crate::run::user_namespace;
 
 /// A job of this process: its directories exist, its lock is held.
 #[derive(Debug)]
 pub struct Job {
     /// What a sweep would need.
     pub journal: Journal,
+    /// Where its directories are.
+    pub places: Places,
     dirs: Dirs,
     dir: PathBuf,
     outputs: Option<OwnedFd>,
@@ -51,9 +63,9 @@ impl Job {
     ///
     /// # Errors
     /// When a directory cannot be made; nothing is left then.
-    pub fn begin(dirs: &Dirs, identity: &Identity, journal: Journal) -> Result<Self> {
-        let (dir, lock) = journal::begin(dirs, &journal)?;
-        let mut job = Self { journal, dirs: dirs.clone(), dir, outputs: None, scratch: None, lock };
+    pub fn begin(dirs: &Dirs, identity: &Identity, journal: Journal, places: Places) -> Result<Self> {
+        let (dir, lock) = as_root(|root| journal::begin(root, dirs, &journal))?;
+        let mut job = Self { journal, places, dirs: dirs.clone(), dir, outputs: None, scratch: None, lock };
         if let Err(error) = job.make_directories(identity) {
             // The first error is the one to show; what cannot be removed now, the next sweep removes.
             job.end(identity).ok();
@@ -63,48 +75,54 @@ impl Job {
     }
 
     fn make_directories(&mut self, identity: &Identity) -> Result<()> {
-        let work = &self.journal.work;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(work).map_err(|e| {
-            fail_path("make", work, &e).hint("is the file system of the store full, or mounted read-only?")
+        as_root(|root| make_work(root, &self.places.work))?;
+        let home = open_directory(&self.places.home, false)?;
+        let made = |name: &str, path: &Path| {
+            let make = || {
+                mkdirat(&home, name, Mode::S_IRWXU)?;
+                let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                openat(&home, name, flags, Mode::empty())
+            };
+            make().map_err(|e: nix::Error| {
+                fail_path("make", path, &e.into())
+                    .hint("outputs and scratch are made in your home directory: is it there, writable and not full?")
+            })
+        };
+        // From here on the directory is known by this descriptor: whatever its name leads to later, only what is in this
+        // directory is ever given away.
+        self.scratch = Some(made(&self.places.scratch, &self.places.scratch())?);
+        self.outputs = Some(made(&self.places.outputs, &self.places.outputs())?);
+        let inode = |dir: &Option<OwnedFd>| dir.as_ref().and_then(inode_of);
+        let noted = Made { scratch: inode(&self.scratch), outputs: inode(&self.outputs) };
+        as_root(|root| {
+            noted.save(root, &self.dir)?;
+            self.bound(root)
         })?;
-        room_to_begin(work)?;
-        let privileged = identity.caller.is_privileged();
-        acting_as(&identity.researcher(), privileged, || {
-            for dir in [self.scratch(), self.outputs()] {
-                fs::DirBuilder::new().mode(0o700).create(&dir).map_err(|e| {
-                    fail_path("make", &dir, &e).hint(
-                        "outputs and scratch are made in your home directory: is it there, writable and not full?",
-                    )
-                })?;
-            }
-            // From here on the directory is known by this descriptor: whatever its name leads to later, only what is
-            // in this directory is ever given away.
-            self.outputs = Some(open_directory(&self.outputs(), true)?);
-            self.scratch = Some(open_directory(&self.scratch(), true)?);
-            Ok(())
-        })?;
-        self.bound()?;
         self.give_to_payload(identity)
     }
 
     /// Sets the limits that file systems keep; root alone has such.
-    fn bound(&self) -> Result<()> {
-        let (scratch, outputs) = (self.scratch(), self.outputs());
+    fn bound(&self, root: &Root) -> Result<()> {
         self.journal.quotas.iter().try_for_each(|kept| {
-            let dirs = kept.dirs.iter().map(|dir| match dir {
-                dir if *dir == scratch => self.scratch_directory(),
-                dir if *dir == outputs => self.outputs_directory(),
-                _ => self.work_directory(),
-            });
-            let dirs = dirs.collect::<Result<Vec<_>>>()?;
-            kept.begin(&dirs.iter().collect::<Vec<_>>())
+            let dirs = kept.on.iter().map(|which| self.directory(*which)).collect::<Result<Vec<_>>>()?;
+            kept.begin(root, &dirs.iter().collect::<Vec<_>>())
         })
+    }
+
+    fn directory(&self, which: Which) -> Result<OwnedFd> {
+        match which {
+            Which::Scratch => self.scratch_directory(),
+            Which::Outputs => self.outputs_directory(),
+            Which::Work => self.work_directory(),
+        }
     }
 
     /// The bounds that file systems keep and that were used up, in words.
     pub fn used_up(&self) -> Vec<String> {
-        let of = |kept: &Kept| kept.dirs.first().and_then(|dir| kept.used_up(open_directory(dir, true).ok()?));
-        self.journal.quotas.iter().filter_map(of).collect()
+        let of = |root: &Root, kept: &Kept| {
+            kept.on.first().and_then(|which| kept.used_up(root, self.directory(*which).ok()?))
+        };
+        as_root(|root| self.journal.quotas.iter().filter_map(|kept| of(root, kept)).collect())
     }
 
     /// Whether scratch and outputs become another's than the researcher's while the payload runs: real root names no
@@ -119,24 +137,24 @@ impl Job {
         if !Self::changes_hands(identity) {
             return Ok(());
         }
-        let privileged = identity.caller.is_privileged();
         let payload = identity.payload();
+        let privileged = identity.caller.is_privileged();
         let (uid, gid) = if privileged { (payload.uid, payload.gid) } else { (identity.uid, identity.gid) };
-        crate::run::user_namespace::with_ids(&identity.container, privileged, || {
-            for dir in [self.scratch(), self.outputs()] {
-                std::os::unix::fs::lchown(&dir, Some(uid), Some(gid)).map_err(|e| fail_path("give away", &dir, &e))?;
+        let dirs =
+            [(self.scratch_directory()?, self.places.scratch()), (self.outputs_directory()?, self.places.outputs())];
+        let give = || {
+            for (dir, path) in &dirs {
+                fchown(dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                    .map_err(|e| fail_path("give away", path, &e.into()))?;
             }
             Ok(Vec::new())
-        })
-        .map(drop)
+        };
+        as_root(|root| user_namespace::with_ids(root, &identity.container, privileged, give)).map(drop)
     }
 
-    /// Where `ces exec` knocks.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn open_door(&self) -> Result<OwnedFd> {
-        crate::run::supervisor::exec_server::open(&self.dir)
+    /// The job's own directory, in which `ces exec` asks.
+    pub fn directory_of_its_own(&self) -> &Path {
+        &self.dir
     }
 
     /// The job's id.
@@ -144,14 +162,9 @@ impl Job {
         &self.journal.id
     }
 
-    /// `~/scratch_<id>`.
-    pub fn scratch(&self) -> PathBuf {
-        self.journal.home.join(&self.journal.scratch)
-    }
-
     /// `~/outputs_<id>`.
     pub fn outputs(&self) -> PathBuf {
-        self.journal.home.join(&self.journal.outputs)
+        self.places.outputs()
     }
 
     /// The outputs directory itself, as it was made.
@@ -159,11 +172,7 @@ impl Job {
     /// # Errors
     /// When the kernel gives no second descriptor.
     pub fn outputs_directory(&self) -> Result<OwnedFd> {
-        let made = self
-            .outputs
-            .as_ref()
-            .ok_or_else(|| Error::new(Stage::Run, Kind::Failed, "the outputs directory was not made"))?;
-        made.try_clone().map_err(|e| fail("open the outputs", &e))
+        copy(self.outputs.as_ref(), "outputs")
     }
 
     /// The scratch directory itself, as it was made.
@@ -171,11 +180,7 @@ impl Job {
     /// # Errors
     /// When the kernel gives no second descriptor.
     pub fn scratch_directory(&self) -> Result<OwnedFd> {
-        let made = self
-            .scratch
-            .as_ref()
-            .ok_or_else(|| Error::new(Stage::Run, Kind::Failed, "the scratch directory was not made"))?;
-        made.try_clone().map_err(|e| fail("open scratch", &e))
+        copy(self.scratch.as_ref(), "scratch")
     }
 
     /// The throw-away directory in the store, in which the layer over the image grows.
@@ -183,15 +188,16 @@ impl Job {
     /// # Errors
     /// When it cannot be opened.
     pub fn work_directory(&self) -> Result<OwnedFd> {
-        open_directory(&self.journal.work, true)
+        as_root(|_| open_directory(&self.places.work, true))
     }
 
-    /// Removes scratch as far as the researcher can; the rest is for [`Job::end`].
-    pub fn empty_scratch(&self, identity: &Identity) {
-        acting_as(&identity.researcher(), identity.caller.is_privileged(), || {
-            remove_tree(&open_directory(&self.journal.home, false)?, Path::new(&self.journal.scratch))
-        })
-        .ok();
+    /// Removes what is in scratch as far as the researcher can; the rest is for [`Job::end`].
+    pub fn empty_scratch(&self) {
+        if let Some(scratch) = &self.scratch {
+            let own = self.journal.uid;
+            // What is left is tried again, with more power.
+            removal::content(scratch, &|uid| uid == own).ok();
+        }
     }
 
     /// Removes all that is not to be kept: scratch, the throw-away directory, the journal (last).
@@ -199,66 +205,130 @@ impl Job {
     /// # Errors
     /// When something cannot be removed; the journal then stays, and the next sweep tries again.
     pub fn end(self, identity: &Identity) -> Result<()> {
-        discard(&self.journal, &identity.container, identity.caller.is_privileged())?;
-        journal::forget(&self.dirs, &self.journal.id, self.lock)
+        discard(&self.journal, &self.places, self.scratch.as_ref(), &identity.caller, &identity.container)?;
+        as_root(|root| journal::forget(root, &self.dirs, &self.journal.id, self.lock))
     }
 
     /// Removes the outputs directory if it is empty: for runs in which nothing ran.
-    pub fn forget_empty_outputs(&self, identity: &Identity) {
+    pub fn forget_empty_outputs(&self) {
         // ENOTEMPTY keeps it, and that is meant.
-        acting_as(&identity.researcher(), identity.caller.is_privileged(), || Ok(fs::remove_dir(self.outputs()))).ok();
+        fs::remove_dir(self.outputs()).ok();
     }
 }
 
-/// Removes scratch and the throw-away directory of a job, running or dead, and what bounded them.
+fn copy(made: Option<&OwnedFd>, what: &str) -> Result<OwnedFd> {
+    let made = made.ok_or_else(|| Error::new(Stage::Run, Kind::Failed, format!("{what} was not made")))?;
+    made.try_clone().map_err(|e| fail(&format!("open {what}"), &e))
+}
+
+fn make_work(_: &Root, work: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(work)
+        .map_err(|e| fail_path("make", work, &e).hint("is the file system of the store full, or mounted read-only?"))?;
+    room_to_begin(work)
+}
+
+/// Which inode a directory is.
+pub fn inode_of(dir: &OwnedFd) -> Option<Inode> {
+    fstat(dir).ok().map(|found| (found.st_dev, found.st_ino))
+}
+
+/// Removes scratch and the throw-away directory of a job, running or dead, and what bounded them; `scratch` is the directory
+/// that was made for it, and none where it is gone or never was.
 ///
 /// # Errors
 /// When something cannot be removed.
-pub fn discard(journal: &Journal, map: &IdMap, privileged: bool) -> Result<()> {
-    let researcher = HostIds { uid: journal.uid, gid: journal.gid, groups: Vec::new() };
-    journal.sockets.iter().try_for_each(|socket| socket.remove(&researcher, privileged))?;
-    let home = acting_as(&researcher, privileged, || open_directory(&journal.home, false))?;
-    let remove = || -> Result<Vec<u8>> {
-        remove_tree(&home, Path::new(&journal.scratch))?;
-        remove_work(&journal.work)?;
-        Ok(Vec::new())
-    };
-    // A user's container may have written as subordinate ids: only root of the same namespace can remove that. Most have not,
-    // and then there is no need of one.
-    if privileged || remove().is_err() {
-        in_home(map, &researcher, privileged, remove)?;
-    }
-    journal.quotas.iter().try_for_each(|kept| kept.end(&researcher))
-}
-
-/// Does `work` with power over every id of a run, in a home that may know the researcher alone.
-fn in_home(map: &IdMap, researcher: &HostIds, privileged: bool, work: impl FnOnce() -> Result<Vec<u8>>) -> Result<()> {
-    acting_with_power(researcher, privileged, || crate::run::user_namespace::with_ids(map, privileged, work)).map(drop)
-}
-
-/// Removes a directory of the researcher's home, whatever was made in it; nothing if it is not there.
-pub(super) fn remove_from_home(
-    home: &Path,
-    dir: &Path,
-    researcher: &HostIds,
+pub fn discard(
+    journal: &Journal,
+    places: &Places,
+    scratch: Option<&OwnedFd>,
+    caller: &Caller,
     map: &IdMap,
-    privileged: bool,
 ) -> Result<()> {
-    let Some(name) = dir.file_name() else { return Ok(()) };
-    let home = acting_as(researcher, privileged, || open_directory(home, false))?;
-    in_home(map, researcher, privileged, || remove_tree(&home, Path::new(name)).map(|()| Vec::new()))
+    let researcher = researcher(journal, caller);
+    let privileged = caller.is_privileged();
+    journal.sockets.iter().try_for_each(|socket| socket.remove(&researcher))?;
+    if let Some(scratch) = scratch {
+        let own = |uid: u32| uid == researcher.uid;
+        // A user's container may have written as subordinate ids: only root of the same namespace can remove that. Most have
+        // not, and then there is no need of one.
+        if acting_as(&researcher, || Ok(removal::content(scratch, &own)))?.is_err() {
+            let ids = ids_of(map, privileged, researcher.uid);
+            let empty = || {
+                removal::content(scratch, &ids).map_err(|e| fail_path("empty", &places.scratch(), &e.into()))?;
+                Ok(Vec::new())
+            };
+            over_files(&researcher, |root| user_namespace::with_ids(root, map, privileged, empty)).map(drop)?;
+        }
+    }
+    acting_as(&researcher, || {
+        let home = open_directory(&places.home, false)?;
+        match unlinkat(&home, places.scratch.as_str(), UnlinkatFlags::RemoveDir) {
+            Ok(()) | Err(nix::Error::ENOENT | nix::Error::ENOTDIR) => Ok(()),
+            Err(e) => Err(fail_path("remove", &places.scratch(), &e.into())),
+        }
+    })?;
+    as_root(|root| {
+        if remove_work(&places.work).is_err() {
+            user_namespace::with_ids(root, map, privileged, || remove_work(&places.work).map(|()| Vec::new()))?;
+        }
+        journal.quotas.iter().try_for_each(|kept| kept.end(root, places, &researcher))
+    })
 }
 
-/// The outputs directory of a dead job, opened with the researcher's rights when privileged (else with those that this
-/// process has: its own, or root's in a user namespace).
+/// Whose job it is: all of a caller's own ids, and of another's what the journal says.
+pub fn researcher(journal: &Journal, caller: &Caller) -> HostIds {
+    if journal.uid == caller.uid.as_raw() {
+        return caller.ids();
+    }
+    HostIds { uid: journal.uid, gid: journal.gid, groups: Vec::new() }
+}
+
+/// The ids of a run, as the process numbers them that has power over them: the host's, or those of its user namespace, where
+/// every other is the overflow id (user_namespaces(7)).
+pub fn ids_of(map: &IdMap, privileged: bool, researcher: u32) -> impl Fn(u32) -> bool + use<> {
+    let ranges: Vec<(u32, u32)> = map.uids.iter().map(|extent| (extent.outside, extent.count)).collect();
+    let nobody = overflow_id();
+    move |uid| {
+        if privileged {
+            uid == researcher || ranges.iter().any(|(first, count)| uid >= *first && uid - first < *count)
+        } else {
+            uid != nobody
+        }
+    }
+}
+
+fn overflow_id() -> u32 {
+    let text = fs::read_to_string("/proc/sys/kernel/overflowuid").unwrap_or_default();
+    text.trim().parse().unwrap_or(65_534)
+}
+
+/// A directory of a dead job, opened with the researcher's rights, if it is the one that was made for it; none if it is gone.
 ///
 /// # Errors
-/// When it cannot be opened.
-pub fn reopen_outputs(journal: &Journal, privileged: bool) -> Result<OwnedFd> {
-    let path = journal.home.join(&journal.outputs);
-    let researcher = HostIds { uid: journal.uid, gid: journal.gid, groups: Vec::new() };
-    // Real root's own outputs may belong to an id of the foreign range for now: root opens them as root.
-    acting_as(&researcher, privileged, || open_directory(&path, true))
+/// When something else is there, which is left alone, or it cannot be opened.
+pub fn reopen(path: &Path, made: Option<Inode>, researcher: &HostIds) -> Result<Option<OwnedFd>> {
+    let opened = acting_as(researcher, || {
+        if path.symlink_metadata().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
+            return Ok(None);
+        }
+        open_directory(path, true).map(Some)
+    });
+    let opened = match opened {
+        // Real root's own may belong to an id of the foreign range for now: root opens it as root.
+        Err(_) if researcher.uid == 0 => as_root(|_| open_directory(path, true)).map(Some)?,
+        opened => opened?,
+    };
+    let Some(dir) = opened else { return Ok(None) };
+    match (inode_of(&dir), made) {
+        (Some(is), Some(must)) if is == must => Ok(Some(dir)),
+        // Killed before it was noted: then nothing has run, and nothing is in it.
+        (_, None) => Ok(None),
+        _ => Err(Error::new(Stage::Run, Kind::Failed, format!("{} is left alone", path.display()))
+            .because("it is not the directory that was made for the run")),
+    }
 }
 
 /// Removes a throw-away directory of the store. For a process with power over every id in it.
@@ -271,7 +341,7 @@ pub fn remove_work(work: &Path) -> Result<()> {
             let parent = open_directory(parent, false)?;
             // Not as expected, or not there: then it is a tree like others.
             open_directory(work, false).ok().and_then(|dir| removal::overlay_work(&dir).ok());
-            remove_tree(&parent, Path::new(name))
+            removal::tree(&parent, Path::new(name), removal::ALL).map_err(|e| fail_path("remove", work, &e.into()))
         }
         _ => Ok(()),
     }
@@ -294,10 +364,6 @@ fn room_to_begin(work: &Path) -> Result<()> {
             work.parent().unwrap_or(work).display()
         ))
         .hint("make room (ces prune deletes what nothing uses), or put the store elsewhere with --root"))
-}
-
-fn remove_tree(parent: &OwnedFd, name: &Path) -> Result<()> {
-    removal::tree(parent, name).map_err(|e| fail_path("remove", name, &e.into()))
 }
 
 fn fail(what: &str, e: &std::io::Error) -> Error {

@@ -15,6 +15,8 @@ use crate::bundle::identity::Identity;
 use crate::bundle::rootfs::Plan;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::cgroup::{self, Cgroup, Observed, PREFIX, Usage};
+use crate::host::privilege::{Root, as_root};
+use crate::host::site_dir::SiteDir;
 use crate::host::sys;
 use crate::run::job_id::JobId;
 use crate::run::process;
@@ -52,8 +54,8 @@ pub struct Launch<'a> {
     pub interactive: bool,
     /// The payload has a terminal of its own (`-t`).
     pub tty: bool,
-    /// Where `ces exec` knocks, where the policy allows it, and the directory of the audit log.
-    pub door: Option<(OwnedFd, PathBuf)>,
+    /// Where `ces exec` asks, where the policy allows it, and the directory of the audit log.
+    pub exec: Option<(OwnedFd, SiteDir)>,
     /// The output goes into a log, and who is told of the start (`-d`).
     pub detached: Option<Report>,
     /// A terminal gets the output as it is (`--raw`).
@@ -98,7 +100,7 @@ pub fn launch<T>(
     // What a killed stage process leaves becomes this process's own, to end.
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|e| Error::new(Stage::Run, Kind::Host, "cannot take over orphans").because(e.desc()))?;
-    let prepared = prepare(&launch)?;
+    let prepared = as_root(|root| prepare(root, &launch))?;
     let request = StageRequest {
         placed: matches!(prepared, Some((_, Ok(_)))),
         job: launch.id.to_string(),
@@ -109,16 +111,18 @@ pub fn launch<T>(
         spec: launch.engine_spec.clone(),
         volumes: launch.volumes.clone(),
         ports: launch.ports.containers(),
-        door: launch.door.is_some(),
+        exec: launch.exec.is_some(),
     };
     let cgroup = prepared.as_ref().and_then(|(cgroup, _)| cgroup.as_ref());
     let streams = ends.each_ref().map(Option::as_ref);
-    let stage = idle.begin(&request, identity.layer_map().as_ref(), streams, &launch.ports.listeners(), cgroup);
+    let stage = as_root(|root| {
+        idle.begin(root, &request, identity.layer_map().as_ref(), streams, &launch.ports.listeners(), cgroup)
+    });
     let stage = match stage {
         Ok(stage) => stage,
         Err(error) => {
             // What is left is empty, and the next sweep's; the error is the one to show.
-            cgroup.map_or(Ok(()), Cgroup::remove).ok();
+            as_root(|root| cgroup.map_or(Ok(()), |cgroup| cgroup.remove(root))).ok();
             return Err(error);
         }
     };
@@ -136,7 +140,7 @@ pub fn launch<T>(
             Usage { peak_memory: None, oom_kills: killed.unwrap_or_default() }
         }
     };
-    let removed = cgroup.as_ref().map_or(Ok(()), Cgroup::remove);
+    let removed = as_root(|root| cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.remove(root)));
     ended.and_then(|(outcome, last)| removed.map(|()| (outcome, usage, last)))
 }
 
@@ -166,16 +170,16 @@ fn connect(launch: &Launch<'_>) -> Result<(Vec<Relay>, [Option<OwnedFd>; 3])> {
 type Placed = (Option<Cgroup>, Result<Vec<String>>);
 
 /// A cgroup that the stage process enters by itself; none yet where it has to be moved.
-fn prepare(launch: &Launch<'_>) -> Result<Option<Placed>> {
+fn prepare(root: &Root, launch: &Launch<'_>) -> Result<Option<Placed>> {
     let resources = resources(launch.spec).cloned().unwrap_or_default();
-    let prepared = Cgroup::prepare(launch.id.as_str(), &resources).transpose();
+    let prepared = Cgroup::prepare(root, launch.id.as_str(), &resources).transpose();
     prepared.map(|made| as_required(launch, made)).transpose()
 }
 
 /// Puts the stage process into a cgroup of the job's own, or says why not.
-fn place(launch: &Launch<'_>, pid: Pid) -> Result<Placed> {
+fn place(root: &Root, launch: &Launch<'_>, pid: Pid) -> Result<Placed> {
     let resources = resources(launch.spec).cloned().unwrap_or_default();
-    as_required(launch, Cgroup::create(launch.id.as_str(), pid, &resources))
+    as_required(launch, Cgroup::create(root, launch.id.as_str(), pid, &resources))
 }
 
 /// Refuses what the policy does not allow to be missing.
@@ -216,7 +220,7 @@ fn converse<T>(
     // thread has ended before this process forks again.
     let (created, placed) = std::thread::scope(|scope| {
         let mut placed = prepared.map(Ok);
-        let mut placing = placed.is_none().then(|| scope.spawn(|| place(launch, pid)));
+        let mut placing = placed.is_none().then(|| scope.spawn(|| as_root(|root| place(root, launch, pid))));
         let created = until_created(launch, &stage, || {
             if let Some(thread) = placing.take() {
                 placed = thread.join().ok();
@@ -250,12 +254,12 @@ fn converse<T>(
             cgroup: cgroup.as_ref().map(|_| format!("{PREFIX}{}", launch.id)),
             ..promised.led_elsewhere(&moved)
         };
-        let enforced = enforced::check(init, &host, &expected, observed)?;
+        let enforced = as_root(|root| enforced::check(root, init, &host, &expected, observed))?;
         before_start(&Checked { enforced, warnings })?;
         if signals.interrupted()? {
             return Err(Error::new(Stage::Run, Kind::Failed, "interrupted before the start; nothing was run"));
         }
-        let door = launch.door.as_ref().map(|(listener, log)| -> Result<ExecServer<'_>> {
+        let exec = launch.exec.as_ref().map(|(listener, log)| -> Result<ExecServer<'_>> {
             let copied =
                 |e: std::io::Error| Error::new(Stage::Run, Kind::Failed, "cannot copy a descriptor").because(e);
             let (listener, cgroup) = (listener.try_clone().map_err(copied)?, cgroup.as_ref());
@@ -265,10 +269,10 @@ fn converse<T>(
                 if let Some((uid, gid)) = user {
                     expected.becomes(uid, gid)?;
                 }
-                enforced::check(pid, &host, &expected, limits)
+                as_root(|root| enforced::check(root, pid, &host, &expected, limits))
             };
             let base = base(launch.spec);
-            Ok(ExecServer::new(listener, stage.door, base, (log.clone(), launch.id.clone()), Box::new(check)))
+            Ok(ExecServer::new(listener, stage.exec, base, (log.clone(), launch.id.clone()), Box::new(check)))
         });
         let run = Supervised {
             channel: &stage.channel,
@@ -278,7 +282,7 @@ fn converse<T>(
             pipes,
             terminal,
             detached,
-            door: door.transpose()?,
+            exec: exec.transpose()?,
             interactive: launch.interactive,
             raw: launch.raw,
             watch,
@@ -305,7 +309,7 @@ fn until_created(launch: &Launch<'_>, stage: &StageProcess, mut in_cgroup: impl 
         let (message, mut passed) = stage.receive()?.unzip();
         match message {
             Some(FromStage::NeedsMaps) => {
-                identity.container.write(stage.pid(), identity.caller.is_privileged())?;
+                as_root(|_| identity.container.write(stage.pid(), identity.caller.is_privileged()))?;
                 stage.channel.send(&ToStage::MapsWritten)?;
             }
             Some(FromStage::NeedsCgroup) => {

@@ -2,6 +2,8 @@
 
 /// The enforced check: what the kernel says of the created container.
 pub mod enforced;
+/// Where a job's directories are.
+pub mod places;
 /// Bounds that the file system keeps.
 pub mod quota;
 /// Where published ports listen on the host.

@@ -16,8 +16,8 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, unlinkat};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::bundle::identity::HostIds;
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::ids::HostIds;
 use crate::run::removal;
 use crate::run::supervisor::quota::Kept;
 use crate::text;
@@ -99,7 +99,7 @@ fn all_below(dir: &OwnedFd, theirs: &dyn Fn(&FileStat) -> bool, depth: usize) ->
             return Ok(false);
         }
         if stat.st_mode & libc::S_IFMT == libc::S_IFDIR
-            && (depth >= DEPTH || !all_below(&removal::open(dir, name)?, theirs, depth + 1)?)
+            && (depth >= DEPTH || !all_below(&removal::open(dir, name, removal::ALL)?, theirs, depth + 1)?)
         {
             return Ok(false);
         }
@@ -198,7 +198,7 @@ impl Walk<'_> {
                 self.outputs.refused.push(format!("{}: deeper than {DEPTH} levels", shown(path)))
             }
             libc::S_IFDIR => {
-                let below = removal::open(dir, name).map_err(|e| fail(path, e))?;
+                let below = removal::open(dir, name, self.ids).map_err(|e| fail(path, e))?;
                 self.directory(below, path, depth + 1)?;
             }
             libc::S_IFREG => {

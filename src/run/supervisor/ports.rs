@@ -16,8 +16,10 @@ use nix::sys::socket::{Backlog, listen};
 use nix::sys::stat::{Mode, SFlag, umask};
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::identity::{HostIds, Identity, acting_as};
+use crate::bundle::identity::Identity;
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::ids::HostIds;
+use crate::host::privilege::acting_as;
 use crate::host::sys;
 use crate::policy::request::{Listen, PortRequest};
 
@@ -49,8 +51,8 @@ impl SocketFile {
     ///
     /// # Errors
     /// When it is there and cannot be removed.
-    pub fn remove(&self, researcher: &HostIds, privileged: bool) -> Result<()> {
-        acting_as(researcher, privileged, || {
+    pub fn remove(&self, researcher: &HostIds) -> Result<()> {
+        acting_as(researcher, || {
             let Ok(there) = std::fs::symlink_metadata(&self.path) else { return Ok(()) };
             if (there.dev(), there.ino()) != (self.device, self.inode) || !is_socket(there.mode()) {
                 return Ok(());
@@ -73,7 +75,6 @@ pub struct Ports {
     published: Vec<Published>,
     files: Vec<SocketFile>,
     researcher: HostIds,
-    privileged: bool,
 }
 
 impl Ports {
@@ -86,15 +87,10 @@ impl Ports {
             return Err(Error::new(Stage::Run, Kind::Usage, format!("{} ports are too many", requests.len()))
                 .hint(format!("publish {MOST} at most")));
         }
-        let (researcher, privileged) = (identity.researcher(), identity.caller.is_privileged());
-        let mut ports = Self {
-            listeners: Vec::new(),
-            published: Vec::new(),
-            files: Vec::new(),
-            researcher: researcher.clone(),
-            privileged,
-        };
-        acting_as(&researcher, privileged, || requests.iter().try_for_each(|request| ports.add(request)))?;
+        let researcher = identity.researcher();
+        let mut ports =
+            Self { listeners: Vec::new(), published: Vec::new(), files: Vec::new(), researcher: researcher.clone() };
+        acting_as(&researcher, || requests.iter().try_for_each(|request| ports.add(request)))?;
         Ok(ports)
     }
 
@@ -150,7 +146,7 @@ impl Drop for Ports {
     fn drop(&mut self) {
         for file in &self.files {
             // What cannot be removed stands in a directory that changed hands since: it is its new owner's.
-            file.remove(&self.researcher, self.privileged).ok();
+            file.remove(&self.researcher).ok();
         }
     }
 }

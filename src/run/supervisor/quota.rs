@@ -14,11 +14,13 @@ use nix::sys::stat::fstat;
 use nix::sys::statvfs::fstatvfs;
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::identity::{HostIds, acting_as};
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::ids::HostIds;
+use crate::host::privilege::{Root, acting_as};
 use crate::host::sys::quota::{self, Quota};
 use crate::policy::units::show_size;
 use crate::run::directory::open_directory;
+use crate::run::supervisor::places::Places;
 
 /// Ids below and above are left to the site (projid(5)).
 const IDS: std::ops::Range<u32> = 0x4000_0000..0x8000_0000;
@@ -27,13 +29,35 @@ const TRIES: usize = 16;
 /// A write is refused when its data and what describes them do not fit: this near to the limit, it was probably that.
 const BLOCKS_TO_SPARE: u64 = 4;
 
+/// A directory of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Which {
+    /// Scratch.
+    Scratch,
+    /// Outputs.
+    Outputs,
+    /// What is written over the image.
+    Work,
+}
+
+impl Which {
+    fn of(self, places: &Places) -> PathBuf {
+        match self {
+            Self::Scratch => places.scratch(),
+            Self::Outputs => places.outputs(),
+            Self::Work => places.work.clone(),
+        }
+    }
+}
+
 /// What is to be bounded.
 #[derive(Debug, Clone)]
 pub struct Ceiling {
     /// What the directories are called in messages.
     pub what: &'static str,
     /// The directories, which need not exist yet.
-    pub dirs: Vec<PathBuf>,
+    pub dirs: Vec<(Which, PathBuf)>,
     /// Bytes on disk.
     pub bytes: Option<u64>,
     /// Files, directories and links.
@@ -46,7 +70,7 @@ pub struct Kept {
     /// What its directories are called in messages.
     pub what: String,
     /// The run's directories on that file system.
-    pub dirs: Vec<PathBuf>,
+    pub on: Vec<Which>,
     /// The project's id.
     pub project: u32,
     /// Bytes on disk.
@@ -57,7 +81,7 @@ pub struct Kept {
 
 /// The projects that are to keep `ceilings`, one for each of their file systems; none for a ceiling of which one file system
 /// keeps nothing. For root; homes are opened with the rights of `researcher`.
-pub fn choose(ceilings: &[Ceiling], researcher: &HostIds) -> Vec<Kept> {
+pub fn choose(_: &Root, ceilings: &[Ceiling], researcher: &HostIds) -> Vec<Kept> {
     ceilings.iter().flat_map(|ceiling| of_one(ceiling, researcher).unwrap_or_default()).collect()
 }
 
@@ -66,16 +90,16 @@ fn of_one(ceiling: &Ceiling, researcher: &HostIds) -> Option<Vec<Kept>> {
     if ceiling.bytes.is_none() && ceiling.files.is_none() {
         return None;
     }
-    for dir in &ceiling.dirs {
+    for (which, dir) in &ceiling.dirs {
         let place = open_above(dir, researcher).ok()?;
         let disk = fstat(&place).ok()?.st_dev;
         if let Some((_, kept)) = chosen.iter_mut().find(|(other, _)| *other == disk) {
-            kept.dirs.push(dir.clone());
+            kept.on.push(*which);
             continue;
         }
         let (bytes, files) = (ceiling.bytes, ceiling.files);
         let project = unused(&place)?;
-        chosen.push((disk, Kept { what: ceiling.what.to_owned(), dirs: vec![dir.clone()], project, bytes, files }));
+        chosen.push((disk, Kept { what: ceiling.what.to_owned(), on: vec![*which], project, bytes, files }));
     }
     Some(chosen.into_iter().map(|(_, kept)| kept).collect())
 }
@@ -105,7 +129,7 @@ fn unused(place: &OwnedFd) -> Option<u32> {
 /// The nearest directory above `dir` that is there: a researcher's with their rights, else root's.
 fn open_above(dir: &Path, researcher: &HostIds) -> Result<OwnedFd> {
     let above = dir.ancestors().skip(1).find(|above| above.exists()).unwrap_or(dir);
-    acting_as(researcher, true, || open_directory(above, true)).or_else(|_| open_directory(above, true))
+    acting_as(researcher, || open_directory(above, true)).or_else(|_| open_directory(above, true))
 }
 
 impl Kept {
@@ -113,7 +137,7 @@ impl Kept {
     ///
     /// # Errors
     /// When one cannot be set, or is not as it was set.
-    pub fn begin(&self, dirs: &[&OwnedFd]) -> Result<()> {
+    pub fn begin(&self, _: &Root, dirs: &[&OwnedFd]) -> Result<()> {
         let Some(first) = dirs.first() else { return Ok(()) };
         for dir in dirs {
             quota::set_project(dir, self.project, true).map_err(|e| self.fail(e))?;
@@ -134,7 +158,7 @@ impl Kept {
     }
 
     /// What was used up, in words, if something was; `dir` is on its file system.
-    pub fn used_up(&self, dir: impl AsFd) -> Option<String> {
+    pub fn used_up(&self, _: &Root, dir: impl AsFd) -> Option<String> {
         let used = quota::quota(&dir, self.project).ok()?;
         let block = fstatvfs(&dir).map_or(4096, |found| found.fragment_size());
         let spare = used.max_bytes.saturating_sub(used.bytes);
@@ -158,9 +182,9 @@ impl Kept {
     ///
     /// # Errors
     /// When the kernel keeps them.
-    pub fn end(&self, researcher: &HostIds) -> Result<()> {
-        let Some(dir) = self.dirs.first() else { return Ok(()) };
-        quota::set_quota(open_above(dir, researcher)?, self.project, 0, 0).map_err(|e| self.fail(e))
+    pub fn end(&self, _: &Root, places: &Places, researcher: &HostIds) -> Result<()> {
+        let Some(dir) = self.on.first().map(|which| which.of(places)) else { return Ok(()) };
+        quota::set_quota(open_above(&dir, researcher)?, self.project, 0, 0).map_err(|e| self.fail(e))
     }
 
     fn fail(&self, why: impl ToString) -> Error {

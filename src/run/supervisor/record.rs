@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Mode;
+use crate::host::privilege::Root;
+use crate::host::site_dir::SiteDir;
 use crate::run::job_id::JobId;
 use crate::run::supervisor::outputs::Outputs;
 use crate::run::supervisor::ports::Published;
@@ -129,16 +131,17 @@ pub struct Executed {
 ///
 /// # Errors
 /// When it cannot be written: then nothing is executed.
-pub fn audit_executed(log: &Path, id: &JobId, executed: &Executed) -> Result<()> {
+pub fn audit_executed(root: &Root, log: &SiteDir, id: &JobId, executed: &Executed) -> Result<()> {
     let Executed { started, command, by, tty, .. } = executed;
     append(
+        root,
         log,
         &serde_json::json!({"time": started, "id": id, "state": "exec", "command": command, "by": by, "tty": tty}),
     )
 }
 
 /// Where the record of `id` is.
-pub fn path(log: &Path, id: &JobId) -> PathBuf {
+pub fn path(log: &SiteDir, id: &JobId) -> PathBuf {
     log.join("runs").join(format!("{id}.json"))
 }
 
@@ -147,7 +150,7 @@ impl Record {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn save(&self, log: &Path) -> Result<()> {
+    pub fn save(&self, root: &Root, log: &SiteDir) -> Result<()> {
         let path = path(log, &self.id);
         let write = || -> std::io::Result<()> {
             let dir = log.join("runs");
@@ -164,11 +167,11 @@ impl Record {
                 .because(e)
                 .hint("no run starts without a record; free space there, or name another place with --root")
         })?;
-        self.audit(log)
+        self.audit(root, log)
     }
 
     /// Appends one line to the audit log; O_APPEND keeps lines of parallel runs whole.
-    fn audit(&self, log: &Path) -> Result<()> {
+    fn audit(&self, root: &Root, log: &SiteDir) -> Result<()> {
         let line = serde_json::json!({
             "time": self.finished.as_ref().unwrap_or(&self.started),
             "id": self.id,
@@ -180,14 +183,14 @@ impl Record {
             "digest": self.digest,
             "exit": self.exit,
         });
-        append(log, &line)
+        append(root, log, &line)
     }
 
     /// Reads the record of `id`.
     ///
     /// # Errors
     /// When there is none or it makes no sense.
-    pub fn load(log: &Path, id: &JobId) -> Result<Self> {
+    pub fn load(_: &Root, log: &SiteDir, id: &JobId) -> Result<Self> {
         let path = path(log, id);
         let text = fs::read(&path).map_err(|e| {
             Error::new(Stage::Record, Kind::Missing, format!("there is no record of run {id}"))
@@ -203,7 +206,7 @@ impl Record {
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub fn all(log: &Path) -> Result<Vec<Self>> {
+    pub fn all(_: &Root, log: &SiteDir) -> Result<Vec<Self>> {
         let entries = match fs::read_dir(log.join("runs")) {
             Ok(entries) => entries,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -220,7 +223,7 @@ impl Record {
 }
 
 /// One line; O_APPEND keeps lines of parallel runs whole.
-fn append(log: &Path, line: &Value) -> Result<()> {
+fn append(_: &Root, log: &SiteDir, line: &Value) -> Result<()> {
     let path = log.join("audit.jsonl");
     let append = || -> std::io::Result<()> {
         let mut file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;

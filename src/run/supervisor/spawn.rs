@@ -22,10 +22,11 @@ use nix::unistd::{Pid, pipe2};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::cgroup::Cgroup;
 use crate::host::idmap::{IdMap, Writing};
+use crate::host::privilege::Root;
 use crate::host::sys::{self, MountChange};
 use crate::run::channel::Channel;
 use crate::run::process::{end, fork};
-use crate::run::protocol::{CHANNEL_FD, Failure, FromStage, Passed, StageRequest, ToStage, WRITTEN_FD};
+use crate::run::protocol::{CHANNEL_FD, Failure, FromStage, Passed, STAGE, StageRequest, ToStage, WRITTEN_FD};
 use crate::run::stage::in_child::INSIDE_ANOTHER;
 use crate::run::user_namespace;
 
@@ -57,7 +58,7 @@ pub struct StageProcess {
     /// The payload's wait status comes here from PID 1 (four bytes), then end of file.
     pub payload_status: OwnedFd,
     /// Where PID 1 takes commands.
-    pub door: Channel,
+    pub exec: Channel,
 }
 
 /// A child of this process, and a descriptor that says whether it has ended.
@@ -111,7 +112,7 @@ fn poll_all(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> Result<bool> {
 ///
 /// # Errors
 /// The kernel's.
-pub fn start(privileged: bool) -> Result<Started> {
+pub fn start(_: &Root, privileged: bool) -> Result<Started> {
     let (ours, theirs) = Channel::pair()?;
     let (written, held) = pipe2(OFlag::O_CLOEXEC).map_err(|e| fail("make a pipe", e.into()))?;
     let (mut written, mut held) = (Some(written).filter(|_| !privileged), Some(held));
@@ -178,6 +179,7 @@ impl Idle {
     /// The kernel's; the process is ended.
     pub fn begin(
         mut self,
+        root: &Root,
         request: &StageRequest,
         layer_map: Option<&IdMap>,
         streams: [Option<&OwnedFd>; 3],
@@ -186,16 +188,16 @@ impl Idle {
     ) -> Result<StageProcess> {
         let document = sealed_request(request)?;
         let (payload_status, status_write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| fail("make a pipe", e.into()))?;
-        let (door, door_inside) = Channel::pair()?;
-        let groups = cgroup.map(Cgroup::entrances).transpose()?.unwrap_or_default();
-        let layer_ns = layer_map.map(|map| user_namespace::holding(map, self.privileged)).transpose()?;
+        let (exec, exec_inside) = Channel::pair()?;
+        let groups = cgroup.map(|cgroup| cgroup.entrances(root)).transpose()?.unwrap_or_default();
+        let layer_ns = layer_map.map(|map| user_namespace::holding(root, map, self.privileged)).transpose()?;
         let passed = Passed {
             groups: groups.len(),
             streams: streams.map(|stream| stream.is_some()),
             listeners: listeners.len(),
             layer_ns: layer_ns.is_some(),
         };
-        let descriptors: Vec<BorrowedFd<'_>> = [document.as_fd(), status_write.as_fd(), door_inside.as_fd()]
+        let descriptors: Vec<BorrowedFd<'_>> = [document.as_fd(), status_write.as_fd(), exec_inside.as_fd()]
             .into_iter()
             .chain(groups.iter().map(AsFd::as_fd))
             .chain(streams.into_iter().flatten().map(AsFd::as_fd))
@@ -213,7 +215,7 @@ impl Idle {
                 _ => error,
             }
         })?;
-        Ok(StageProcess { process, channel, payload_status, door })
+        Ok(StageProcess { process, channel, payload_status, exec })
     }
 }
 
@@ -249,7 +251,7 @@ fn become_stage(
     let beyond = if written.is_some() { WRITTEN_FD } else { CHANNEL_FD }.unsigned_abs() + 1;
     sys::cloexec_from(beyond).map_err(|e| fail("close descriptors", e))?;
     // No argument and no variable of the caller: the container can read its PID 1's command line.
-    let argv = [CString::from(c"ces"), CString::from(c"__stage")];
+    let argv = [CString::from(STAGE)];
     Err(fail("execute the stage process", sys::exec_fd(program.as_fd(), &argv, &[])))
 }
 

@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::privilege::as_root;
 use crate::host::sys;
 use crate::run::channel::Channel;
 use crate::run::ending::Ending;
@@ -67,7 +68,7 @@ pub struct Supervised<'a> {
     /// A terminal gets the output as it is.
     pub raw: bool,
     /// The way in for `ces exec`, where the policy has one.
-    pub door: Option<ExecServer<'a>>,
+    pub exec: Option<ExecServer<'a>>,
     /// Bounds on scratch and outputs.
     pub watch: Watch,
 }
@@ -94,7 +95,7 @@ pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<
     }
     let outcome = ended?;
     let ending = if outcome.ending == Ending::TimedOut { Ending::TimedOut } else { read_ending(run.payload_status) };
-    let executed = run.door.map(ExecServer::into_executed).unwrap_or_default();
+    let executed = run.exec.map(ExecServer::into_executed).unwrap_or_default();
     Ok(Outcome { ending, log_cut: relays.iter().any(Relay::was_cut), executed, ..outcome })
 }
 
@@ -119,19 +120,19 @@ fn until_gone(
             vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(run.channel.as_fd(), PollFlags::POLLIN)];
         fds.extend(relays.iter().filter_map(Relay::poll_fd));
         let others = fds.len();
-        let knocks = run.door.as_ref().map(ExecServer::polled).unwrap_or_default();
-        fds.extend(knocks.iter().map(|(_, fd)| exec_server::input(*fd)));
-        let knocks: Vec<Source> = knocks.into_iter().map(|(knock, _)| knock).collect();
+        let sources = run.exec.as_ref().map(ExecServer::polled).unwrap_or_default();
+        fds.extend(sources.iter().map(|(_, fd)| exec_server::input(*fd)));
+        let sources: Vec<Source> = sources.into_iter().map(|(source, _)| source).collect();
         match poll(&mut fds, deadline.timeout(run.watch.next())) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(fail("wait for the container", e)),
         }
         let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
         drop(fds);
-        let knocked = knocks.into_iter().zip(ready.iter().skip(others)).filter(|(_, ready)| **ready);
-        let knocked: Vec<Source> = knocked.map(|(knock, _)| knock).collect();
-        if let Some(door) = &mut run.door {
-            door.answer(&knocked);
+        let ready_sources = sources.into_iter().zip(ready.iter().skip(others)).filter(|(_, ready)| **ready);
+        let ready_sources: Vec<Source> = ready_sources.map(|(source, _)| source).collect();
+        if let Some(exec) = &mut run.exec {
+            exec.answer(&ready_sources);
         }
         let hung_up = move_on(relays, ready.get(2..others).unwrap_or_default());
         if hung_up && session.is_some() {
@@ -143,7 +144,7 @@ fn until_gone(
                 (Signal::SIGCONT, Some(session)) => session.resume(),
                 (Signal::SIGHUP, _) => deadline.hang_up(&run.init),
                 // ESRCH: the container has just ended.
-                _ => drop(sys::pidfd_kill(run.init.as_fd(), signal as i32)),
+                _ => drop(signal_init(&run.init, signal as i32)),
             }
         }
         deadline.act(&run.init);
@@ -151,7 +152,7 @@ fn until_gone(
             && let Some(bound) = run.watch.exceeded()
         {
             // At once: a time of grace would be time to write more.
-            sys::pidfd_kill(run.init.as_fd(), Signal::SIGKILL as i32).ok();
+            signal_init(&run.init, Signal::SIGKILL as i32).ok();
             exceeded = Some(bound);
         }
         if ready.get(1).copied().unwrap_or(false) {
@@ -182,7 +183,7 @@ fn until_gone(
 /// Waits for the end of PID 1, which is told only when nothing is left in its namespace (pid_namespaces(7)).
 fn wait_gone(init: &OwnedFd) -> Result<()> {
     // ESRCH: it has ended, as it nearly always has by now.
-    sys::pidfd_kill(init.as_fd(), Signal::SIGKILL as i32).ok();
+    signal_init(init, Signal::SIGKILL as i32).ok();
     loop {
         match poll(&mut [PollFd::new(init.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
             Ok(_) => return Ok(()),
@@ -207,7 +208,7 @@ impl Deadline {
 
     fn hang_up(&mut self, init: &OwnedFd) {
         // ESRCH: it has just ended.
-        sys::pidfd_kill(init.as_fd(), Signal::SIGHUP as i32).ok();
+        signal_init(init, Signal::SIGHUP as i32).ok();
         if !self.ending {
             let kill = Instant::now() + GRACE;
             self.at = Some(self.at.map_or(kill, |at| at.min(kill)));
@@ -232,7 +233,7 @@ impl Deadline {
         }
         let signal = if self.ending { Signal::SIGKILL } else { Signal::SIGTERM };
         // ESRCH: it has just ended.
-        sys::pidfd_kill(init.as_fd(), signal as i32).ok();
+        signal_init(init, signal as i32).ok();
         self.passed |= !self.ending;
         self.at = if self.ending { None } else { Some(Instant::now() + GRACE) };
         self.ending = true;
@@ -250,6 +251,11 @@ fn read_ending(status: OwnedFd) -> Ending {
         (NOT_EXECUTED, errno) => Ending::NotExecuted(Errno::from_raw(errno)),
         (_, status) => Ending::of(status),
     }
+}
+
+/// The container's first process has ids of its own: to signal it takes root's power.
+fn signal_init(init: &OwnedFd, signal: i32) -> std::io::Result<()> {
+    as_root(|_| sys::pidfd_kill(init.as_fd(), signal))
 }
 
 fn fail(what: &str, e: nix::Error) -> Error {

@@ -11,32 +11,44 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::bundle::identity::{HostIds, acting_as};
 use crate::error::Result;
 use crate::host::caller::Caller;
 use crate::host::cgroup;
 use crate::host::dirs::Dirs;
 use crate::host::idmap::IdMap;
+use crate::host::privilege::{Root, as_root};
 use crate::host::sys;
-use crate::run::supervisor::collect;
+use crate::run::protocol::STAGE;
+use crate::run::supervisor::collect::{self, Whose};
 use crate::run::supervisor::job;
-use crate::run::supervisor::journal::{self, Journal, Life};
-use crate::run::supervisor::outputs;
+use crate::run::supervisor::journal::{self, Journal, Life, Made};
 use crate::run::supervisor::record::{Record, State, now};
 
-/// Cleans up after every job whose ces is gone; gives what could not be cleaned up, in words.
+/// Cleans up after the jobs whose ces is gone: after the caller's own all that is left, after others' what costs little; gives
+/// what could not be cleaned up, in words.
 ///
 /// # Errors
 /// When the journals cannot be read.
 pub fn sweep(dirs: &Dirs, caller: &Caller) -> Result<Vec<String>> {
-    journal::forget_half_made(dirs)?;
-    let mut left = Vec::new();
-    for (journal, life) in settled(dirs)? {
+    let (jobs, odd) = as_root(|root| {
+        journal::forget_half_made(root, dirs)?;
+        settled(root, dirs)
+    })?;
+    // Whose that is nobody knows, so it is told to who may know of everything.
+    let mut left = if caller.sees_everyone() { odd } else { Vec::new() };
+    for (journal, life) in jobs {
+        let Life::Dead(lock) = life else { continue };
         // The lock is kept until the journal is gone, so that two sweeps do not meet.
-        if let Life::Dead(lock) = life
-            && let Err(error) = clean(dirs, caller, &journal).and_then(|()| journal::forget(dirs, &journal.id, lock))
-        {
-            left.push(format!("run {}: {error}", journal.id));
+        let own = caller.sees_everyone() || journal.uid == caller.uid.as_raw();
+        let cleaned = match own {
+            true => clean(dirs, caller, &journal)
+                .and_then(|()| as_root(|root| journal::forget(root, dirs, &journal.id, lock))),
+            // What it left of files is for a command of its own researcher: nobody waits for another's.
+            false => stop(dirs, caller, &journal),
+        };
+        match cleaned {
+            Err(error) if own => left.push(format!("run {}: {error}", journal.id)),
+            _ => {}
         }
     }
     Ok(left)
@@ -44,18 +56,18 @@ pub fn sweep(dirs: &Dirs, caller: &Caller) -> Result<Vec<String>> {
 
 /// The journals, once no lock is held for a ces that is dead: what it forked a moment before it was killed holds a copy of
 /// its lock until it dies too. Another sweep at work holds locks as well; it is waited for just so.
-fn settled(dirs: &Dirs) -> Result<Vec<(Journal, Life)>> {
+fn settled(root: &Root, dirs: &Dirs) -> Result<(Vec<(Journal, Life)>, Vec<String>)> {
     for _ in 0..SETTLE_LOOKS {
-        let jobs = journal::list(dirs)?;
+        let (jobs, odd) = journal::list_all(root, dirs)?;
         let dying = |(journal, life): &(Journal, Life)| matches!(life, Life::Alive) && is_gone(journal.pid);
         if !jobs.iter().any(dying) {
-            return Ok(jobs);
+            return Ok((jobs, odd));
         }
         // The locks just taken are given back first: they would be in this process's own way.
         drop(jobs);
         std::thread::sleep(SETTLE_PAUSE);
     }
-    journal::list(dirs)
+    journal::list_all(root, dirs)
 }
 
 /// How often, and how long in between, to look for the end of what a killed ces forked: two seconds in all.
@@ -66,21 +78,38 @@ fn is_gone(pid: u32) -> bool {
     i32::try_from(pid).is_ok_and(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH))
 }
 
+/// Ends what still runs of a job.
+fn stop(dirs: &Dirs, caller: &Caller, journal: &Journal) -> Result<()> {
+    let places = journal.places(dirs, caller)?;
+    as_root(|root| {
+        end_survivors(&places.outputs);
+        // It kills what is still running in it.
+        match cgroup::remove_stale(root, journal.id.as_str()) {
+            // A user without control groups has none to remove.
+            Err(_) if !caller.is_privileged() => Ok(()),
+            removed => removed,
+        }
+    })
+}
+
 fn clean(dirs: &Dirs, caller: &Caller, journal: &Journal) -> Result<()> {
-    let privileged = caller.is_privileged();
-    end_survivors(&journal.outputs);
-    // First: it kills what is still running in it.
-    match cgroup::remove_stale(journal.id.as_str()) {
-        // A user without control groups has none to remove.
-        Err(_) if !privileged => {}
-        removed => removed?,
-    }
+    stop(dirs, caller, journal)?;
+    let places = journal.places(dirs, caller)?;
+    let researcher = job::researcher(journal, caller);
+    let made = as_root(|root| Made::load(root, dirs, &journal.id))?;
     let map = IdMap::on_disk(caller)?;
-    let outputs = hand_over(journal, &map, privileged);
-    job::discard(journal, &map, privileged)?;
-    if let Ok(mut record) = Record::load(&dirs.log, &journal.id)
-        && record.state == State::Begun
-    {
+    let outputs = job::reopen(&places.outputs(), made.outputs, &researcher).and_then(|dir| {
+        let Some(dir) = dir else { return Ok(None) };
+        let whose = Whose { researcher: researcher.clone(), map: map.clone(), privileged: caller.is_privileged() };
+        collect::hand_over(dir, &places.outputs(), &whose, &journal.quotas).map(Some)
+    });
+    let scratch = job::reopen(&places.scratch(), made.scratch, &researcher)?;
+    job::discard(journal, &places, scratch.as_ref(), caller, &map)?;
+    as_root(|root| {
+        let Ok(mut record) = Record::load(root, &dirs.log, &journal.id) else { return Ok(()) };
+        if record.state != State::Begun {
+            return Ok(());
+        }
         record.state = State::Interrupted;
         record.finished = Some(now());
         record.ended = Some("ces was killed, or the host went down; the time is that of the clean-up".to_owned());
@@ -88,9 +117,8 @@ fn clean(dirs: &Dirs, caller: &Caller, journal: &Journal) -> Result<()> {
             Ok(outputs) => record.outputs = outputs,
             Err(error) => record.warnings.push(error.to_string()),
         }
-        record.save(&dirs.log)?;
-    }
-    Ok(())
+        record.save(root, &dirs.log)
+    })
 }
 
 /// Ends what was left of a container that the engine was making when both its ces and its stage process were killed, within
@@ -102,22 +130,10 @@ fn end_survivors(outputs: &str) {
         // Held before it is looked at, so that it is this process and no later one of the same number that is ended.
         let Some(held) = pid.and_then(|pid| sys::pidfd_open(pid).ok()) else { continue };
         let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
-        let is_stage = read("cmdline") == b"ces\0__stage\0";
+        let is_stage = read("cmdline") == STAGE.to_bytes_with_nul();
         if is_stage && String::from_utf8_lossy(&read("mountinfo")).contains(&format!("/{outputs} ")) {
             // ESRCH: it has just ended.
             sys::pidfd_kill(held.as_fd(), Signal::SIGKILL as i32).ok();
         }
     }
-}
-
-/// Gives what an interrupted run left in its outputs to the researcher.
-fn hand_over(journal: &Journal, map: &IdMap, privileged: bool) -> Result<Option<outputs::Outputs>> {
-    let owner = HostIds { uid: journal.uid, gid: journal.gid, groups: Vec::new() };
-    let path = journal.home.join(&journal.outputs);
-    // With the researcher's rights: a home may shut root out.
-    if acting_as(&owner, privileged, || Ok(path.symlink_metadata().is_err()))? {
-        return Ok(None);
-    }
-    collect::hand_over(|| job::reopen_outputs(journal, privileged), &path, &owner, map, privileged, &journal.quotas)
-        .map(Some)
 }

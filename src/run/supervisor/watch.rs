@@ -17,9 +17,10 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstatat};
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::identity::{HostIds, acting_with_power};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::idmap::IdMap;
+use crate::host::ids::HostIds;
+use crate::host::privilege::over_files;
 use crate::policy::units::show_size;
 use crate::run::user_namespace;
 
@@ -85,9 +86,7 @@ impl Watch {
             let sums: Vec<Sum> = self.bounds.iter().map(|bound| Sum::of(&bound.dirs)).collect();
             serde_json::to_vec(&sums).map_err(fail)
         };
-        let answer = acting_with_power(&self.owner, self.privileged, || {
-            user_namespace::with_ids(&self.map, self.privileged, count)
-        })?;
+        let answer = over_files(&self.owner, |root| user_namespace::with_ids(root, &self.map, self.privileged, count))?;
         let sums: Vec<Sum> = serde_json::from_slice(&answer).map_err(fail)?;
         Ok(self.bounds.iter().zip(&sums).find_map(|(bound, sum)| bound.exceeded_by(sum)))
     }

@@ -15,7 +15,7 @@ use crate::run::supervisor::supervise::Outcome;
 use crate::text;
 
 /// How it ended, in words.
-pub(super) struct Words {
+pub(super) struct Ended {
     /// The sentence.
     pub text: String,
     /// A limit ended it.
@@ -23,9 +23,9 @@ pub(super) struct Words {
 }
 
 /// From what is known of the end, what was `used_up`, and what was `granted` in bytes of memory.
-pub(super) fn describe(outcome: &Outcome, usage: &Usage, used_up: &[String], record: &Record, granted: u64) -> Words {
+pub(super) fn describe(outcome: &Outcome, usage: &Usage, used_up: &[String], record: &Record, granted: u64) -> Ended {
     if let Some(exceeded) = &outcome.exceeded {
-        return Words { text: exceeded.clone(), over_limit: true };
+        return Ended { text: exceeded.clone(), over_limit: true };
     }
     let killed = matches!(outcome.ending, Ending::Killed | Ending::Signalled(libc::SIGKILL));
     // A shell reports its killed child as 128 + 9.
@@ -33,12 +33,12 @@ pub(super) fn describe(outcome: &Outcome, usage: &Usage, used_up: &[String], rec
     let own = record.enforced.as_ref().is_none_or(|enforced| !enforced["limits"].is_null());
     if usage.oom_kills > 0 && (killed || told) && !own {
         let text = "out of memory: the group in which ces was called has no more".to_owned();
-        return Words { text, over_limit: true };
+        return Ended { text, over_limit: true };
     }
     if usage.oom_kills > 0 && (killed || told) {
         let limit = record.enforced.as_ref().and_then(|e| e.pointer("/limits/memory")?.as_u64()).unwrap_or(granted);
         let peak = usage.peak_memory.map_or_else(|| "unknown".to_owned(), show_size);
-        return Words { text: format!("out of memory: limit {}, peak {peak}", show_size(limit)), over_limit: true };
+        return Ended { text: format!("out of memory: limit {}, peak {peak}", show_size(limit)), over_limit: true };
     }
     let program = record.command.first().map_or("", String::as_str);
     let mut text = match outcome.ending {
@@ -57,16 +57,16 @@ pub(super) fn describe(outcome: &Outcome, usage: &Usage, used_up: &[String], rec
         text.push_str(&format!(" ({} of its processes killed for want of memory)", usage.oom_kills));
     }
     used_up.iter().for_each(|bound| text.push_str(&format!(" ({bound})")));
-    Words { text, over_limit: false }
+    Ended { text, over_limit: false }
 }
 
 /// What is said on standard error.
-pub(super) struct Talk {
+pub(super) struct Report {
     /// Only what must be said.
     pub quiet: bool,
 }
 
-impl Talk {
+impl Report {
     /// One line, unless it is to be quiet.
     pub fn say(&self, line: &str) {
         if !self.quiet {
@@ -95,11 +95,11 @@ impl Talk {
     }
 
     /// How the run ended, and what it left.
-    pub fn summary(&self, prepared: &Prepared, record: &Record, words: &Words, usage: Usage) {
+    pub fn summary(&self, prepared: &Prepared, record: &Record, ended: &Ended, usage: Usage) {
         let seconds = record.seconds.unwrap_or_default();
         let peak = usage.peak_memory.map_or_else(String::new, |bytes| format!(", peak memory {}", show_size(bytes)));
-        let line = format!("ces: run {}: {}, {seconds:.1} s{peak}", record.id, words.text);
-        if words.over_limit {
+        let line = format!("ces: run {}: {}, {seconds:.1} s{peak}", record.id, ended.text);
+        if ended.over_limit {
             self.always(&format!(
                 "{line}\nhint: use less, or ask for more (--memory, or of the batch system; scratch and outputs are the policy's)\n"
             ));

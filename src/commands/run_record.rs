@@ -1,0 +1,176 @@
+//! A run's journal and record: begun before anything runs, finished whatever happened.
+//!
+//! Takes a prepared run and what came of it; gives the documents; trusts the stages for their facts; refuses nothing.
+
+use std::path::Path;
+
+use oci_spec::runtime::Spec;
+use serde_json::json;
+
+use super::advice;
+use super::bounds;
+use super::others;
+use super::prepare::Prepared;
+use super::run_report::{Report, describe};
+use crate::error::{Error, Kind, Result, Stage};
+use crate::host::cgroup::Usage;
+use crate::host::machine::Machine;
+use crate::host::privilege::as_root;
+use crate::run::ending::Ending;
+use crate::run::job_id::JobId;
+use crate::run::supervisor::detach::log_path;
+use crate::run::supervisor::job::Job;
+use crate::run::supervisor::journal::Journal;
+use crate::run::supervisor::outputs::Outputs;
+use crate::run::supervisor::places::Places;
+use crate::run::supervisor::record::{Record, State, now};
+use crate::run::supervisor::supervise::Outcome;
+
+/// What came of a run: of its payload, what it used, and what it left.
+pub(super) type Ended = (Outcome, Usage, Leftovers);
+
+/// What a run left behind.
+pub(super) struct Leftovers {
+    /// Bounds that file systems kept and that were reached, in words.
+    pub used_up: Vec<String>,
+    /// What is in the outputs.
+    pub outputs: Result<Outputs>,
+}
+
+/// What a sweep needs to know of the run.
+///
+/// # Errors
+/// When this machine cannot be told from others.
+pub(super) fn journal(prepared: &Prepared, id: &JobId, places: &Places) -> Result<Journal> {
+    let caller = &prepared.identity.caller;
+    Ok(Journal {
+        id: id.clone(),
+        machine: Some(Machine::this()?),
+        pid: std::process::id(),
+        name: prepared.grant.name.clone(),
+        project: prepared.data.project.clone(),
+        detached: prepared.request.detach,
+        image: prepared.image.reference().to_owned(),
+        researcher: caller.name.clone(),
+        uid: caller.uid.as_raw(),
+        gid: caller.gid.as_raw(),
+        started: now(),
+        home: caller.home.clone(),
+        sockets: Vec::new(),
+        quotas: bounds::kept(prepared, places),
+    })
+}
+
+/// The record as it begins.
+pub(super) fn begin_record(prepared: &Prepared, job: &Job, spec: &Spec) -> Record {
+    let caller = &prepared.identity.caller;
+    Record {
+        version: 1,
+        id: job.id().clone(),
+        state: State::Begun,
+        mode: caller.mode,
+        ces: env!("CARGO_PKG_VERSION").to_owned(),
+        host: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default(),
+        researcher: caller.name.clone(),
+        uid: caller.uid.as_raw(),
+        project: prepared.data.project.clone(),
+        image: prepared.image.reference().to_owned(),
+        digest: prepared.image.manifest_digest().to_string(),
+        command: spec.process().as_ref().and_then(|p| p.args().clone()).unwrap_or_default(),
+        data: prepared.data.path.clone(),
+        data_access: prepared.grant.data.name().to_owned(),
+        policy: prepared.policy.file().to_owned(),
+        ports: Vec::new(),
+        decisions: json!(prepared.grant.decisions),
+        bounds: bounds::in_words(&prepared.grant.limits, &job.journal.quotas),
+        warnings: prepared.warnings.clone(),
+        enforced: None,
+        started: job.journal.started.clone(),
+        finished: None,
+        exit: None,
+        ended: None,
+        seconds: None,
+        peak_memory: None,
+        name: prepared.grant.name.clone(),
+        log: prepared.request.detach.then(|| log_path(&prepared.dirs.log, job.id())),
+        executed: Vec::new(),
+        outputs: None,
+        outputs_path: job.outputs(),
+    }
+}
+
+/// Whatever happened: scratch away, record closed, in words what came of it.
+///
+/// # Errors
+/// What went wrong before the payload, and what could not be kept of it.
+pub(super) fn finish(
+    prepared: &Prepared,
+    job: Job,
+    mut record: Record,
+    done: Result<Ended>,
+    report: &Report,
+) -> Result<(u8, Record)> {
+    record.finished = Some(now());
+    let (outcome, usage, left) = match done {
+        Ok(done) => done,
+        Err(error) => {
+            record.state = State::Refused;
+            record.ended = Some(error.to_string());
+            job.forget_empty_outputs();
+            let saved = as_root(|root| record.save(root, &prepared.dirs.log));
+            job.end(&prepared.identity)?;
+            saved?;
+            return Err(error);
+        }
+    };
+    let ended_as = describe(&outcome, &usage, &left.used_up, &record, prepared.grant.limits.memory_bytes);
+    let status = if ended_as.over_limit { 137 } else { outcome.ending.exit_status() };
+    record.state = State::Finished;
+    record.exit = Some(status);
+    record.ended = Some(ended_as.text.clone());
+    record.seconds = Some(outcome.elapsed.as_secs_f64());
+    record.peak_memory = usage.peak_memory;
+    record.executed = outcome.executed.clone();
+    if outcome.log_cut {
+        record.warnings.push("the log was full: some of the output was dropped".to_owned());
+    }
+    match &left.outputs {
+        Ok(outputs) => record.outputs = Some(outputs.clone()),
+        Err(error) => record.warnings.push(error.to_string()),
+    }
+    if outcome.relay_lost {
+        let lost = "the relay of the published ports was killed before the run ended; they were closed from then on";
+        report.say(&format!("warning: {lost}"));
+        record.warnings.push(lost.to_owned());
+    }
+    let others = others::notes(prepared);
+    record.warnings.extend(others.iter().cloned());
+    let saved = as_root(|root| record.save(root, &prepared.dirs.log));
+    let ended = job.end(&prepared.identity);
+    report.summary(prepared, &record, &ended_as, usage);
+    others.iter().for_each(|note| report.say(&format!("note: {note}")));
+    if advice::may_want_service(prepared, &outcome) {
+        report.say(advice::SERVICE);
+    }
+    left.outputs?;
+    saved?;
+    ended?;
+    if matches!(outcome.ending, Ending::NotExecuted(_)) {
+        let error =
+            Error::new(Stage::Run, Kind::Missing, ended_as.text).hint("check the command, or the image's ENTRYPOINT");
+        report.always(&error.report());
+    }
+    Ok((status, record))
+}
+
+/// `--json-summary`: the record, written with the researcher's rights.
+///
+/// # Errors
+/// When it cannot be written.
+pub(super) fn write_summary(path: &Path, record: &Record) -> Result<()> {
+    let fail = |e: &dyn std::fmt::Display| {
+        Error::new(Stage::Cli, Kind::Failed, format!("cannot write {}", path.display())).because(e)
+    };
+    let text = serde_json::to_vec_pretty(record).map_err(|e| fail(&e))?;
+    std::fs::write(path, text).map_err(|e| fail(&e))
+}

@@ -1,0 +1,41 @@
+//! Where a job's directories are: derived from its id and from whose it is, and never read from a document.
+
+use std::path::{Path, PathBuf};
+
+use crate::host::dirs::Dirs;
+use crate::run::job_id::JobId;
+
+/// Where a job's directories are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    /// The researcher's home, in which the two are.
+    pub home: PathBuf,
+    /// Name of the scratch directory in the home.
+    pub scratch: String,
+    /// Name of the outputs directory in the home.
+    pub outputs: String,
+    /// The throw-away directory in the store.
+    pub work: PathBuf,
+}
+
+impl Places {
+    /// Of the job `id` in `home`.
+    pub fn new(dirs: &Dirs, id: &JobId, home: &Path) -> Self {
+        Self {
+            home: home.to_owned(),
+            scratch: format!("scratch_{id}"),
+            outputs: format!("outputs_{id}"),
+            work: dirs.store.join("work").join(id.as_str()),
+        }
+    }
+
+    /// `~/scratch_<id>`.
+    pub fn scratch(&self) -> PathBuf {
+        self.home.join(&self.scratch)
+    }
+
+    /// `~/outputs_<id>`.
+    pub fn outputs(&self) -> PathBuf {
+        self.home.join(&self.outputs)
+    }
+}
