@@ -33,7 +33,7 @@ fn expected(call: &str) -> i64 {
         // The kernel's own refusal: family and protocol are allowed, the capability is missing.
         "socket raw" => EPERM,
         // As of a kernel and a file system that do not have them.
-        _ if first == "protocol" => EPROTONOSUPPORT,
+        _ if first == "protocol" || call.starts_with("socket netlink") => EPROTONOSUPPORT,
         _ if first == "flags" => ENOTTY,
         _ if unknown.contains(&first) => ENOSYS,
         _ => EPERM,

@@ -341,9 +341,9 @@ mod tests {
                 assert_eq!(call(arch, "socket", arg(0, family)), Err(UNKNOWN), "{family}");
             }
             // Of netlink, the protocol that programs list their interfaces with, and none that tells of the host.
-            for (protocol, ok) in [(0, true), (6, false), (9, false), (15, false), (16, false), (HIGH, false)] {
+            for protocol in [0, 6, 9, 15, 16, 9 | HIGH, HIGH] {
                 let result = call(arch, "socket", [16, 3, protocol, 0, 0, 0]);
-                assert_eq!(result, if ok { Ok(()) } else { Err(UNKNOWN) }, "{protocol}");
+                assert_eq!(result, if protocol & 31 == 0 { Ok(()) } else { Err(PROTOCOL) }, "{protocol}");
                 assert_eq!(call(arch, "socket", [1, 1, protocol, 0, 0, 0]), Ok(()));
             }
             for family in [2, 10] {
@@ -413,8 +413,8 @@ mod tests {
     #[test]
     fn no_mode_has_a_set_id_bit_and_none_is_looked_at_where_no_file_is_made() {
         for arch in Arch::ALL {
-            let x86 = [("chmod", 1), ("creat", 1), ("mkdir", 1), ("mknod", 1)];
-            let all = [("fchmod", 1), ("fchmodat", 2), ("fchmodat2", 2), ("mkdirat", 2), ("mknodat", 2)];
+            let x86 = [("chmod", 1), ("creat", 1), ("mknod", 1)];
+            let all = [("fchmod", 1), ("fchmodat", 2), ("fchmodat2", 2), ("mknodat", 2)];
             for (name, at) in all.into_iter().chain(x86.into_iter().filter(|_| arch == Arch::X86_64)) {
                 for mode in [0, 0o644, 0o755, 0o1777, 0o777 | HIGH] {
                     assert_eq!(call(arch, name, arg(at, mode)), Ok(()), "{name} {mode:o}");

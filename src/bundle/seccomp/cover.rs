@@ -3,10 +3,9 @@
 //! Takes a `Rule`; gives conditions with one answer each; trusts the profile's own checks; refuses nothing.
 //!
 //! A rule is read in order: the first condition that holds decides. `config.json` has no order, and no "otherwise" but one
-//! for all calls: libseccomp tries comparisons in an order of its own and, once the first of an entry has held, no longer
-//! looks at another entry (seccomp_rule_add(3) says only that entries are alternatives). It has "equal" and "masked equal";
-//! "not equal" compares 64 bits of which the kernel uses 32, so that a bit above would make a forbidden value look like
-//! another. So the bits that a rule looks at become a binary tree, argument by argument, and each leaf is a case.
+//! for all calls; which of two entries decides that both hold is nowhere said (seccomp_rule_add(3)). It has "equal" and
+//! "masked equal"; "not equal" compares 64 bits of which the kernel uses 32, so that a bit above would make a forbidden value
+//! look like another. So the bits that a rule looks at become a binary tree, argument by argument, and each leaf is a case.
 
 use std::cmp::Reverse;
 

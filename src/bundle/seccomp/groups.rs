@@ -370,8 +370,6 @@ mod tests {
             "openat",
             "openat2",
             "creat",
-            "mkdir",
-            "mkdirat",
             "chmod",
             "fchmod",
             "fchmodat",
