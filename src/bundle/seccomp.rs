@@ -1,7 +1,7 @@
 //! Which system calls the payload may make.
 //!
 //! Takes `bundles/seccomp/*`, compiled in; gives a BPF program for the kernel and the same rules for `config.json`; trusts
-//! those files (they are tested); refuses names an architecture does not have and conditions other than two.
+//! those files (they are tested); refuses names an architecture does not have and comparisons other than two.
 //!
 //! ces installs the program itself, the last thing before the payload's parent. It is compiled when the profile changes
 //! and kept beside it, so that a run neither compiles nor has a file to trust.
@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result, Stage};
 mod bpf;
 /// The program, as it is kept.
 mod compiled;
-/// Masked comparisons that hold for all values but some.
+/// A rule as cases of which exactly one holds.
 mod cover;
 /// The files' contents.
 mod groups;
@@ -25,7 +25,7 @@ mod oracle;
 /// From rules to the form of the runtime spec.
 mod portable;
 
-pub use groups::{Condition, Group, Profile, Rule};
+pub use groups::{Answer, Comparison, Condition, Group, Profile, Rule};
 
 /// What a call that is not named fails with.
 pub const UNKNOWN: u32 = 38;

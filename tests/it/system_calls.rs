@@ -7,7 +7,10 @@ use ces::bundle::seccomp::{self, Arch};
 
 const EPERM: i32 = 1;
 const EBADF: i32 = 9;
+const EFAULT: i32 = 14;
+const ENOTTY: i32 = 25;
 const ENOSYS: i32 = 38;
+const EPROTONOSUPPORT: i32 = 93;
 const HIGH: u64 = 1 << 32;
 
 /// Runs `work` in a thread under the filter of a run.
@@ -92,6 +95,7 @@ fn what_is_not_named_does_not_exist() {
             "tee",
             "vmsplice",
             "memfd_secret",
+            "openat2",
         ] {
             assert_eq!(call(name, &[0; 6]), ENOSYS, "{name}");
         }
@@ -119,6 +123,19 @@ fn forbidden_arguments_cannot_hide_behind_high_bits() {
         for mode in [0o020666_u64, 0o060666, 0o020666 | HIGH] {
             assert_eq!(call("mknodat", &[u64::MAX, 0, mode, 0]), EPERM, "{mode:o}");
         }
+        for protocol in [262_u64, 136, 132, 33, 262 | HIGH, 136 | HIGH << 31] {
+            assert_eq!(call("socket", &[2, 1, protocol]), EPROTONOSUPPORT, "{protocol:#x}");
+            assert_eq!(call("socket", &[10, 1, protocol]), EPROTONOSUPPORT, "{protocol:#x}");
+        }
+        for command in [0x4008_6602_u64, 0x401c_5820, 0x4008_6602 | HIGH, 0x401c_5820 | HIGH << 31] {
+            assert_eq!(call("ioctl", &[u64::MAX, command, 0]), ENOTTY, "{command:#x}");
+        }
+        for mode in [0o4755_u64, 0o2755, 0o6755 | HIGH, u64::MAX] {
+            assert_eq!(call("fchmod", &[u64::MAX, mode]), EPERM, "{mode:o}");
+            for flags in [0o101_u64, 0o20200002, 0o101 | HIGH] {
+                assert_eq!(call("openat", &[u64::MAX, 0, flags, mode]), EPERM, "{flags:o} {mode:o}");
+            }
+        }
     });
 }
 
@@ -126,11 +143,15 @@ fn forbidden_arguments_cannot_hide_behind_high_bits() {
 fn what_programs_need_reaches_the_kernel() {
     under_the_filter(|| {
         // The kernel's own answer to a descriptor that does not exist.
-        for name in ["read", "write", "fstat", "fsync", "getdents64", "ftruncate", "accept4", "fchmod", "recvmsg"] {
+        for name in ["read", "write", "fstat", "fsync", "getdents64", "ftruncate", "accept4", "fchdir", "recvmsg"] {
             assert_eq!(call(name, &[u64::MAX]), EBADF, "{name}");
         }
         assert_eq!(call("ioctl", &[u64::MAX, 0x5401, 0]), EBADF);
         assert_eq!(call("ioctl", &[u64::MAX, 0x5413, 0]), EBADF);
+        // No file is made, so that there is no mode, whatever a program has left there; the path is none.
+        assert_eq!(call("openat", &[u64::MAX, 0, 0, u64::MAX]), EFAULT);
+        assert_eq!(call("openat", &[u64::MAX, 0, 0o101, 0o644]), EFAULT);
+        assert_eq!(call("ioctl", &[u64::MAX, 0x8008_6601, 0]), EBADF);
         assert_eq!(call("personality", &[0xffff_ffff]), 0);
         // Threads, files, sockets and time, as programs use them.
         assert_eq!(thread::spawn(|| 7).join().unwrap(), 7);

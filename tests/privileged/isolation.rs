@@ -214,14 +214,23 @@ fn service_can_drop_to_another_user_but_reaches_no_one_outside() {
 #[test]
 fn a_setuid_program_has_no_effect() {
     each_host(|host| {
+        // One that the host has in the data, of whom the container's root is there; and inside none can be made.
+        let tool = host.home().join("safe_data/tool");
+        fs::copy(host.home().join("safe_data/probe"), &tool).expect("a copy");
+        let user = host.researcher();
+        std::os::unix::fs::chown(&tool, Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("an owner");
+        fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o6755)).expect("its bits");
         // As root of the container with SETUID and CHOWN, so that only nosuid and no_new_privs stand in the way.
-        let script = "chmod 755 /scratch && cp /safe_data/probe /scratch/p && cp /safe_data/probe /tmp/p && cp /safe_data/probe /opt.p || exit 1
+        let script = "chmod 755 /scratch && test -u /safe_data/tool -a -g /safe_data/tool || exit 1
+            /safe_data/probe drop 1000 /safe_data/tool ids
             for f in /scratch/p /tmp/p /opt.p; do
-                chown 0:0 $f && chmod 6755 $f && test -u $f && /safe_data/probe drop 1000 $f ids || exit 1
+                cp /safe_data/probe $f && chown 0:0 $f || exit 1
+                for mode in 6755 4755 2755 u+s g+s; do ! chmod $mode $f || exit 1; done
+                ! test -u $f && ! test -g $f && chmod 755 $f && /safe_data/probe drop 1000 $f ids || exit 1
             done";
         let ran = host.run(&["--profile", "service", "localhost/root", "/bin/sh", "-c", script]);
         let lines: Vec<&str> = ran.exits(0).lines().collect();
-        assert_eq!(lines, [r#"{"uids":[1000,1000,1000],"gids":[1000,1000,1000]}"#; 3]);
+        assert_eq!(lines, [r#"{"uids":[1000,1000,1000],"gids":[1000,1000,1000]}"#; 4]);
     });
 }
 

@@ -35,6 +35,8 @@ mod jobs;
 mod exec;
 /// What the probe sees from inside: identity, namespaces, network, processes.
 mod isolation;
+/// Services of the host that listen in what is bound, and names that are none.
+mod host_sockets;
 /// System calls made for real.
 mod isolation_calls;
 /// Files, mounts and devices, one by one.

@@ -7,6 +7,7 @@
  *   probe writable DIR...         files below that open for writing, directories that take a new file
  *   probe devices DIR...          block and character devices below
  *   probe calls                   dangerous system calls, made for real: name and error number
+ *   probe needed                  what programs do beside those: name and error number, 0 (modes.c)
  *   probe enter NUMBER HOW        one call by another entry: x32, int80
  *   probe ids                     real, effective and saved ids (a setuid copy is executed like this)
  *   probe drop ID PROGRAM...      becomes ID, then executes
@@ -269,6 +270,8 @@ static void called(const char *name, long number, unsigned long a, unsigned long
     if (number == SYS_clone && result == 0) _exit(0);
 }
 
+#include "modes.c"
+
 static void calls(void) {
     static uint64_t args[11] = {0x10000000}; /* CLONE_NEWUSER */
     static char buffer[256];
@@ -374,7 +377,8 @@ static void calls(void) {
         snprintf(name, sizeof name, "socket netlink %s high", netlinks[i].name);
         called(name, SYS_socket, AF_NETLINK, SOCK_RAW, netlinks[i].protocol | HIGH, 0);
     }
-    called("socket raw", SYS_socket, AF_INET, SOCK_RAW, IPPROTO_ICMP, 0);
+    called("socket raw", SYS_socket, AF_INET, SOCK_RAW, IPPROTO_TCP, 0);
+    refused_modes();
     called("no such call", 1000000, 0, 0, 0, 0);
 #ifdef __x86_64__
     called("mknod chr", SYS_mknod, (unsigned long)"/tmp/.dev", S_IFCHR | 0666, makedev(1, 1), 0);
@@ -384,26 +388,6 @@ static void calls(void) {
     called("uselib", 134, tmp, 0, 0, 0);
 #endif
     printf("]\n");
-}
-
-static int enter(long number, const char *how) {
-#ifdef __x86_64__
-    long result;
-    if (!strcmp(how, "int80")) {
-        __asm__ volatile("int $0x80" : "=a"(result) : "a"(number), "b"(0L), "c"(0L), "d"(0L) : "memory", "r8", "r9", "r10", "r11");
-        /* The 32-bit entry leaves its result in the lower half. */
-        result = (int)result;
-    } else {
-        result = syscall(number | 0x40000000, 0, 0, 0);
-        if (result == -1) result = -errno;
-    }
-    printf("%ld\n", result);
-    return 0;
-#else
-    (void)number, (void)how;
-    printf("-38\n");
-    return 0;
-#endif
 }
 
 static void ids(void) {
@@ -468,6 +452,7 @@ int main(int argc, char **argv, char **env) {
     const char *what = argc > 1 ? argv[1] : "";
     if (!strcmp(what, "facts")) facts(argc, argv, env);
     else if (!strcmp(what, "calls")) calls();
+    else if (!strcmp(what, "needed")) needed();
     else if (!strcmp(what, "ids")) ids();
     else if (!strcmp(what, "zombies") && argc > 2) zombies(atoi(argv[2]));
     else if (!strcmp(what, "orphans") && argc > 2) orphans(atoi(argv[2]));
@@ -493,7 +478,7 @@ int main(int argc, char **argv, char **env) {
         for (int i = 2; i < argc; i++) walk(argv[i], !strcmp(what, "devices"), 0);
         printf("]\n");
     } else {
-        fprintf(stderr, "probe: facts, look, writable, devices, calls, enter, ids, drop, zombies, orphans, forks or serve\n");
+        fprintf(stderr, "probe: facts, look, writable, devices, calls, needed, enter, ids, drop, zombies, orphans, forks or serve\n");
         return 2;
     }
     return 0;

@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 
 use seccompiler::{BpfProgram, sock_filter};
 
-use super::{Arch, Condition, FORBIDDEN, Group, Profile, UNKNOWN};
+use super::groups::{Answer, Comparison};
+use super::{Arch, Condition, FORBIDDEN, Group, Profile, Rule, UNKNOWN};
 
 // Instructions of classic BPF (linux/bpf_common.h) and answers of a filter (linux/seccomp.h).
 const LOAD: u16 = 0x20;
@@ -31,39 +32,53 @@ const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
 
-/// What a call gets.
+/// What a number gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Answer {
+enum Gets {
     Always(u32),
-    /// The first list that holds decides: forbidden, allowed; else unknown.
-    Depends {
-        forbidden: Vec<Condition>,
-        allowed: Vec<Condition>,
-    },
+    /// The first condition that holds decides; else the last.
+    Depends(Vec<(Condition, u32)>, u32),
 }
 
 /// The one program of a profile.
 pub(super) fn program(profile: &Profile, arch: Arch) -> BpfProgram {
-    let audit = match arch {
-        Arch::X86_64 => 0xc000_003e,  // AUDIT_ARCH_X86_64
-        Arch::Aarch64 => 0xc000_00b7, // AUDIT_ARCH_AARCH64
-    };
-    let mut out = vec![step(LOAD, ARCHITECTURE), jump(EQUAL, audit, 1, 0), step(RETURN, KILL), step(LOAD, NUMBER)];
+    let mut out =
+        vec![step(LOAD, ARCHITECTURE), jump(EQUAL, audit(arch), 1, 0), step(RETURN, KILL), step(LOAD, NUMBER)];
     out.extend(search(&ranges(&answers(profile, arch))));
     out
 }
 
+/// `AUDIT_ARCH_*` (linux/audit.h).
+fn audit(arch: Arch) -> u32 {
+    match arch {
+        Arch::X86_64 => 0xc000_003e,
+        Arch::Aarch64 => 0xc000_00b7,
+    }
+}
+
 /// What each call that is named gets.
-fn answers(profile: &Profile, arch: Arch) -> BTreeMap<u32, Answer> {
-    let plain = |groups: &[Group], answer: u32| -> Vec<(u32, Answer)> {
+fn answers(profile: &Profile, arch: Arch) -> BTreeMap<u32, Gets> {
+    let plain = |groups: &[Group], answer: u32| -> Vec<(u32, Gets)> {
         let here = groups.iter().filter(|group| group.arch.contains(&arch)).flat_map(|group| &group.syscalls);
-        here.map(|name| (number(arch, name), Answer::Always(answer))).collect()
+        here.map(|name| (number(arch, name), Gets::Always(answer))).collect()
     };
-    let depends = profile.conditional.iter().filter(|rule| rule.arch.contains(&arch)).map(|rule| {
-        (number(arch, &rule.syscall), Answer::Depends { forbidden: rule.eperm.clone(), allowed: rule.any.clone() })
-    });
+    let rules = profile.conditional.iter().filter(|rule| rule.arch.contains(&arch));
+    let depends = rules.flat_map(|rule| rule.syscalls.iter().map(move |name| (number(arch, name), gets(rule))));
     let (allowed, forbidden) = (plain(&profile.allow, ALLOW), plain(&profile.eperm, ERRNO | FORBIDDEN));
     allowed.into_iter().chain(forbidden).chain(depends).collect()
+}
+
+/// A program has an order, so that a rule is taken as it stands.
+fn gets(rule: &Rule) -> Gets {
+    let listed = rule.listed().map(|(condition, answer)| (condition.clone(), value(answer)));
+    Gets::Depends(listed.collect(), value(rule.otherwise))
+}
+
+fn value(answer: Answer) -> u32 {
+    match answer {
+        Answer::Allow => ALLOW,
+        Answer::Errno(errno) => ERRNO | errno,
+    }
 }
 
 fn number(arch: Arch, name: &str) -> u32 {
@@ -71,10 +86,10 @@ fn number(arch: Arch, name: &str) -> u32 {
 }
 
 /// All numbers there are, as the first of each range with one answer.
-fn ranges(answers: &BTreeMap<u32, Answer>) -> Vec<(u32, Answer)> {
-    let unknown = Answer::Always(ERRNO | UNKNOWN);
+fn ranges(answers: &BTreeMap<u32, Gets>) -> Vec<(u32, Gets)> {
+    let unknown = Gets::Always(ERRNO | UNKNOWN);
     let mut out = vec![(0, unknown.clone())];
-    let mut put = |at: u32, answer: &Answer| match out.last_mut() {
+    let mut put = |at: u32, answer: &Gets| match out.last_mut() {
         Some((_, last)) if last == answer => {}
         Some((first, last)) if *first == at => *last = answer.clone(),
         _ => out.push((at, answer.clone())),
@@ -89,7 +104,7 @@ fn ranges(answers: &BTreeMap<u32, Answer>) -> Vec<(u32, Answer)> {
 }
 
 /// Finds the range of the number that is loaded.
-fn search(ranges: &[(u32, Answer)]) -> BpfProgram {
+fn search(ranges: &[(u32, Gets)]) -> BpfProgram {
     let (below, above) = ranges.split_at(ranges.len() / 2);
     match (below, above) {
         ([], [(_, answer)]) => answered(answer),
@@ -107,26 +122,19 @@ fn search(ranges: &[(u32, Answer)]) -> BpfProgram {
     }
 }
 
-fn answered(answer: &Answer) -> BpfProgram {
+fn answered(answer: &Gets) -> BpfProgram {
     match answer {
-        Answer::Always(answer) => vec![step(RETURN, *answer)],
-        Answer::Depends { forbidden, allowed } => {
-            let forbidden = forbidden.iter().flat_map(|condition| decided(condition, ERRNO | FORBIDDEN));
-            let allowed = allowed.iter().flat_map(|condition| decided(condition, ALLOW));
-            forbidden.chain(allowed).chain([step(RETURN, ERRNO | UNKNOWN)]).collect()
+        Gets::Always(answer) => vec![step(RETURN, *answer)],
+        Gets::Depends(listed, otherwise) => {
+            let listed = listed.iter().flat_map(|(condition, answer)| decided(condition, *answer));
+            listed.chain([step(RETURN, *otherwise)]).collect()
         }
     }
 }
 
 /// The answer if a condition holds; what follows if not.
 fn decided(condition: &Condition, answer: u32) -> BpfProgram {
-    let mut out = match condition.mask {
-        // All 64 bits: rubbish in the upper half is refused, not overlooked.
-        None => exactly(condition.arg, condition.value),
-        // The kernel looks at the low half alone.
-        Some(mask) => vec![step(LOAD, half(condition.arg, false)), step(AND, mask), unless(low(condition.value))],
-    };
-    out.extend(condition.also.into_iter().flat_map(|(arg, value)| exactly(arg, value)));
+    let mut out: BpfProgram = condition.all.iter().flat_map(compared).collect();
     out.push(step(RETURN, answer));
     // Whatever is not equal goes past the end.
     let end = out.len();
@@ -136,9 +144,18 @@ fn decided(condition: &Condition, answer: u32) -> BpfProgram {
     out
 }
 
-fn exactly(arg: u8, value: u64) -> BpfProgram {
-    let high = low(value >> 32);
-    vec![step(LOAD, half(arg, true)), unless(high), step(LOAD, half(arg, false)), unless(low(value))]
+/// Those halves that have a bit in the mask.
+fn compared(one: &Comparison) -> BpfProgram {
+    let halves = [(true, one.mask >> 32, one.value >> 32), (false, one.mask, one.value)];
+    halves
+        .into_iter()
+        .map(|(high, mask, value)| (half(one.arg, high), low(mask), low(value)))
+        .filter(|(_, mask, _)| *mask != 0)
+        .flat_map(|(at, mask, value)| {
+            let masked = (mask != u32::MAX).then(|| step(AND, mask));
+            [Some(step(LOAD, at)), masked, Some(unless(value))].into_iter().flatten()
+        })
+        .collect()
 }
 
 /// Where half of an argument is, on a little-endian machine.
@@ -168,7 +185,7 @@ fn step(code: u16, k: u32) -> sock_filter {
 
 #[cfg(test)]
 mod tests {
-    use super::super::oracle;
+    use super::super::{cover, oracle};
     use super::*;
     use std::sync::OnceLock;
 
@@ -198,12 +215,10 @@ mod tests {
         }
     }
 
-    fn audit(arch: Arch) -> u32 {
-        match arch {
-            Arch::X86_64 => 0xc000_003e,
-            Arch::Aarch64 => 0xc000_00b7,
-        }
-    }
+    /// EPROTONOSUPPORT and ENOTTY.
+    const PROTOCOL: u32 = 93;
+    const TERMINAL: u32 = 25;
+    const HIGH: u64 = 1 << 32;
 
     fn compiled(arch: Arch) -> &'static BpfProgram {
         static COMPILED: [OnceLock<BpfProgram>; 2] = [OnceLock::new(), OnceLock::new()];
@@ -239,34 +254,49 @@ mod tests {
     #[test]
     fn every_call_gets_what_seccompilers_programs_say() {
         for arch in Arch::ALL {
-            let profile = Profile::load().unwrap();
-            let conditions = profile.conditional.iter().flat_map(|rule| rule.any.iter().chain(&rule.eperm));
-            let mut values: Vec<u64> =
-                conditions.flat_map(|c| [Some(c.value), c.also.map(|(_, v)| v)]).flatten().collect();
-            values.extend([u64::MAX, 0, 1]);
-            values.sort_unstable();
-            values.dedup();
-            // Each value that a rule names, and its neighbours by one bit.
-            let near: Vec<u64> =
-                values.iter().flat_map(|v| (0..64).map(move |bit| v ^ (1 << bit)).chain([*v])).collect();
-            let depends = |number| matches!(answers(&profile, arch).get(&number), Some(Answer::Depends { .. }));
             for number in numbers() {
-                let same = |args| {
+                for args in [[0; 6], [u64::MAX; 6]] {
                     let is = answer(compiled(arch), audit(arch), number, args);
                     assert_eq!(is, by_seccompiler(arch, audit(arch), number, args), "{number} {args:x?}");
-                };
-                [0, u64::MAX].into_iter().for_each(|value| same([value; 6]));
-                if depends(number) {
-                    near.iter().for_each(|value| same([*value; 6]));
-                    for (first, second) in near.iter().zip(near.iter().cycle().skip(7)) {
-                        same([*first, *second, 0, 0, 0, 0]);
-                        same([16, *first, *second, 0, 0, 0]);
-                        same([*second, 0, *first, 0, 0, 0]);
-                    }
                 }
             }
             for other in [0, 0x4000_0003, 0xc000_003f, audit(Arch::ALL[1 - arch as usize])] {
                 assert_eq!(answer(compiled(arch), other, 0, [0; 6]), by_seccompiler(arch, other, 0, [0; 6]));
+            }
+        }
+    }
+
+    /// Arguments for which a condition holds, and those that differ from them by one bit.
+    fn near(condition: &Condition) -> Vec<[u64; 6]> {
+        let mut out = Vec::new();
+        for rest in [0, u64::MAX] {
+            let mut args = [rest; 6];
+            for one in &condition.all {
+                args[usize::from(one.arg)] = rest & !one.mask | one.value;
+            }
+            out.push(args);
+            for (one, bit) in condition.all.iter().flat_map(|one| (0..64).map(move |bit| (one, bit))) {
+                let mut args = args;
+                args[usize::from(one.arg)] ^= 1 << bit;
+                out.push(args);
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn where_arguments_decide_the_program_the_rule_and_seccompilers_programs_say_the_same() {
+        for arch in Arch::ALL {
+            for rule in Profile::load().unwrap().conditional.iter().filter(|rule| rule.arch.contains(&arch)) {
+                let cases = cover::cases(rule).into_iter().map(|(condition, _)| condition);
+                let conditions: Vec<Condition> = rule.listed().map(|(c, _)| c.clone()).chain(cases).collect();
+                for name in &rule.syscalls {
+                    for args in conditions.iter().flat_map(near) {
+                        let is = answer(compiled(arch), audit(arch), number(arch, name), args);
+                        assert_eq!(is, value(rule.answer(args)), "{name} {args:x?}");
+                        assert_eq!(is, by_seccompiler(arch, audit(arch), number(arch, name), args), "{name} {args:x?}");
+                    }
+                }
             }
         }
     }
@@ -280,15 +310,14 @@ mod tests {
     #[test]
     fn calls_get_what_the_profile_says() {
         for arch in Arch::ALL {
-            for name in ["read", "write", "openat", "newfstatat", "execve", "futex", "mmap", "exit_group", "getrandom"]
-            {
+            for name in ["read", "write", "readv", "newfstatat", "execve", "futex", "mmap", "exit_group", "getrandom"] {
                 assert_eq!(call(arch, name, [u64::MAX; 6]), Ok(()), "{name}");
             }
             for name in ["mount", "bpf", "ptrace", "unshare", "setns", "keyctl", "perf_event_open", "chroot", "reboot"]
             {
                 assert_eq!(call(arch, name, [0; 6]), Err(FORBIDDEN), "{name}");
             }
-            for name in ["clone3", "io_uring_setup", "splice", "vmsplice", "memfd_secret", "io_setup"] {
+            for name in ["clone3", "io_uring_setup", "splice", "vmsplice", "memfd_secret", "io_setup", "openat2"] {
                 assert_eq!(call(arch, name, [0; 6]), Err(UNKNOWN), "{name}");
             }
         }
@@ -296,7 +325,6 @@ mod tests {
 
     #[test]
     fn arguments_decide_and_bits_above_cannot_hide_them() {
-        const HIGH: u64 = 1 << 32;
         for arch in Arch::ALL {
             for flags in [0x3d0f00, 0x1200011, 17, HIGH | 17] {
                 assert_eq!(call(arch, "clone", arg(0, flags)), Ok(()), "{flags:#x}");
@@ -313,15 +341,46 @@ mod tests {
                 assert_eq!(call(arch, "socket", arg(0, family)), Err(UNKNOWN), "{family}");
             }
             // Of netlink, the protocol that programs list their interfaces with, and none that tells of the host.
-            for (protocol, ok) in [(0, true), (6, false), (9, false), (15, false), (16, false), (HIGH, false)] {
+            for protocol in [0, 6, 9, 15, 16, 9 | HIGH, HIGH] {
                 let result = call(arch, "socket", [16, 3, protocol, 0, 0, 0]);
-                assert_eq!(result, if ok { Ok(()) } else { Err(UNKNOWN) }, "{protocol}");
-                assert_eq!(call(arch, "socket", [2, 1, protocol, 0, 0, 0]), Ok(()));
+                assert_eq!(result, if protocol & 31 == 0 { Ok(()) } else { Err(PROTOCOL) }, "{protocol}");
+                assert_eq!(call(arch, "socket", [1, 1, protocol, 0, 0, 0]), Ok(()));
+            }
+            for family in [2, 10] {
+                for protocol in [0, 6, 17, HIGH | 6] {
+                    assert_eq!(call(arch, "socket", [family, 1, protocol, 0, 0, 0]), Ok(()), "{protocol}");
+                }
+                // ICMP (of both), DCCP, SCTP, UDP-Lite, raw, SMC, MPTCP.
+                for protocol in [1, 58, 33, 132, 136, 255, 256, 262] {
+                    for protocol in [protocol, protocol | HIGH, protocol | HIGH << 31] {
+                        let result = call(arch, "socket", [family, 1, protocol, 0, 0, 0]);
+                        assert_eq!(result, Err(PROTOCOL), "{protocol:#x}");
+                    }
+                }
+                assert_eq!(call(arch, "socket", [family, 1, 512, 0, 0, 0]), Err(UNKNOWN));
             }
             for command in [0x5412, 0x541C, 0x5412 | HIGH, 0x541C | HIGH << 7, 0xffff_ffff_0000_5412] {
                 assert_eq!(call(arch, "ioctl", arg(1, command)), Err(FORBIDDEN), "{command:#x}");
             }
-            for command in [0x5401, 0x5413, 0x541B, 0x5421, 0x8004_5430, 0x5401 | HIGH] {
+            for command in [0x4008_6602, 0x4004_6602, 0x401c_5820, 0x4008_7602, 0x4004_7602, 0x800c_6613, 0x4080_6685] {
+                for command in [command, command | HIGH, command | HIGH << 31, command | 0xffff_ffff_0000_0000] {
+                    assert_eq!(call(arch, "ioctl", arg(1, command)), Err(TERMINAL), "{command:#x}");
+                }
+            }
+            // Terminals, bytes that wait, reading flags, versions and projects, cloning, punching holes.
+            for command in [
+                0x5401,
+                0x5413,
+                0x541B,
+                0x5421,
+                0x8004_5430,
+                0x5401 | HIGH,
+                0x8008_6601,
+                0x8008_7601,
+                0x801c_581f,
+                0x4004_9409,
+                0xc020_660b,
+            ] {
                 assert_eq!(call(arch, "ioctl", arg(1, command)), Ok(()), "{command:#x}");
             }
             for (mode, ok) in [
@@ -349,6 +408,47 @@ mod tests {
         }
         assert_eq!(call(Arch::X86_64, "mknod", arg(1, 0o020644)), Err(FORBIDDEN));
         assert_eq!(call(Arch::Aarch64, "mknodat", arg(2, 0o060644)), Err(FORBIDDEN));
+    }
+
+    #[test]
+    fn no_mode_has_a_set_id_bit_and_none_is_looked_at_where_no_file_is_made() {
+        for arch in Arch::ALL {
+            let x86 = [("chmod", 1), ("creat", 1), ("mknod", 1)];
+            let all = [("fchmod", 1), ("fchmodat", 2), ("fchmodat2", 2), ("mknodat", 2)];
+            for (name, at) in all.into_iter().chain(x86.into_iter().filter(|_| arch == Arch::X86_64)) {
+                for mode in [0, 0o644, 0o755, 0o1777, 0o777 | HIGH] {
+                    assert_eq!(call(arch, name, arg(at, mode)), Ok(()), "{name} {mode:o}");
+                }
+                for mode in [0o4755, 0o2755, 0o6711, 0o7777, 0o4000, 0o2000, 0o2755 | HIGH, 0o104755, u64::MAX] {
+                    assert_eq!(call(arch, name, arg(at, mode)), Err(FORBIDDEN), "{name} {mode:o}");
+                }
+            }
+            for (name, at) in [("openat", 2), ("open", 1)].into_iter().take(if arch == Arch::X86_64 { 2 } else { 1 }) {
+                let open = |flags: u64, mode: u64| {
+                    let mut args = [u64::MAX; 6];
+                    (args[at], args[at + 1]) = (flags, mode);
+                    call(arch, name, args)
+                };
+                // O_RDONLY; O_WRONLY | O_TRUNC; O_DIRECTORY | O_CLOEXEC, which is the other half of O_TMPFILE; O_PATH.
+                for flags in [0, 0o1001, 0o2200000, 0o10000000] {
+                    for mode in [0, 0o6777, 0xdead_beef, u64::MAX] {
+                        assert_eq!(open(flags, mode), Ok(()), "{name} {flags:o} {mode:o}");
+                        assert_eq!(open(flags | HIGH, mode), Ok(()), "{name} {flags:o} {mode:o}");
+                    }
+                }
+                // O_CREAT | O_WRONLY; O_TMPFILE | O_RDWR; its own bit alone; both.
+                for flags in [0o101, 0o20200002, 0o20000000, 0o20200102] {
+                    for flags in [flags, flags | HIGH] {
+                        for mode in [0, 0o600, 0o1777, 0o644 | HIGH] {
+                            assert_eq!(open(flags, mode), Ok(()), "{name} {flags:o} {mode:o}");
+                        }
+                        for mode in [0o4755, 0o2755, 0o6755, 0o4000 | HIGH, 0o102755, u64::MAX] {
+                            assert_eq!(open(flags, mode), Err(FORBIDDEN), "{name} {flags:o} {mode:o}");
+                        }
+                    }
+                }
+            }
+        }
     }
 
     #[test]
@@ -385,10 +485,11 @@ mod tests {
         }
 
         #[test]
-        fn an_ioctl_is_allowed_unless_its_low_half_is_one_of_two(command in proptest::num::u64::ANY, low in 0_u64..0x1_0000) {
-            for command in [command, command & !0xffff_ffff | low] {
+        fn an_ioctl_is_allowed_unless_it_is_one_of_a_few(command in proptest::num::u64::ANY, low in 0_u64..0x1_0000) {
+            for command in [command, command & !0xffff_ffff | low, command & !0xffff | low] {
                 let low = command & 0xffff_ffff;
-                let ok = low != 0x5412 && low != 0x541C;
+                let flags = [0x6602, 0x6604, 0x7602, 0x5820, 0x6613, 0x6685].contains(&(low & 0xffff));
+                let ok = low != 0x5412 && low != 0x541C && !flags;
                 proptest::prop_assert_eq!(call(Arch::X86_64, "ioctl", arg(1, command)).is_ok(), ok);
             }
         }

@@ -4,8 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Arch;
-use super::cover::{self, Masked};
+use super::{Arch, FORBIDDEN, UNKNOWN};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::policy::reader::{Origin, Table};
 
@@ -29,34 +28,72 @@ pub struct Group {
     pub syscalls: Vec<String>,
 }
 
-/// A comparison of one argument.
+/// A comparison of one argument: `(argument & mask) == value`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Condition {
+pub struct Comparison {
     /// Which argument, from 0.
     pub arg: u8,
-    /// `None`: all 64 bits equal `value`; else those under the mask do.
-    pub mask: Option<u32>,
-    /// What is wanted.
+    /// The bits compared.
+    pub mask: u64,
+    /// What they must be.
     pub value: u64,
-    /// Another argument, all 64 bits of which must equal a value as well.
-    pub also: Option<(u8, u64)>,
 }
 
-/// A system call that is allowed if one of its conditions holds.
+/// Comparisons of different arguments, all of which must hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// By argument.
+    pub all: Vec<Comparison>,
+}
+
+impl Condition {
+    /// Whether it holds for these arguments.
+    #[cfg(test)]
+    pub(super) fn holds(&self, args: [u64; 6]) -> bool {
+        self.all.iter().all(|one| args[usize::from(one.arg)] & one.mask == one.value)
+    }
+}
+
+/// What a call gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// The kernel takes it.
+    Allow,
+    /// It fails with this error number.
+    Errno(u32),
+}
+
+/// System calls whose arguments decide: the first condition that holds, of `any` and then of `refuse`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     /// Its name.
     pub name: String,
     /// Why.
     pub reason: String,
-    /// The architectures that have it.
+    /// The architectures that have these calls.
     pub arch: Vec<Arch>,
-    /// The call.
-    pub syscall: String,
-    /// One must hold.
+    /// Their names.
+    pub syscalls: Vec<String>,
+    /// If one of these holds, the call is allowed.
     pub any: Vec<Condition>,
-    /// If one of these holds instead, the call fails with EPERM.
-    pub eperm: Vec<Condition>,
+    /// Else, if one of these holds, it fails with that error number.
+    pub refuse: Vec<(Condition, u32)>,
+    /// Else this.
+    pub otherwise: Answer,
+}
+
+impl Rule {
+    /// The conditions in their order, each with what it decides.
+    pub(super) fn listed(&self) -> impl Iterator<Item = (&Condition, Answer)> {
+        let any = self.any.iter().map(|condition| (condition, Answer::Allow));
+        any.chain(self.refuse.iter().map(|(condition, errno)| (condition, Answer::Errno(*errno))))
+    }
+
+    /// What it says of these arguments.
+    #[cfg(test)]
+    pub(super) fn answer(&self, args: [u64; 6]) -> Answer {
+        self.listed().find(|(condition, _)| condition.holds(args)).map_or(self.otherwise, |(_, answer)| answer)
+    }
 }
 
 /// All rules.
@@ -64,7 +101,7 @@ pub struct Rule {
 pub struct Profile {
     /// Always allowed.
     pub allow: Vec<Group>,
-    /// Allowed if a condition holds.
+    /// Arguments decide.
     pub conditional: Vec<Rule>,
     /// Fail with EPERM.
     pub eperm: Vec<Group>,
@@ -102,7 +139,8 @@ impl Profile {
     fn names(&self) -> impl Iterator<Item = (&str, &[Arch], &'static str)> {
         let allow = self.allow.iter().flat_map(|g| g.syscalls.iter().map(|n| (n.as_str(), g.arch.as_slice(), ALLOW.0)));
         let eperm = self.eperm.iter().flat_map(|g| g.syscalls.iter().map(|n| (n.as_str(), g.arch.as_slice(), EPERM.0)));
-        let rules = self.conditional.iter().map(|r| (r.syscall.as_str(), r.arch.as_slice(), CONDITIONAL.0));
+        let rules = self.conditional.iter();
+        let rules = rules.flat_map(|r| r.syscalls.iter().map(|n| (n.as_str(), r.arch.as_slice(), CONDITIONAL.0)));
         allow.chain(eperm).chain(rules)
     }
 
@@ -164,15 +202,24 @@ fn rules_of(top: &mut Table<'_>) -> Result<Vec<Rule>> {
         .unwrap_or_default()
         .into_iter()
         .map(|mut table| {
-            let origin = table.origin("syscall");
+            let origin = table.origin("syscalls");
+            let refuse = conditions(&mut table, "refuse", &origin)?;
+            let any = conditions(&mut table, "any", &origin)?;
+            if any.iter().any(|(_, errno)| errno.is_some()) {
+                return Err(malformed(format!("{origin} allows with an error number")));
+            }
             let rule = Rule {
                 name: text_of(&mut table, "name")?,
                 reason: text_of(&mut table, "reason")?,
                 arch: archs(&mut table)?,
-                syscall: text_of(&mut table, "syscall")?,
-                any: allowing(&mut table, &origin)?,
-                eperm: conditions(&mut table, "eperm", &origin)?,
+                syscalls: table.strings("syscalls")?.map(|rule| rule.value).unwrap_or_default(),
+                any: any.into_iter().map(|(condition, _)| condition).collect(),
+                refuse: refuse.into_iter().map(|(condition, errno)| (condition, errno.unwrap_or(FORBIDDEN))).collect(),
+                otherwise: otherwise(&mut table, &origin)?,
             };
+            if rule.syscalls.is_empty() || rule.listed().next().is_none() {
+                return Err(malformed(format!("{origin} has no call or no condition")));
+            }
             table.finish()?;
             Ok(rule)
         })
@@ -197,45 +244,56 @@ fn archs(table: &mut Table<'_>) -> Result<Vec<Arch>> {
         .collect()
 }
 
-fn allowing(table: &mut Table<'_>, origin: &Origin) -> Result<Vec<Condition>> {
-    let mut out = conditions(table, "any", origin)?;
-    if let Some(mut none_of) = table.table("none_of")? {
-        let arg = argument(&mut none_of, origin)?;
-        let values = none_of.integers("values")?.ok_or_else(|| malformed(format!("{origin} forbids nothing")))?;
-        none_of.finish()?;
-        let values: Vec<u32> = values.value.iter().map(|v| small(*v, &values.origin)).collect::<Result<_>>()?;
-        let masked =
-            |Masked { mask, wanted }| Condition { arg, mask: Some(mask), value: u64::from(wanted), also: None };
-        out.extend(cover::all_but(&values).into_iter().map(masked));
+/// What a call gets for which no condition holds.
+fn otherwise(table: &mut Table<'_>, origin: &Origin) -> Result<Answer> {
+    match table.string("otherwise")?.map(|rule| rule.value).as_deref() {
+        None => Ok(Answer::Errno(UNKNOWN)),
+        Some("allow") => Ok(Answer::Allow),
+        Some(name) => errno(name, origin).map(Answer::Errno),
     }
-    if out.is_empty() {
-        return Err(malformed(format!("{origin} has no condition")));
+}
+
+/// The numbers are those of every architecture here (asm-generic/errno.h).
+fn errno(name: &str, origin: &Origin) -> Result<u32> {
+    match name {
+        "EPERM" => Ok(FORBIDDEN),
+        "ENOTTY" => Ok(25),
+        "EPROTONOSUPPORT" => Ok(93),
+        _ => Err(malformed(format!("{origin} names {name}, which is none of EPERM, ENOTTY and EPROTONOSUPPORT"))),
+    }
+}
+
+/// Conditions, each with the error number it names.
+fn conditions(table: &mut Table<'_>, key: &'static str, origin: &Origin) -> Result<Vec<(Condition, Option<u32>)>> {
+    let mut out = Vec::new();
+    for mut one in table.tables(key)?.map(|rule| rule.value).unwrap_or_default() {
+        let mut all = vec![comparison(&mut one, origin)?];
+        let number = one.string("errno")?.map(|rule| errno(&rule.value, origin)).transpose()?;
+        for mut also in one.tables("and")?.map(|rule| rule.value).unwrap_or_default() {
+            all.push(comparison(&mut also, origin)?);
+            also.finish()?;
+        }
+        one.finish()?;
+        all.sort_by_key(|comparison| comparison.arg);
+        // runc takes comparisons of the same argument for alternatives, as libseccomp once did.
+        if all.windows(2).any(|two| matches!(two, [first, second] if first.arg == second.arg)) {
+            return Err(malformed(format!("{origin} compares an argument twice in one condition")));
+        }
+        out.push((Condition { all }, number));
     }
     Ok(out)
 }
 
-fn conditions(table: &mut Table<'_>, key: &'static str, origin: &Origin) -> Result<Vec<Condition>> {
-    let mut out = Vec::new();
-    for mut one in table.tables(key)?.map(|rule| rule.value).unwrap_or_default() {
-        let arg = argument(&mut one, origin)?;
-        let mask = one.integer("mask")?.map(|rule| small(rule.value, &rule.origin)).transpose()?;
-        let value =
-            one.integer("eq")?.ok_or_else(|| malformed(format!("{origin} has a condition without `eq`")))?.value;
-        let also = match (one.integer("and_arg")?, one.integer("and_eq")?) {
-            (None, None) => None,
-            (Some(arg), Some(value)) => {
-                let arg = u8::try_from(arg.value).ok().filter(|arg| *arg < 6);
-                Some((arg.ok_or_else(|| malformed(format!("{origin} has no such argument")))?, value.value))
-            }
-            _ => return Err(malformed(format!("{origin} has one half of `and_arg` and `and_eq`"))),
-        };
-        one.finish()?;
-        if mask.is_some_and(|mask| value & !u64::from(mask) != 0) {
-            return Err(malformed(format!("{origin} wants bits outside its mask")));
-        }
-        out.push(Condition { arg, mask, value, also });
+fn comparison(table: &mut Table<'_>, origin: &Origin) -> Result<Comparison> {
+    let arg = argument(table, origin)?;
+    // Without a mask all 64 bits: rubbish in the upper half is refused, not overlooked.
+    let mask = table.integer("mask")?.map(|rule| small(rule.value, &rule.origin)).transpose()?;
+    let mask = mask.map_or(u64::MAX, u64::from);
+    let value = table.integer("eq")?.ok_or_else(|| malformed(format!("{origin} has a condition without `eq`")))?.value;
+    if value & !mask != 0 {
+        return Err(malformed(format!("{origin} wants bits outside its mask")));
     }
-    Ok(out)
+    Ok(Comparison { arg, mask, value })
 }
 
 fn argument(table: &mut Table<'_>, origin: &Origin) -> Result<u8> {
@@ -308,6 +366,14 @@ mod tests {
             "personality",
             "mknod",
             "mknodat",
+            "open",
+            "openat",
+            "openat2",
+            "creat",
+            "chmod",
+            "fchmod",
+            "fchmodat",
+            "fchmodat2",
             "chroot",
             "syslog",
             "reboot",
@@ -333,22 +399,36 @@ mod tests {
     #[test]
     fn a_condition_must_be_one_of_two_kinds() {
         let rule =
-            |condition: &str| format!("[[rule]]\nname = \"n\"\nreason = \"r\"\nsyscall = \"read\"\n{condition}\n");
-        assert!(rules(&rule("any = [{ arg = 0, eq = 1 }]"), "f").is_ok());
+            |condition: &str| format!("[[rule]]\nname = \"n\"\nreason = \"r\"\nsyscalls = [\"read\"]\n{condition}\n");
+        for condition in [
+            "any = [{ arg = 0, eq = 1 }]",
+            "any = [{ arg = 0, eq = 1, and = [{ arg = 1, mask = 6, eq = 4 }] }]\notherwise = \"EPERM\"",
+            "refuse = [{ arg = 1, mask = 1, eq = 1, errno = \"ENOTTY\" }]\notherwise = \"allow\"",
+        ] {
+            assert!(rules(&rule(condition), "f").is_ok(), "{condition}");
+        }
         for condition in [
             "",
             "any = []",
+            "otherwise = \"allow\"",
             "any = [{ arg = 6, eq = 1 }]",
             "any = [{ arg = 0 }]",
             "any = [{ arg = 0, mask = 1, eq = 2 }]",
             "any = [{ arg = 0, mask = 0x100000000, eq = 0 }]",
             "any = [{ arg = 0, lt = 2 }]",
-            "none_of = { arg = 1, values = [0x100000000] }",
-            "any = [{ arg = 0, eq = 1, and_arg = 2 }]",
-            "any = [{ arg = 0, eq = 1, and_eq = 2 }]",
-            "any = [{ arg = 0, eq = 1, and_arg = 6, and_eq = 2 }]",
+            "any = [{ arg = 0, eq = 1, errno = \"EPERM\" }]",
+            "any = [{ arg = 0, eq = 1, and = [{ arg = 2 }] }]",
+            "any = [{ arg = 0, eq = 1, and = [{ eq = 2 }] }]",
+            "any = [{ arg = 0, eq = 1, and = [{ arg = 6, eq = 2 }] }]",
+            "any = [{ arg = 0, eq = 1, and = [{ arg = 0, eq = 2 }] }]",
+            "any = [{ arg = 0, eq = 1, and = [{ arg = 1, eq = 2, and = [] }] }]",
+            "refuse = [{ arg = 0, eq = 1, errno = \"EINTR\" }]",
+            "any = [{ arg = 0, eq = 1 }]\notherwise = \"deny\"",
         ] {
             assert!(rules(&rule(condition), "f").is_err(), "{condition}");
         }
+        assert!(
+            rules("[[rule]]\nname = \"n\"\nreason = \"r\"\nsyscalls = []\nany = [{ arg = 0, eq = 1 }]\n", "f").is_err()
+        );
     }
 }

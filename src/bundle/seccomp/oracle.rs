@@ -1,8 +1,8 @@
 //! From rules to BPF, by seccompiler: what our own program is held against, call by call.
 //!
-//! Takes a `Profile` and an architecture; gives two programs; trusts the profile's own checks; refuses what seccompiler
-//! refuses. It has one action for all that matches, so what fails with EPERM is a second filter: the kernel takes the
-//! strictest answer of all and, between two errors, the one of the filter installed last (seccomp(2)).
+//! Takes a `Profile` and an architecture; gives programs; trusts the profile's own checks; refuses what seccompiler
+//! refuses. It has one action for all that matches, so what fails with another error than the unknown is a filter for each:
+//! the kernel takes the strictest answer of all and, between two errors, the one of the filter installed last (seccomp(2)).
 
 use std::collections::BTreeMap;
 
@@ -11,27 +11,33 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
-use super::{Arch, Condition, FORBIDDEN, Group, Profile, UNKNOWN};
+use super::groups::{Answer, Comparison};
+use super::{Arch, Condition, FORBIDDEN, Group, Profile, UNKNOWN, cover};
 use crate::error::{Error, Kind, Result, Stage};
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// What is allowed, all else unknown; then, installed after it, what is forbidden.
+/// What is allowed, all else unknown; then, installed after it, what is refused, by error number.
 pub(super) fn programs(profile: &Profile, arch: Arch) -> Result<Vec<BpfProgram>> {
     let mut allowed = plain(&profile.allow, arch);
-    let mut forbidden = plain(&profile.eperm, arch);
+    let mut refused = BTreeMap::from([(FORBIDDEN, plain(&profile.eperm, arch))]);
     for rule in profile.conditional.iter().filter(|rule| rule.arch.contains(&arch)) {
-        let Some(number) = arch.number(&rule.syscall) else { continue };
-        allowed.insert(number, chain(&rule.any)?);
-        // An empty chain would mean "always".
-        if !rule.eperm.is_empty() {
-            forbidden.insert(number, chain(&rule.eperm)?);
+        // An empty chain would mean "always": there is one only where a case is.
+        for (condition, answer) in cover::cases(rule) {
+            let rules = match answer {
+                Answer::Allow => &mut allowed,
+                Answer::Errno(errno) => refused.entry(errno).or_default(),
+            };
+            for number in rule.syscalls.iter().filter_map(|name| arch.number(name)) {
+                rules.entry(number).or_default().push(rule_of(&condition)?);
+            }
         }
     }
-    Ok(vec![
-        program(allowed, SeccompAction::Errno(UNKNOWN), SeccompAction::Allow, arch)?,
-        program(forbidden, SeccompAction::Allow, SeccompAction::Errno(FORBIDDEN), arch)?,
-    ])
+    let mut out = vec![program(allowed, SeccompAction::Errno(UNKNOWN), SeccompAction::Allow, arch)?];
+    for (errno, rules) in refused {
+        out.push(program(rules, SeccompAction::Allow, SeccompAction::Errno(errno), arch)?);
+    }
+    Ok(out)
 }
 
 fn plain(groups: &[Group], arch: Arch) -> Rules {
@@ -44,30 +50,17 @@ fn plain(groups: &[Group], arch: Arch) -> Rules {
         .collect()
 }
 
-/// One of them must hold.
-fn chain(conditions: &[Condition]) -> Result<Vec<SeccompRule>> {
-    let rule = |condition: &Condition| {
-        let also = condition.also.map(|(arg, value)| exactly(arg, value));
-        SeccompRule::new([Some(condition_of(*condition)), also].into_iter().flatten().collect::<Result<_, _>>()?)
+fn rule_of(condition: &Condition) -> Result<SeccompRule> {
+    let all = condition.all.iter().map(comparison).collect::<Result<_, _>>();
+    all.and_then(SeccompRule::new).map_err(failed)
+}
+
+fn comparison(one: &Comparison) -> Result<SeccompCondition, BackendError> {
+    let how = match one.mask {
+        u64::MAX => SeccompCmpOp::Eq,
+        mask => SeccompCmpOp::MaskedEq(mask),
     };
-    conditions.iter().map(rule).collect::<Result<_, _>>().map_err(failed)
-}
-
-/// All 64 bits: rubbish in the upper half is refused, not overlooked.
-fn exactly(arg: u8, value: u64) -> Result<SeccompCondition, BackendError> {
-    SeccompCondition::new(arg, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, value)
-}
-
-fn condition_of(condition: Condition) -> Result<SeccompCondition, BackendError> {
-    match condition.mask {
-        None => exactly(condition.arg, condition.value),
-        Some(mask) => SeccompCondition::new(
-            condition.arg,
-            SeccompCmpArgLen::Dword,
-            SeccompCmpOp::MaskedEq(u64::from(mask)),
-            condition.value,
-        ),
-    }
+    SeccompCondition::new(one.arg, SeccompCmpArgLen::Qword, how, one.value)
 }
 
 fn program(rules: Rules, others: SeccompAction, named: SeccompAction, arch: Arch) -> Result<BpfProgram> {

@@ -11,7 +11,8 @@ use oci_spec::runtime::{
     LinuxSeccompOperator, LinuxSyscall, LinuxSyscallBuilder,
 };
 
-use super::{Arch, Condition, FORBIDDEN, Group, Profile, UNKNOWN};
+use super::groups::{Answer, Comparison};
+use super::{Arch, Condition, FORBIDDEN, Group, Profile, Rule, UNKNOWN, cover};
 use crate::error::{Error, Kind, Result, Stage};
 
 /// The rules of one architecture, and no other: calls of others are answered by libseccomp, which kills.
@@ -21,12 +22,9 @@ pub(super) fn build(profile: &Profile, arch: Arch) -> Result<LinuxSeccomp> {
         calls.push(names(group, LinuxSeccompAction::ScmpActAllow, None)?);
     }
     for rule in profile.conditional.iter().filter(|rule| rule.arch.contains(&arch)) {
-        // Conditions within one entry must all hold; of several entries, one is enough.
-        for condition in &rule.any {
-            calls.push(single(&rule.syscall, *condition, LinuxSeccompAction::ScmpActAllow, None)?);
-        }
-        for condition in &rule.eperm {
-            calls.push(single(&rule.syscall, *condition, LinuxSeccompAction::ScmpActErrno, Some(FORBIDDEN))?);
+        // Comparisons within one entry must all hold; of several entries, exactly one does.
+        for (condition, answer) in cover::cases(rule) {
+            calls.push(case(rule, &condition, answer)?);
         }
     }
     for group in profile.eperm.iter().filter(|group| group.arch.contains(&arch)) {
@@ -53,25 +51,24 @@ fn names(group: &Group, action: LinuxSeccompAction, errno: Option<u32>) -> Resul
     call.build().map_err(failed)
 }
 
-fn single(name: &str, condition: Condition, action: LinuxSeccompAction, errno: Option<u32>) -> Result<LinuxSyscall> {
-    let mut call =
-        LinuxSyscallBuilder::default().names(vec![name.to_owned()]).action(action).args(arguments(condition)?);
+fn case(rule: &Rule, condition: &Condition, answer: Answer) -> Result<LinuxSyscall> {
+    let (action, errno) = match answer {
+        Answer::Allow => (LinuxSeccompAction::ScmpActAllow, None),
+        Answer::Errno(errno) => (LinuxSeccompAction::ScmpActErrno, Some(errno)),
+    };
+    let arguments: Vec<LinuxSeccompArg> = condition.all.iter().map(argument).collect::<Result<_>>()?;
+    let mut call = LinuxSyscallBuilder::default().names(rule.syscalls.clone()).action(action).args(arguments);
     if let Some(errno) = errno {
         call = call.errno_ret(errno);
     }
     call.build().map_err(failed)
 }
 
-fn arguments(condition: Condition) -> Result<Vec<LinuxSeccompArg>> {
-    let also = condition.also.map(|(arg, value)| argument(Condition { arg, mask: None, value, also: None }));
-    [Some(argument(condition)), also].into_iter().flatten().collect()
-}
-
-fn argument(condition: Condition) -> Result<LinuxSeccompArg> {
-    let arg = LinuxSeccompArgBuilder::default().index(usize::from(condition.arg));
-    let arg = match condition.mask {
-        None => arg.value(condition.value).op(LinuxSeccompOperator::ScmpCmpEq),
-        Some(mask) => arg.value(u64::from(mask)).value_two(condition.value).op(LinuxSeccompOperator::ScmpCmpMaskedEq),
+fn argument(one: &Comparison) -> Result<LinuxSeccompArg> {
+    let arg = LinuxSeccompArgBuilder::default().index(usize::from(one.arg));
+    let arg = match one.mask {
+        u64::MAX => arg.value(one.value).op(LinuxSeccompOperator::ScmpCmpEq),
+        mask => arg.value(mask).value_two(one.value).op(LinuxSeccompOperator::ScmpCmpMaskedEq),
     };
     arg.build().map_err(failed)
 }
