@@ -230,7 +230,7 @@ fn a_mirror_gives_the_bytes_and_the_image_keeps_its_name() {
     let manifest = registry.push(&image());
     let mirror = |url: String| RegistryRules {
         allow: Some(vec!["ghcr.io".to_owned()]),
-        hosts: [("ghcr.io".to_owned(), RegistryRule { mirror: Some(url), ca: None })].into(),
+        hosts: [("ghcr.io".to_owned(), RegistryRule { mirror: Some(url), ..RegistryRule::default() })].into(),
         contact: None,
     };
     let rules = mirror(format!("http://{}/", registry.host));
@@ -262,7 +262,7 @@ fn a_certificate_of_the_sites_own_is_trusted_where_the_policy_says_and_nowhere_e
     let rules = |mirror: Option<String>, ca: Option<&str>| RegistryRules {
         hosts: [(
             "ghcr.io".to_owned(),
-            RegistryRule { mirror, ca: ca.map(|name| registry.directory.path().join(name)) },
+            RegistryRule { mirror, ca: ca.map(|name| registry.directory.path().join(name)), ..RegistryRule::default() },
         )]
         .into(),
         ..RegistryRules::default()
