@@ -315,7 +315,7 @@ impl Site {
     }
 
     pub fn pull(&self, layout: &LayoutDir) -> Result<StoredImage> {
-        self.pull_from(&Layout::directory(layout.path(), None), "localhost/test:latest")?;
+        self.pull_from(&Layout::directory(layout.path(), None).unwrap(), "localhost/test:latest")?;
         self.store().find("localhost/test:latest")
     }
 

@@ -21,7 +21,7 @@ fn image(names: &[&str]) -> LayoutDir {
 }
 
 fn origin(layout: &LayoutDir) -> Layout<ces::image::source::layout::Directory> {
-    Layout::directory(layout.path(), None)
+    Layout::directory(layout.path(), None).unwrap()
 }
 
 fn layers(site: &Site) -> Vec<PathBuf> {
