@@ -303,7 +303,7 @@ impl Site {
     pub fn pull_from(&self, origin: &dyn Origin, name: &str) -> Result<Pulled> {
         let progress = Progress::new(true);
         let request = Request {
-            holders: None,
+            rights: ces::image::store::visibility::Rights::default(),
             reference: name.parse().unwrap(),
             source: "a test".to_owned(),
             by: "tester".to_owned(),

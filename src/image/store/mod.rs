@@ -14,10 +14,11 @@
 //!       tree.zst                    the tree, listed when it was unpacked; its digest is in layer.json
 //!   images/sha256/<manifest>/       one directory an image; flock shared on it: in use
 //!       manifest.json  config.json  the bytes as received
-//!       image.json                  its layers' keys; pulled when, by whom, from where
+//!       image.json                  its layers' keys; who holds it: pulled when, by whom, from where
 //!       mount-points/               empty directories and files that every container has something mounted on
 //!       own-<uid>-<gid>/            what of it belongs to that user, as the researcher's (`run::reown`; users' stores alone)
-//!   refs/<sha256 of the name>.json  a name, and the manifest it stands for
+//!   refs/<sha256 of the name>.json  a name that is everybody's, the manifest it stands for, and who pulled it by that name
+//!   refs/u<uid>/<sha256>.json       a name that is a researcher's own: to it belongs the group of their project
 //!   tmp/<random>/                   written aside, then renamed in; flock shared on it: someone is at work
 //! ```
 //!
@@ -37,7 +38,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{FcntlArg, fcntl};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::reference::{Digest, Reference};
+use super::reference::Digest;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::dirs::Dirs;
@@ -58,11 +59,18 @@ mod mount_points;
 
 /// Whose image is whose.
 pub mod visibility;
+/// What the store notes about an image, and who holds it.
+pub mod record;
+/// Names, and whose they are.
+mod names;
+#[cfg(test)]
+mod tests;
 
 use visibility::Viewer;
 
-pub use image::{ImageRecord, Listed, StoredImage};
+pub use image::{Listed, StoredImage};
 pub use layer::{LayerDir, LayerRecord};
+pub use record::ImageRecord;
 
 /// The store of one installation.
 #[derive(Debug)]
@@ -76,14 +84,6 @@ pub struct Store {
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,
-}
-
-/// A name, as `refs/` keeps it.
-#[derive(Debug, Clone, Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RefRecord {
-    pub(crate) reference: String,
-    pub(crate) manifest: Digest,
 }
 
 impl Store {
@@ -178,46 +178,9 @@ impl Store {
         self.root.join("images").join(file_name(manifest))
     }
 
-    fn ref_path(&self, reference: &str) -> PathBuf {
-        self.root.join("refs").join(format!("{}.json", Digest::of(reference.as_bytes()).hex()))
-    }
-
-    /// What a name stands for.
-    pub(crate) fn look_up(&self, reference: &Reference) -> Result<Option<RefRecord>> {
-        let reference = reference.to_string();
-        match read_json::<RefRecord>(&self.ref_path(&reference)) {
-            Ok(Some(record)) if record.reference != reference => {
-                Err(self.error("a name in the store is damaged").hint(format!("pull it again: ces pull {reference}")))
-            }
-            other => other,
-        }
-    }
-
-    /// All names.
-    pub(crate) fn refs(&self) -> Result<Vec<RefRecord>> {
-        let mut all = Vec::new();
-        for name in list(&self.root.join("refs"))? {
-            if name.ends_with(".json") {
-                all.extend(read_json(&self.root.join("refs").join(name))?);
-            }
-        }
-        Ok(all)
-    }
-
     /// The manifest digests of all images.
     pub(crate) fn manifests(&self) -> Result<Vec<Digest>> {
         digests(&self.root.join("images"))
-    }
-
-    /// Lets `reference` stand for `manifest`; the exclusive lock is held.
-    pub(crate) fn set_ref(&self, _held: &Lock, reference: &str, manifest: &Digest) -> Result<()> {
-        let record = RefRecord { reference: reference.to_owned(), manifest: manifest.clone() };
-        write_json(&self.aside(), &self.ref_path(reference), &record)
-    }
-
-    /// Takes a name away; the exclusive lock is held.
-    pub(crate) fn drop_ref(&self, _held: &Lock, reference: &str) -> Result<()> {
-        fs::remove_file(self.ref_path(reference)).map_err(|e| self.error("cannot remove a name").because(e))
     }
 }
 
