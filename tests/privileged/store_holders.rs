@@ -89,6 +89,13 @@ fn what_root_pulled_goes_by_root_alone() {
     desk.ces(&["pull", &layout(&desk, "root", "tool"), "--name", "mine"]).exits(0);
     assert_eq!(desk.ces(&["rmi", "localhost/mine"]).exits(0), "removed localhost/mine:latest\n");
     desk.ces(&["run", "localhost/tool", "true"]).exits(0);
+    // Nor is it theirs to repair.
+    let layer = children(&desk.host.root().join("store/layers/sha256")).remove(0);
+    let passwd = fs::read(layer.join("fs/etc/passwd")).unwrap();
+    fs::write(layer.join("fs/etc/passwd"), "damaged").unwrap();
+    let said = desk.ces(&["fsck", "--repair"]);
+    assert!(said.code == Some(1) && said.stdout.contains("not removed"), "{said:?}");
+    fs::write(layer.join("fs/etc/passwd"), passwd).unwrap();
     assert!(root(&desk, &["rmi", "localhost/tool"]).exits(0).contains("deleted sha256:"));
     desk.other_ces("inspect localhost/tool").refuses(1, &["is not in the store"]);
 }

@@ -235,6 +235,44 @@ mod tests {
     }
 
     #[test]
+    fn a_link_put_in_place_while_a_layout_is_read_leads_nowhere() {
+        use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let both = tempfile::tempdir().unwrap();
+        for name in ["one", "other"] {
+            fs::create_dir_all(both.path().join(name).join("blobs/sha256")).unwrap();
+            fs::write(both.path().join(name).join("blobs/sha256/b"), name).unwrap();
+        }
+        let layout = Layout::directory(&both.path().join("one"), None).unwrap();
+        let (blobs, link) = (both.path().join("one/blobs"), both.path().join("one/link"));
+        symlink(both.path().join("other/blobs"), &link).unwrap();
+        let is_over = AtomicBool::new(false);
+        let (mut read, mut refused, mut odd) = (0, 0, None);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    renameat2(AT_FDCWD, &blobs, AT_FDCWD, &link, RenameFlags::RENAME_EXCHANGE).unwrap();
+                }
+            });
+            // As many rounds as it takes to meet both, and 500 at least.
+            for round in 0_u32.. {
+                if round >= 500 && read > 0 && refused > 0 || round > 1_000_000 {
+                    break;
+                }
+                let mut text = String::new();
+                // Told at the end: a panic here would leave the other thread at work.
+                match layout.files.open("blobs/sha256/b").map(|mut file| file.read_to_string(&mut text)) {
+                    Ok(Ok(_)) if text == "one" => read += 1,
+                    Err(error) if error.report().contains("it is a symbolic link") => refused += 1,
+                    other => odd = Some(format!("{text}: {:?}", other.map_err(|error| error.report()))),
+                }
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        assert!(odd.is_none() && read > 0 && refused > 0, "{read} were read, {refused} refused, {odd:?}");
+    }
+
+    #[test]
     fn pipes_sockets_and_directories_are_no_files_and_nobody_waits_for_them() {
         let changes: [fn(&Path); 3] = [
             |at| nix::unistd::mkfifo(at, nix::sys::stat::Mode::S_IRWXU).unwrap(),
