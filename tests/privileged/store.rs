@@ -54,6 +54,20 @@ fn what_is_there_is_not_fetched_again() {
 }
 
 #[test]
+fn each_image_tells_of_its_own_blobs_though_they_share_a_layer() {
+    let site = Site::new();
+    let tar = Tar::default().file("a", b"a").end();
+    for (name, pack) in [("localhost/one:1", Pack::Gzip), ("localhost/two:1", Pack::Zstd)] {
+        let layer = Layer::new(&tar, pack);
+        site.pull_from(&origin(&LayoutDir::of(std::slice::from_ref(&layer))), name).unwrap();
+        let image = site.store().find(name).unwrap();
+        let (blob, size) = (ces::image::reference::Digest::of(&layer.blob), layer.blob.len() as u64);
+        assert_eq!((&image.layers()[0].record().blob, image.layers()[0].record().blob_bytes), (&blob, size), "{name}");
+    }
+    assert_eq!(layers(&site).len(), 1);
+}
+
+#[test]
 fn an_image_is_found_by_name_by_digest_and_by_the_beginning_of_that() {
     let site = Site::new();
     let manifest = site.pull(&image(&["a"])).unwrap().manifest_digest().clone();

@@ -206,8 +206,8 @@ impl Store {
             if record.layers.iter().skip(position + 1).any(|(_, later)| later == key) {
                 continue;
             }
-            match self.layer(key, diff_id)? {
-                Some(layer) => layers.push(layer),
+            match self.layer(key, diff_id)?.zip(manifest.layers.get(position)) {
+                Some((layer, descriptor)) => layers.push(layer.come_in(&descriptor.blob)),
                 None => return Err(damaged(format!("layer {diff_id} is missing, or was unpacked for other ids"))),
             }
         }

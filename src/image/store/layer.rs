@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{Store, read_json};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::idmap::IdMap;
+use crate::image::document::Descriptor;
 use crate::image::reference::{DiffId, Digest, Hasher};
 use crate::image::unpack::protocol::{Omitted, RootMeta};
 
@@ -93,6 +94,14 @@ impl LayerDir {
     /// What the layer is and how it was unpacked.
     pub fn record(&self) -> &LayerRecord {
         &self.record
+    }
+}
+
+impl LayerDir {
+    /// The same layer as the image with this `blob` has it: of the blob that somebody else's came in, nothing is told.
+    pub(super) fn come_in(mut self, blob: &Descriptor) -> Self {
+        (self.record.blob, self.record.blob_bytes) = (blob.digest.clone(), blob.size);
+        self
     }
 }
 
