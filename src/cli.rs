@@ -91,7 +91,7 @@ pub enum Command {
     Run(RunArgs),
     /// List the images in the store
     Images(ListArgs),
-    /// Remove images from the store
+    /// Remove images from the store; through sudo, what you pulled
     Rmi(RmiArgs),
     /// Free what no image and no run uses
     Prune(ListArgs),

@@ -98,7 +98,10 @@ impl Context {
         let hosts: BTreeMap<_, _> = rules
             .mirrors
             .iter()
-            .map(|(host, mirror)| (host.clone(), RegistryRule { mirror: mirror.url.clone(), ca: mirror.ca.clone() }))
+            .map(|(host, mirror)| {
+                let (mirror, ca, token) = (mirror.url.clone(), mirror.ca.clone(), mirror.token.clone());
+                (host.clone(), RegistryRule { mirror, ca, token })
+            })
             .collect();
         Ok(Self {
             dirs: site.dirs.clone(),

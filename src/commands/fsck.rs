@@ -44,7 +44,8 @@ fn show(damage: &Damage, repair: bool) -> Result<()> {
     match (damage.removed, repair) {
         (true, _) if damage.images.is_empty() => print::line("  removed"),
         (true, _) => print::line(&format!("  removed; pull again: {}", damage.images.join(", "))),
-        (false, true) => print::line("  not removed: it is in use, or others have it too"),
+        // The same words whatever the reason: whether others have or use it is not for everybody to know.
+        (false, true) => print::line("  not removed: it is in use, or not yours alone; an administrator can remove it"),
         (false, false) => Ok(()),
     }
 }

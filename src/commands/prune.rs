@@ -11,7 +11,8 @@ pub struct PruneArgs {
     pub json: bool,
 }
 
-/// Deletes images without a name, layers without an image, and what crashes have left.
+/// Deletes images without a name, layers without an image, and what crashes have left; of a researcher's images, those that have
+/// no name of theirs any more.
 ///
 /// # Errors
 /// When something cannot be deleted.
@@ -21,10 +22,11 @@ pub fn prune(ctx: &Context, args: &PruneArgs) -> Result<()> {
     if args.json {
         return print::json(&freed);
     }
-    print::line(&format!(
-        "deleted {} images, {} layers, {}",
-        freed.images.len(),
-        freed.layers,
-        print::size(freed.bytes)
-    ))
+    let images = freed.images.len();
+    match freed.layers {
+        Some(space) => {
+            print::line(&format!("deleted {images} images, {} layers, {}", space.layers, print::size(space.bytes)))
+        }
+        None => print::line(&format!("removed {images} images")),
+    }
 }

@@ -13,7 +13,7 @@ use crate::image::progress::Progress;
 use crate::image::pull::{Request, pull as pull_image};
 use crate::image::reference::{Reference, Source};
 use crate::image::source::{self, Credentials};
-use crate::image::store::visibility::Holder;
+use crate::image::store::visibility::Rights;
 use crate::image::unpack::parent::Unpacker;
 use crate::run::forked_task::ForkedTask;
 use crate::run::reown;
@@ -55,23 +55,22 @@ pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
         Some(platform) => platform.parse()?,
         None => Platform::host(),
     };
-    refuse_a_name_that_is_taken(ctx, &reference)?;
     let credentials = match &source {
         Source::Registry(reference) => credentials(args, reference.host())?,
         _ => None,
     };
+    let rights = rights(ctx, &source, &reference, credentials.is_some());
+    let origin = source::open(&source, &ctx.registries, credentials)?;
     // Before the first thread.
     let giving = ForkedTask::new(|reference| give_to_researcher(ctx, reference))?;
     let interrupt = Interrupt::watch()?;
-    let holders = holders(ctx, &source, credentials.is_some());
-    let origin = source::open(&source, &ctx.registries, credentials)?;
     let store = ctx.store()?;
     let unpacker = Unpacker::new(&ctx.caller, &ctx.limits)?;
     let progress = Progress::new(args.quiet);
     let by = ctx.caller.name.clone();
     let interrupt = &interrupt;
     let request =
-        Request { reference, source: args.source.clone(), by, holders, platform, progress: &progress, interrupt };
+        Request { reference, source: args.source.clone(), by, rights, platform, progress: &progress, interrupt };
     let pulled = pull_image(&store, &unpacker, origin.as_ref(), &request).map_err(|e| elsewhere(ctx, e))?;
     giving.run(&pulled.reference)?;
     if args.json {
@@ -93,26 +92,23 @@ fn elsewhere(ctx: &Context, error: Error) -> Error {
     ))
 }
 
-/// Who may see an image that took rights of the researcher's own to get: they, and their project. None: everybody.
-fn holders(ctx: &Context, source: &Source, with_password: bool) -> Option<Vec<Holder>> {
-    let own = with_password || !matches!(source, Source::Registry(_));
+/// Whose the image and its name are. An image that took rights of the researcher's own to get is theirs and their project's,
+/// and so is every name but that by which a registry of everybody's gives the image to anybody.
+fn rights(ctx: &Context, source: &Source, reference: &Reference, with_password: bool) -> Rights {
     let caller = &ctx.caller;
-    (own && caller.by_sudo && !ctx.shared).then(|| {
-        // Without a project it is theirs alone.
-        let group = safe_data::find(caller, &ctx.data_root, None).ok().and_then(|data| data.group);
-        let group = group.map(nix::unistd::Gid::as_raw).filter(|group| *group != caller.gid.as_raw());
-        vec![Holder { uid: caller.uid.as_raw(), group }]
-    })
-}
-
-/// A name of this host, which nobody else vouches for, is not taken from those who use it.
-fn refuse_a_name_that_is_taken(ctx: &Context, reference: &Reference) -> Result<()> {
-    if reference.host() == "localhost" && ctx.store()?.hides(reference)? {
-        return Err(Error::new(Stage::Policy, Kind::Policy, format!("the name {reference} is taken"))
-            .because("another project has an image of that name")
-            .hint("give yours another with --name"));
+    if !caller.by_sudo {
+        return Rights::default();
     }
-    Ok(())
+    let (own, named_by_registry) = match source {
+        Source::Registry(origin) => {
+            (with_password || !ctx.registries.is_everybodys(origin.host()), reference == origin)
+        }
+        Source::Layout(..) | Source::LayoutArchive(..) | Source::DockerArchive(..) => (true, false),
+    };
+    // Without a project it is theirs alone.
+    let group = safe_data::find(caller, &ctx.data_root, None).ok().and_then(|data| data.group);
+    let group = group.map(nix::unistd::Gid::as_raw).filter(|group| *group != caller.gid.as_raw());
+    Rights { own: own && !ctx.shared, own_name: own || !named_by_registry, group }
 }
 
 /// What belongs to the image's user will be the researcher's in every run: done here, once.
@@ -128,19 +124,19 @@ fn give_to_researcher(ctx: &Context, reference: &str) -> Result<()> {
     as_root(|root| reown::layers(root, &ctx.dirs, &image, &identity)).map(drop)
 }
 
-/// The name a user chose. An image of a file cannot take the name of a registry that the policy trusts: only who could
-/// change the policy anyway may say that a file is such an image.
+/// The name a user chose. An image of a file, or of another repository, cannot take the name of a registry's image, not even for
+/// their project: only who could change the policy anyway may say that a file is such an image.
 fn chosen_name(ctx: &Context, source: &Source, name: &str) -> Result<Reference> {
     let first = name.split('/').next().unwrap_or_default();
     let names_host = name.contains('/') && (first.contains(['.', ':']) || first == "localhost");
     let reference: Reference = if names_host { name.parse()? } else { format!("localhost/{name}").parse()? };
     let own = match source {
-        Source::Registry(origin) => origin.host() == reference.host(),
+        Source::Registry(origin) => origin.name() == reference.name(),
         Source::Layout(..) | Source::LayoutArchive(..) | Source::DockerArchive(..) => false,
     };
     if !own && ctx.caller.by_sudo && reference.host() != "localhost" {
         return Err(Error::new(Stage::Policy, Kind::Policy, format!("this image cannot be called {reference}"))
-            .because("its name would say that it comes from a registry that it does not come from")
+            .because("its name would say that it comes from where it does not come from")
             .hint(format!(
                 "call it localhost/{}",
                 reference.to_string().split_once('/').map_or("", |(_, rest)| rest)

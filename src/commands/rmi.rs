@@ -1,7 +1,7 @@
 //! `ces rmi`: images out of the store.
 
 use super::{Context, print};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::image::unpack::parent::Unpacker;
 
 /// What `ces rmi` is asked.
@@ -13,23 +13,37 @@ pub struct RmiArgs {
     pub json: bool,
 }
 
-/// Removes images; stops at the first that cannot be removed.
+/// Removes images; stops at the first that cannot be removed. A researcher lets go of what they pulled; it is deleted when
+/// nobody holds it any more.
 ///
 /// # Errors
-/// When an image is not there, or in use.
+/// When an image is not there, in use, or not the researcher's to remove.
 pub fn rmi(ctx: &Context, args: &RmiArgs) -> Result<()> {
     let store = ctx.store()?;
     let unpacker = Unpacker::new(&ctx.caller, &ctx.limits)?;
     for image in &args.images {
-        let freed = store.remove(image, &unpacker)?;
+        let freed = store.remove(image, &unpacker).map_err(|error| not_theirs(ctx, error))?;
         if args.json {
             print::json(&freed)?;
             continue;
         }
         freed.names.iter().try_for_each(|name| print::line(&format!("removed {name}")))?;
-        for manifest in &freed.images {
-            print::line(&format!("deleted {manifest}: {} layers, {}", freed.layers, print::size(freed.bytes)))?;
+        match (freed.layers, freed.images.first()) {
+            (Some(space), Some(manifest)) => {
+                print::line(&format!("deleted {manifest}: {} layers, {}", space.layers, print::size(space.bytes)))?;
+            }
+            // By digest, without a name. Whether anything was deleted depends on what others hold.
+            (None, Some(manifest)) if freed.names.is_empty() => print::line(&format!("removed {manifest}"))?,
+            _ => {}
         }
     }
     Ok(())
+}
+
+/// Whom to ask, where the policy says it.
+fn not_theirs(ctx: &Context, error: Error) -> Error {
+    match &ctx.registries.contact {
+        Some(contact) if error.kind() == Kind::Policy => error.hint(format!("ask {contact} to remove it")),
+        _ => error,
+    }
 }

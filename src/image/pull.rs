@@ -23,12 +23,13 @@ use super::progress::Progress;
 use super::reference::{DiffId, Digest, Reference};
 use super::source::{Checked, Origin};
 use super::store::layer::PinnedLayer;
-use super::store::visibility::Holder;
+use super::store::visibility::Rights;
 use super::store::workspace::Workspace;
 use super::store::{ImageRecord, LayerRecord, Store};
 use super::unpack::parent::{BlobPipe, Unpacker};
 use super::unpack::protocol::{Fault, FaultKind, Open, RawPath, Report, Work};
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::privilege::as_root;
 use crate::host::signals::Interrupt;
 use crate::text;
 
@@ -46,8 +47,8 @@ pub struct Request<'a> {
     pub source: String,
     /// Who asks.
     pub by: String,
-    /// Who may see it; none: everybody.
-    pub holders: Option<Vec<Holder>>,
+    /// With which rights, and hence whose it is.
+    pub rights: Rights,
     /// Which of several builds.
     pub platform: Platform,
     /// Where to show progress.
@@ -123,7 +124,7 @@ fn with_room(store: &Store, error: Error, blobs: u64) -> Error {
     if !full || told(" free") {
         return error;
     }
-    let Ok(found) = nix::sys::statvfs::statvfs(store.root()) else { return error };
+    let Ok(found) = as_root(|_| nix::sys::statvfs::statvfs(store.root())) else { return error };
     let bytes = found.blocks_available().saturating_mul(found.fragment_size());
     let (root, inodes) = (store.root().display(), found.files_available());
     error
@@ -148,8 +149,10 @@ fn fetch(
         fetched_bytes: 0,
         devices_skipped: 0,
     };
+    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let pull = store.pull_by(&request.by, &request.source, now, request.rights);
     if store.has(&manifest.digest)? {
-        store.name(&pulled.reference, &manifest.digest, request.holders.clone())?;
+        store.hold(&pulled.reference, &manifest.digest, pull, request.rights)?;
         return Ok(pulled);
     }
     let most = unpacker.limits().layers;
@@ -219,17 +222,11 @@ fn fetch(
             "the image uses a layer twice that depends on the ones below",
         ));
     }
-    let record = ImageRecord {
-        manifest: manifest.digest.clone(),
-        layers: places.iter().map(|p| (p.dir.diff_id().clone(), p.dir.record().key.clone())).collect(),
-        bytes: places.iter().map(|p| p.dir.record().file_bytes).sum(),
-        blob_bytes: manifest.layers.iter().map(|layer| layer.blob.size).sum(),
-        pulled: Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        by: request.by.clone(),
-        source: request.source.clone(),
-        holders: request.holders.clone(),
-    };
-    store.commit(&pulled.reference, &manifest, &config, &record)?;
+    let layers = places.iter().map(|p| (p.dir.diff_id().clone(), p.dir.record().key.clone())).collect();
+    let bytes = places.iter().map(|p| p.dir.record().file_bytes).sum();
+    let blob_bytes = manifest.layers.iter().map(|layer| layer.blob.size).sum();
+    let record = ImageRecord::new(manifest.digest.clone(), layers, bytes, blob_bytes, pull);
+    store.commit(&pulled.reference, &manifest, &config, record, request.rights)?;
     Ok(pulled)
 }
 
@@ -276,7 +273,7 @@ fn pre_flight(store: &Store, tasks: &VecDeque<Task>) -> Result<()> {
 }
 
 fn free_bytes(store: &Store) -> Result<u64> {
-    let stat = nix::sys::statvfs::statvfs(store.root())
+    let stat = as_root(|_| nix::sys::statvfs::statvfs(store.root()))
         .map_err(|e| Error::new(Stage::Store, Kind::Host, "cannot see how much space is free").because(e.desc()))?;
     Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
 }

@@ -188,17 +188,24 @@ fn read_registries(mut table: Table<'_>, registries: &mut Registries) -> Result<
         if !is_host(&host) {
             return Err(wrong(&origin, "is not a registry's host such as \"ghcr.io\""));
         }
-        let url = table.text("mirror", "a URL such as \"https://pull-proxy.example:5000\"", |text| {
-            let secure = text.strip_prefix("https://");
-            // Plain http is for this machine alone, as for registries themselves.
-            let local = text.strip_prefix("http://").filter(|rest| is_loopback(rest));
-            secure.or(local).filter(|rest| is_host(rest.trim_end_matches('/'))).map(|_| text.to_owned())
-        })?;
-        let ca = absolute(&mut table, "ca")?;
+        let url = address(&mut table, "mirror", "a URL such as \"https://pull-proxy.example:5000\"")?;
+        let ca = absolute(&mut table, "ca")?.map(|rule| rule.value);
+        let token = address(&mut table, "token", "a URL such as \"https://auth.example.org\"")?;
         table.finish()?;
-        registries.mirrors.insert(host, Mirror { url: url.map(|rule| rule.value), ca: ca.map(|rule| rule.value) });
+        registries.mirrors.insert(host, Mirror { url, ca, token });
     }
     Ok(())
+}
+
+/// A URL without path.
+fn address(table: &mut Table<'_>, key: &'static str, form: &'static str) -> Result<Option<String>> {
+    let rule = table.text(key, form, |text| {
+        let secure = text.strip_prefix("https://");
+        // Plain http is for this machine alone, as for registries themselves.
+        let local = text.strip_prefix("http://").filter(|rest| is_loopback(rest));
+        secure.or(local).filter(|rest| is_host(rest.trim_end_matches('/'))).map(|_| text.to_owned())
+    })?;
+    Ok(rule.map(|rule| rule.value))
 }
 
 fn is_host(text: &str) -> bool {

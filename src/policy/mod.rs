@@ -121,6 +121,8 @@ pub struct Mirror {
     pub url: Option<String>,
     /// A file with the certificate authority to trust for it.
     pub ca: Option<PathBuf>,
+    /// The base URL of its token service, where a password may go too.
+    pub token: Option<String>,
 }
 
 /// Which images may run.

@@ -25,7 +25,8 @@ impl Policy {
         say("registries", allow.map_or("any".to_owned(), |r| r.value.join(", ")), allow.map(|r| &r.origin));
         for (host, mirror) in &self.registries.mirrors {
             let from = mirror.url.clone().unwrap_or_else(|| "itself".to_owned());
-            say(&format!("registry {host}"), format!("fetched from {from}"), None);
+            let token = mirror.token.as_ref().map_or_else(String::new, |url| format!("; passwords also go to {url}"));
+            say(&format!("registry {host}"), format!("fetched from {from}{token}"), None);
         }
         let approved = self.images.approved.as_ref();
         let list = approved.map_or("any image".to_owned(), |r| r.value.display().to_string());

@@ -58,6 +58,7 @@ fn every_key_of_the_documentation_is_read() {
     let mirror = registries.mirrors.get("ghcr.io").unwrap();
     assert_eq!(mirror.url.as_deref(), Some("https://pull-proxy.safehaven:5000"));
     assert_eq!(mirror.ca.as_deref(), Some(std::path::Path::new("/etc/ces/pull-proxy.pem")));
+    assert_eq!(mirror.token.as_deref(), Some("https://auth.safehaven"));
     let most = &policy.images().limits;
     let value = |rule: &Option<super::reader::Rule<u64>>| rule.as_ref().unwrap().value;
     assert_eq!((value(&most.layer), value(&most.image)), (20 << 30, 60 << 30));
@@ -126,6 +127,8 @@ fn whatever_is_not_exactly_right_is_refused_with_file_line_and_key() {
         ("[registries]\nallow = [\"https://ghcr.io\"]", 2, "registries.allow"),
         ("[registries.\"ghcr.io\"]\nmirror = \"http://proxy\"", 2, "registries.ghcr.io.mirror"),
         ("[registries.\"ghcr.io\"]\nmirror = \"ftp://proxy\"", 2, "registries.ghcr.io.mirror"),
+        ("[registries.\"ghcr.io\"]\ntoken = \"http://auth\"", 2, "registries.ghcr.io.token"),
+        ("[registries.\"ghcr.io\"]\ntoken = \"https://auth/token\"", 2, "registries.ghcr.io.token"),
         ("[registries.\"ghcr.io\"]\ninsecure = true", 2, "registries.ghcr.io.insecure"),
         ("[mounts]\nallow = [\"~\"]", 2, "mounts.allow"),
         ("[mounts]\nallow = [{ host = \"/\" }]", 2, "mounts.allow.host"),

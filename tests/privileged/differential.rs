@@ -119,7 +119,7 @@ fn umoci(layout: &Path, tag: &str, site: &Site) -> Seen {
 #[track_caller]
 fn compare(layout: &Path, tag: &str) -> usize {
     let site = Site::new();
-    site.pull_from(&Layout::directory(layout, Some(tag.to_owned())), "localhost/test").unwrap();
+    site.pull_from(&Layout::directory(layout, Some(tag.to_owned())).unwrap(), "localhost/test").unwrap();
     let image = site.store().find("localhost/test").unwrap();
     let layers: Vec<PathBuf> = image.layers().iter().map(|layer| layer.path().to_owned()).collect();
     let (ours, theirs) = (stacked(&site, &layers), umoci(layout, tag, &site));

@@ -304,7 +304,7 @@ impl Site {
     pub fn pull_from(&self, origin: &dyn Origin, name: &str) -> Result<Pulled> {
         let progress = Progress::new(true);
         let request = Request {
-            holders: None,
+            rights: ces::image::store::visibility::Rights::default(),
             reference: name.parse().unwrap(),
             source: "a test".to_owned(),
             by: "tester".to_owned(),
@@ -316,7 +316,7 @@ impl Site {
     }
 
     pub fn pull(&self, layout: &LayoutDir) -> Result<StoredImage> {
-        self.pull_from(&Layout::directory(layout.path(), None), "localhost/test:latest")?;
+        self.pull_from(&Layout::directory(layout.path(), None).unwrap(), "localhost/test:latest")?;
         self.store().find("localhost/test:latest")
     }
 

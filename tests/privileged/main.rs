@@ -15,6 +15,7 @@ mod hosts;
 mod guest;
 /// Several researchers, one store, one policy.
 mod through_sudo;
+mod store_holders;
 /// Limits, deadlines and exit codes.
 mod run_limits;
 /// Places of the host and of memory that a run asks for.

@@ -178,6 +178,36 @@ fn a_password_is_not_sent_where_a_registry_points() {
 }
 
 #[test]
+fn a_password_goes_to_no_other_port_and_follows_no_redirect() {
+    let canary = Liar::start();
+    let liar = Liar::start();
+    let credentials = || Some(Credentials::new("researcher", "secret"));
+    let realm = |host: &str| format!("Bearer realm=\"http://{host}/token\",service=\"x\"");
+    let ask = |rules: &RegistryRules| {
+        let origin = Registry::new(format!("{}/x:1", liar.host).parse().unwrap(), rules, credentials()).unwrap();
+        Site::new().pull_from(&origin, "localhost/x:1").unwrap_err()
+    };
+    // The registry names another port of this machine.
+    liar.answer("/v2/x/manifests/1", Answer::Status(401, vec![("WWW-Authenticate", realm(&canary.host))]));
+    let error = ask(&RegistryRules::default());
+    let report = error.report();
+    let key = format!("[registries.\"{}\"] token = \"http://{}\"", liar.host, canary.host);
+    assert!(error.exit_status() == 3 && report.contains(&key) && canary.asked().is_empty(), "{report}");
+    // The policy names it too.
+    let rule = RegistryRule { token: Some(format!("http://{}", canary.host)), ..RegistryRule::default() };
+    ask(&RegistryRules { hosts: [(liar.host.clone(), rule)].into(), ..RegistryRules::default() });
+    assert!(canary.asked()[0].to_lowercase().contains("authorization: basic"), "{:?}", canary.asked());
+    // The registry's own token service sends elsewhere.
+    let canary = Liar::start();
+    liar.answer("/v2/x/manifests/1", Answer::Status(401, vec![("WWW-Authenticate", realm(&liar.host))]));
+    let elsewhere = format!("http://{}/token", canary.host);
+    liar.answer("/token?scope=repository%3Ax%3Apull&service=x", Answer::Status(307, vec![("Location", elsewhere)]));
+    ask(&RegistryRules::default());
+    assert!(liar.asked().last().unwrap().to_lowercase().contains("authorization: basic"), "{:?}", liar.asked());
+    assert_eq!(canary.asked(), ["/token"]);
+}
+
+#[test]
 fn a_token_is_fetched_and_goes_with_manifests_and_blobs() {
     let liar = Liar::start();
     let (layout, layer) = one_layer();
@@ -230,7 +260,7 @@ fn a_mirror_gives_the_bytes_and_the_image_keeps_its_name() {
     let manifest = registry.push(&image());
     let mirror = |url: String| RegistryRules {
         allow: Some(vec!["ghcr.io".to_owned()]),
-        hosts: [("ghcr.io".to_owned(), RegistryRule { mirror: Some(url), ca: None })].into(),
+        hosts: [("ghcr.io".to_owned(), RegistryRule { mirror: Some(url), ..RegistryRule::default() })].into(),
         contact: None,
     };
     let rules = mirror(format!("http://{}/", registry.host));
@@ -262,7 +292,7 @@ fn a_certificate_of_the_sites_own_is_trusted_where_the_policy_says_and_nowhere_e
     let rules = |mirror: Option<String>, ca: Option<&str>| RegistryRules {
         hosts: [(
             "ghcr.io".to_owned(),
-            RegistryRule { mirror, ca: ca.map(|name| registry.directory.path().join(name)) },
+            RegistryRule { mirror, ca: ca.map(|name| registry.directory.path().join(name)), ..RegistryRule::default() },
         )]
         .into(),
         ..RegistryRules::default()

@@ -21,7 +21,7 @@ fn image(names: &[&str]) -> LayoutDir {
 }
 
 fn origin(layout: &LayoutDir) -> Layout<ces::image::source::layout::Directory> {
-    Layout::directory(layout.path(), None)
+    Layout::directory(layout.path(), None).unwrap()
 }
 
 fn layers(site: &Site) -> Vec<PathBuf> {
@@ -54,6 +54,20 @@ fn what_is_there_is_not_fetched_again() {
 }
 
 #[test]
+fn each_image_tells_of_its_own_blobs_though_they_share_a_layer() {
+    let site = Site::new();
+    let tar = Tar::default().file("a", b"a").end();
+    for (name, pack) in [("localhost/one:1", Pack::Gzip), ("localhost/two:1", Pack::Zstd)] {
+        let layer = Layer::new(&tar, pack);
+        site.pull_from(&origin(&LayoutDir::of(std::slice::from_ref(&layer))), name).unwrap();
+        let image = site.store().find(name).unwrap();
+        let (blob, size) = (ces::image::reference::Digest::of(&layer.blob), layer.blob.len() as u64);
+        assert_eq!((&image.layers()[0].record().blob, image.layers()[0].record().blob_bytes), (&blob, size), "{name}");
+    }
+    assert_eq!(layers(&site).len(), 1);
+}
+
+#[test]
 fn an_image_is_found_by_name_by_digest_and_by_the_beginning_of_that() {
     let site = Site::new();
     let manifest = site.pull(&image(&["a"])).unwrap().manifest_digest().clone();
@@ -83,9 +97,10 @@ fn removing_a_name_keeps_layers_that_another_image_uses() {
     let store = site.store();
     assert_eq!(layers(&site).len(), 3);
     let freed = store.remove("localhost/two:again", &site.unpacker()).unwrap();
-    assert_eq!((freed.images.len(), freed.layers), (0, 0));
+    assert_eq!((freed.images.len(), freed.layers.unwrap().layers), (0, 0));
     let freed = store.remove("localhost/one:1", &site.unpacker()).unwrap();
-    assert_eq!((freed.images.len(), freed.layers, freed.bytes), (1, 1, 1));
+    let space = freed.layers.unwrap();
+    assert_eq!((freed.images.len(), space.layers, space.bytes), (1, 1, 1));
     assert_eq!(store.find("localhost/two:1").unwrap().layers().len(), 2);
     store.remove("localhost/two:1", &site.unpacker()).unwrap();
     assert!(layers(&site).is_empty());
@@ -106,7 +121,7 @@ fn an_image_in_use_is_not_removed() {
     assert_eq!(fs::read(in_use.layers()[0].path().join("d/a")).unwrap(), b"a");
     drop(in_use);
     let freed = store.prune(&site.unpacker()).unwrap();
-    assert_eq!((freed.images.len(), freed.layers), (1, 1));
+    assert_eq!((freed.images.len(), freed.layers.unwrap().layers), (1, 1));
     assert_eq!(store.images().unwrap().len(), 1);
 }
 

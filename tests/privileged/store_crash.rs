@@ -72,7 +72,8 @@ fn after_a_pull_that_was_killed_at_any_moment_what_is_listed_runs_right_and_the_
         (store.join("layers/sha256"), 1),
         (store.join("layers/sha256"), LAYERS as usize),
         (store.join("images/sha256"), 1),
-        (store.join("refs"), 1),
+        // The name is the researcher's own.
+        (store.join(format!("refs/u{}", host.researcher().uid)), 1),
     ];
     let (mut met, mut whole, mut unnamed) = (0, 0, 0);
     for kill in 0..kills {

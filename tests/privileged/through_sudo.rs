@@ -33,9 +33,11 @@ fn an_image_from_a_researchers_own_file_is_not_there_for_another_project() {
     desk.other_ces(&format!("inspect {digest}")).refuses(1, &["is not in the store"]);
     desk.other_ces(&format!("run {digest} true")).refuses(125, &["is not in the store"]);
     desk.other_ces("rmi localhost/demo").refuses(1, &["is not in the store"]);
-    // Nor is its name: someone might run what another put there.
+    // Nor is its name: it is as free as if nobody had it, and stays what it was for the first.
     let public = demo_layout();
-    desk.other_ces(&format!("pull oci:{}:plain --name demo", public.display())).refuses(3, &["taken", "--name"]);
+    desk.other_ces(&format!("pull oci:{}:plain --name demo", public.display())).exits(0);
+    assert!(desk.ces(&["inspect", "localhost/demo"]).exits(0).contains(&digest));
+    assert_eq!(desk.other_ces("rmi localhost/demo").exits(0), "removed localhost/demo:latest\n");
 
     // With the same file to read, it is theirs too, under a name of their own.
     desk.other_ces(&format!("pull oci:{}:demo --name mine", public.display())).exits(0);

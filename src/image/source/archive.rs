@@ -1,7 +1,7 @@
 //! Archives: a tar file of an OCI layout, or what `docker save` writes.
 //!
 //! Takes a tar file and perhaps a tag; gives the image in it.
-//! Trusts nothing in the file: it is read in place, by an index of its regular files; nothing is extracted.
+//! Trusts nothing in the file: it is opened once and read in place, by an index of its regular files; nothing is extracted.
 //! Refuses compressed archives, too many members, and references to members that are not there.
 
 use std::collections::BTreeMap;

@@ -2,10 +2,22 @@
 //!
 //! Takes the `WWW-Authenticate` header; gives a `Challenge`.
 //! Trusts nothing in it: where a password may be sent is decided here.
-//! Refuses to send anything over plain http off this machine, or a password to a host of another domain.
+//! Refuses to send anything over plain http off this machine, or a password to another host than the registry's own and
+//! the token service that the policy, or the short table here, names for it.
+
+use reqwest::Url;
 
 use crate::error::{Error, Kind, Result, Stage};
 use crate::image::reference::is_loopback;
+
+/// Registries whose token service is known to have another name, and is run by the same company: the registry's host, and
+/// where a password for it may go. Everything else is for the policy to say (`[registries."HOST"] token`).
+const TOKEN_SERVICES: [(&str, &str); 2] = [
+    // Docker Hub: https://distribution.github.io/distribution/spec/auth/token/, whose example it is.
+    ("registry-1.docker.io", "https://auth.docker.io"),
+    // GitLab's own service authenticates for its registry: https://docs.gitlab.com/administration/packages/container_registry/
+    ("registry.gitlab.com", "https://gitlab.com"),
+];
 
 /// What has to be done before a registry answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,44 +58,63 @@ impl Challenge {
     }
 }
 
-/// Whether a token may be asked for at `realm` (scheme and host with port), and a password sent there, on behalf of the
-/// registry `host`.
+/// A registry, as far as it decides where to log in.
+#[derive(Debug, Clone, Copy)]
+pub struct Registrar<'a> {
+    /// The host in the image's name, which a key of the policy would be for.
+    pub name: &'a str,
+    /// The address it is really asked at: that of its mirror, if it has one.
+    pub address: &'a str,
+    /// The token service that the policy names, as a URL without path.
+    pub token: Option<&'a str>,
+}
+
+/// Whether a token may be asked for at `realm`, and a password sent there, on behalf of `registry`.
 ///
 /// # Errors
 /// When `realm` is no such place: a registry could make `ces` call any address, or give it another's password.
-pub fn check_realm(scheme: &str, realm_host: &str, host: &str, with_password: bool) -> Result<()> {
-    let refuse = |why: &str| {
-        Err(Error::new(
-            Stage::Pull,
-            Kind::Hostile,
-            format!("the registry {host} asks to log in at {scheme}://{realm_host}"),
-        )
-        .because(why)
-        .hint("nothing was sent there; ask who runs the registry"))
+pub fn check_realm(realm: &Url, registry: &Registrar<'_>, with_password: bool) -> Result<()> {
+    let Registrar { name, address, .. } = registry;
+    let place = origin(realm);
+    let refuse = |kind, why: String| {
+        Error::new(Stage::Pull, kind, format!("the registry {name} asks to log in at {place}")).because(why)
     };
-    let same_machine = is_loopback(realm_host) && is_loopback(host);
-    if scheme != "https" && !same_machine {
-        return refuse("the connection would not be encrypted");
+    let realm_host = host(realm);
+    if realm.scheme() != "https" && !(realm.scheme() == "http" && is_loopback(&realm_host) && is_loopback(address)) {
+        return Err(refuse(Kind::Hostile, "the connection would not be encrypted".to_owned())
+            .hint("nothing was sent there; ask who runs the registry"));
     }
-    if is_loopback(realm_host) && !is_loopback(host) {
-        return refuse("that is this machine");
+    if is_loopback(&realm_host) && !is_loopback(address) {
+        return Err(refuse(Kind::Hostile, "that is this machine".to_owned())
+            .hint("nothing was sent there; ask who runs the registry"));
     }
-    if with_password && !same_machine && domain(realm_host) != domain(host) {
-        return refuse("it belongs to another domain, so the password was not sent");
+    if with_password && !may_have_password(realm, registry) {
+        return Err(refuse(Kind::Policy, format!("the password is for {address}, and was not sent to another host"))
+            .hint(format!(
+                "if {place} is that registry's token service, whoever keeps the policy says so in it: \
+                 [registries.\"{name}\"] token = \"{place}\""
+            )));
     }
     Ok(())
 }
 
-/// The last two labels of a host's name; of an address, all of it.
-fn domain(host: &str) -> &str {
-    let name = if host.starts_with('[') { host } else { host.split(':').next().unwrap_or(host) };
-    if name.starts_with('[') || name.parse::<std::net::IpAddr>().is_ok() {
-        return name;
-    }
-    match name.rmatch_indices('.').nth(1) {
-        Some((at, _)) => name.get(at + 1..).unwrap_or(name),
-        None => name,
-    }
+/// The registry itself, to the port, or the token service that is named for it.
+fn may_have_password(realm: &Url, registry: &Registrar<'_>) -> bool {
+    let itself = Url::parse(&format!("{}://{}", realm.scheme(), registry.address));
+    let named = TOKEN_SERVICES.iter().filter(|(host, _)| *host == registry.address).map(|(_, token)| *token);
+    let others = named.chain(registry.token).map(Url::parse);
+    std::iter::once(itself).chain(others).flatten().any(|url| url.origin() == realm.origin())
+}
+
+/// Scheme, host and port, as the policy would have them.
+fn origin(url: &Url) -> String {
+    format!("{}://{}", url.scheme(), host(url))
+}
+
+/// Host, and port where it is not the scheme's own.
+fn host(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 #[cfg(test)]
@@ -105,15 +136,63 @@ mod tests {
         assert_eq!(Challenge::parse("Bearer service=\"x\""), None);
     }
 
+    fn check(realm: &str, address: &str, token: Option<&str>, with_password: bool) -> Result<()> {
+        check_realm(&Url::parse(realm).unwrap(), &Registrar { name: "x.example", address, token }, with_password)
+    }
+
     #[test]
-    fn a_password_goes_to_the_registrys_own_domain_alone() {
-        assert!(check_realm("https", "auth.docker.io", "registry-1.docker.io", true).is_ok());
-        assert!(check_realm("https", "gitlab.com", "registry.gitlab.com:5050", true).is_ok());
-        assert!(check_realm("https", "evil.example", "ghcr.io", true).is_err());
-        assert!(check_realm("https", "evil.example", "ghcr.io", false).is_ok());
-        assert!(check_realm("http", "ghcr.io", "ghcr.io", false).is_err());
-        assert!(check_realm("https", "127.0.0.1:80", "ghcr.io", false).is_err());
-        assert!(check_realm("http", "169.254.169.254", "127.0.0.1:5000", false).is_err());
-        assert!(check_realm("http", "127.0.0.1:5001", "localhost:5000", true).is_ok());
+    fn a_password_goes_to_the_registry_itself_and_to_the_token_service_that_is_named_for_it() {
+        let sent = [
+            ("https://ghcr.io/token", "ghcr.io", None),
+            ("https://ghcr.io/token", "ghcr.io:443", None),
+            ("https://x.example:5000/token", "x.example:5000", None),
+            ("https://auth.docker.io/token", "registry-1.docker.io", None),
+            ("https://gitlab.com/jwt/auth", "registry.gitlab.com", None),
+            ("https://auth.x.ac.uk/token", "registry.x.ac.uk", Some("https://auth.x.ac.uk")),
+            ("https://auth.x.ac.uk/token", "registry.x.ac.uk", Some("https://auth.x.ac.uk/")),
+            ("http://127.0.0.1:5000/token", "127.0.0.1:5000", None),
+            ("http://127.0.0.1:5001/token", "127.0.0.1:5000", Some("http://127.0.0.1:5001")),
+        ];
+        for (realm, address, token) in sent {
+            assert!(check(realm, address, token, true).is_ok(), "{address} → {realm}");
+        }
+        let kept = [
+            // One suffix, two owners.
+            ("https://y.ac.uk/token", "x.ac.uk", None),
+            ("https://auth.x.ac.uk/token", "registry.x.ac.uk", None),
+            ("https://auth.x.ac.uk.evil.example/token", "registry.x.ac.uk", Some("https://auth.x.ac.uk")),
+            ("https://auth.x.ac.uk:444/token", "registry.x.ac.uk", Some("https://auth.x.ac.uk")),
+            ("https://ghcr.io:5000/token", "ghcr.io", None),
+            ("https://user@evil.example/token", "ghcr.io", None),
+            ("https://docker.io/token", "registry-1.docker.io", None),
+            ("https://auth.docker.io/token", "ghcr.io", None),
+            ("https://gitlab.com/jwt/auth", "registry.gitlab.com:5050", None),
+            // Another port of this machine may be another user's.
+            ("http://127.0.0.1:5001/token", "127.0.0.1:5000", None),
+            ("http://localhost:5000/token", "127.0.0.1:5000", None),
+        ];
+        for (realm, address, token) in kept {
+            let error = check(realm, address, token, true).unwrap_err();
+            let report = error.report();
+            assert_eq!(error.kind(), Kind::Policy, "{report}");
+            assert!(
+                report.contains("was not sent") && report.contains("[registries.\"x.example\"] token = "),
+                "{report}"
+            );
+            assert!(check(realm, address, token, false).is_ok(), "without a password: {address} → {realm}");
+        }
+    }
+
+    #[test]
+    fn no_token_is_asked_for_unencrypted_or_on_this_machine_for_another() {
+        for (realm, address) in [
+            ("http://ghcr.io/token", "ghcr.io"),
+            ("https://127.0.0.1/token", "ghcr.io"),
+            ("http://169.254.169.254/token", "127.0.0.1:5000"),
+            ("ftp://127.0.0.1/token", "127.0.0.1:5000"),
+        ] {
+            // Nor does the policy open these.
+            assert!(check(realm, address, Some(realm), false).is_err(), "{address} → {realm}");
+        }
     }
 }

@@ -26,14 +26,15 @@ pub mod registry;
 pub use credentials::Credentials;
 pub use rules::{RegistryRule, RegistryRules};
 
-/// Opens a source.
+/// Opens a source, with the rights that this process has now: what a path stands for is decided here, once, and the
+/// directory or file is held open until the image is there.
 ///
 /// # Errors
 /// When the policy refuses it, or it cannot be opened.
 pub fn open(source: &Source, rules: &RegistryRules, credentials: Option<Credentials>) -> Result<Box<dyn Origin>> {
     match source {
         Source::Registry(reference) => Ok(Box::new(registry::Registry::new(reference.clone(), rules, credentials)?)),
-        Source::Layout(path, tag) => Ok(Box::new(layout::Layout::directory(path, tag.clone()))),
+        Source::Layout(path, tag) => Ok(Box::new(layout::Layout::directory(path, tag.clone())?)),
         Source::LayoutArchive(path, tag) => Ok(Box::new(archive::layout(path, tag.clone())?)),
         Source::DockerArchive(path, tag) => archive::docker(path, tag.clone()),
     }

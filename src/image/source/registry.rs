@@ -23,9 +23,10 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, WWW_AUTHENTICATE};
 use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 
-use super::challenge::{Challenge, check_realm};
+use super::challenge::{Challenge, Registrar, check_realm};
 use super::{Credentials, Origin, RegistryRules, Sink};
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::privilege::as_root;
 use crate::image::document::{DOCUMENT_MAX, Descriptor, Document, MANIFEST_TYPES, Manifest, Platform};
 use crate::image::reference::{Digest, Reference, is_loopback};
 use crate::text;
@@ -49,6 +50,8 @@ pub struct Registry {
     host: String,
     scheme: &'static str,
     ca: Option<Vec<u8>>,
+    /// Where else a password may go, as the policy says.
+    token_service: Option<String>,
     credentials: Option<Credentials>,
     login: Mutex<Login>,
 }
@@ -89,8 +92,12 @@ impl Registry {
             None if reference.host() == "docker.io" => ("https", "registry-1.docker.io".to_owned()),
             None => ("https", reference.host().to_owned()),
         };
-        let ca = rule.ca.map(|path| fs::read(&path).map_err(|e| wrong(format!("cannot read {}: {e}", path.display()))));
-        Ok(Self { scheme, host, ca: ca.transpose()?, credentials, login: Mutex::default(), reference })
+        // The site may close it to users.
+        let ca = rule.ca.map(|path| {
+            as_root(|_| fs::read(&path)).map_err(|e| wrong(format!("cannot read {}: {e}", path.display())))
+        });
+        let (ca, token_service) = (ca.transpose()?, rule.token);
+        Ok(Self { scheme, host, ca, token_service, credentials, login: Mutex::default(), reference })
     }
 
     fn login(&self) -> Login {
@@ -215,11 +222,9 @@ impl Registry {
 
     async fn token(&self, http: &reqwest::Client, realm: &str, service: Option<&str>) -> Result<String> {
         let mut url = Url::parse(realm).map_err(|e| self.lies(&format!("it sends to \"{realm}\" for a token: {e}")))?;
-        let host = match (url.host_str(), url.port()) {
-            (Some(host), Some(port)) => format!("{host}:{port}"),
-            (host, _) => host.unwrap_or_default().to_owned(),
-        };
-        check_realm(url.scheme(), &host, &self.host, self.credentials.is_some())?;
+        let registrar =
+            Registrar { name: self.reference.host(), address: &self.host, token: self.token_service.as_deref() };
+        check_realm(&url, &registrar, self.credentials.is_some())?;
         let scope = format!("repository:{}:pull", self.reference.repository());
         url.query_pairs_mut().append_pair("scope", &scope);
         if let Some(service) = service {

@@ -8,38 +8,17 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::ImageConfiguration;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::layer::LayerDir;
-use super::visibility::{Holder, joined};
-use super::{Lock, Store, full, mount_points, read_json, sync_directory, write_file, write_json};
+use super::record::Pull;
+use super::visibility::Rights;
+use super::{ImageRecord, Lock, Store, full, mount_points, read_json, sync_directory, write_file, write_json};
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::privilege::as_root;
 use crate::image::document::{Config, Document, Manifest};
-use crate::image::reference::{DiffId, Digest, Reference};
+use crate::image::reference::{Digest, Reference};
 use crate::image::unpack::protocol::RootMeta;
-
-/// What the store notes about an image (`image.json`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ImageRecord {
-    /// The digest of its manifest.
-    pub manifest: Digest,
-    /// Its layers, base first: diff id and key.
-    pub layers: Vec<(DiffId, Digest)>,
-    /// Bytes of file contents in all layers.
-    pub bytes: u64,
-    /// Bytes of all blobs.
-    pub blob_bytes: u64,
-    /// When it was pulled (RFC 3339, UTC).
-    pub pulled: String,
-    /// By whom.
-    pub by: String,
-    /// From where, as it was asked for.
-    pub source: String,
-    /// Who may see it; none: everybody.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub holders: Option<Vec<Holder>>,
-}
 
 /// An image that is ready to run; nothing of it is removed while this lives.
 #[derive(Debug)]
@@ -58,7 +37,10 @@ pub struct StoredImage {
 pub struct Listed {
     /// The name; `None` if a newer image has taken it.
     pub reference: Option<String>,
-    /// What the store notes.
+    /// Whose name it is, if not everybody's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holder: Option<u32>,
+    /// What the store notes, as far as it is for whoever asks.
     #[serde(flatten)]
     pub record: ImageRecord,
 }
@@ -99,7 +81,7 @@ impl StoredImage {
 
     /// What belongs below its layers: the mount points of a container, if the store has them made.
     pub fn mount_points(&self) -> Option<PathBuf> {
-        mount_points::of(&self.directory)
+        as_root(|_| mount_points::of(&self.directory))
     }
 
     /// Its directory in the store: what belongs to this image alone and goes with it.
@@ -119,36 +101,31 @@ impl Store {
     /// # Errors
     /// When there is none, there are several, or something of it is damaged.
     pub fn find(&self, reference_or_digest_prefix: &str) -> Result<StoredImage> {
-        let held = self.shared()?;
-        let (reference, manifest) = self.resolve(&held, reference_or_digest_prefix)?;
-        self.load(reference, &manifest)
+        as_root(|_| {
+            let held = self.shared()?;
+            let (reference, manifest) = self.resolve(&held, reference_or_digest_prefix)?;
+            self.load(reference, &manifest)
+        })
     }
 
     /// The name and the manifest that a user's words stand for.
     pub(crate) fn resolve(&self, _held: &Lock, words: &str) -> Result<(String, Digest)> {
         let reference = words.parse::<Reference>();
         if let Ok(reference) = &reference
-            && let Some(record) = self.look_up(reference)?
-            && self.shows_image(&record.manifest)
+            && let Some(manifest) = self.look_up(reference)?
         {
-            return Ok((record.reference, record.manifest));
+            return Ok((reference.to_string(), manifest));
         }
         let name_of = |manifest: &Digest| -> Result<Option<String>> {
-            let mut names: Vec<_> =
-                self.refs()?.into_iter().filter(|r| r.manifest == *manifest).map(|r| r.reference).collect();
-            names.sort();
-            Ok(names.into_iter().next())
+            Ok(self.names()?.into_iter().find(|name| name.manifest == *manifest).map(|name| name.reference))
         };
         // host/name@sha256:… of an image that was pulled by tag.
         if let Ok(pinned) = &reference
             && let Some(digest) = pinned.digest()
         {
-            let prefix = pinned.name();
-            let known = self
-                .refs()?
-                .into_iter()
-                .any(|r| r.manifest == *digest && r.reference.parse::<Reference>().is_ok_and(|r| r.name() == prefix));
-            if known && self.shows_image(digest) {
+            let repository = pinned.name();
+            let is_of_it = |name: &str| name.parse::<Reference>().is_ok_and(|name| name.name() == repository);
+            if self.known_names()?.iter().any(|(_, name)| name.manifest == *digest && is_of_it(&name.reference)) {
                 return Ok((words.to_owned(), digest.clone()));
             }
         }
@@ -221,6 +198,7 @@ impl Store {
         let lock = File::open(&path).map_err(|e| damaged(format!("{}: {e}", path.display())))?;
         lock.lock_shared().map_err(|e| damaged(format!("cannot be locked: {e}")))?;
         let (manifest, config, record) = self.documents(&reference, manifest)?;
+        let record = record.told_to(&self.viewer);
         let chain_ids = config.chain_ids();
         let mut layers = Vec::with_capacity(record.layers.len());
         for (position, (diff_id, key)) in record.layers.iter().enumerate() {
@@ -231,8 +209,8 @@ impl Store {
             if record.layers.iter().skip(position + 1).any(|(_, later)| later == key) {
                 continue;
             }
-            match self.layer(key, diff_id)? {
-                Some(layer) => layers.push(layer),
+            match self.layer(key, diff_id)?.zip(manifest.layers.get(position)) {
+                Some((layer, descriptor)) => layers.push(layer.come_in(&descriptor.blob)),
                 None => return Err(damaged(format!("layer {diff_id} is missing, or was unpacked for other ids"))),
             }
         }
@@ -241,10 +219,12 @@ impl Store {
 
     /// Whether the image is here, whole, and may be seen.
     pub(crate) fn has(&self, manifest: &Digest) -> Result<bool> {
-        let _held = self.shared()?;
-        Ok(self.image_path(manifest).is_dir()
-            && !self.hides_image(manifest)
-            && self.load(manifest.to_string(), manifest).is_ok())
+        as_root(|_| {
+            let _held = self.shared()?;
+            Ok(self.image_path(manifest).is_dir()
+                && !self.hides_image(manifest)
+                && self.load(manifest.to_string(), manifest).is_ok())
+        })
     }
 
     /// Writes an image whose layers are in place, and lets `reference` stand for it.
@@ -253,38 +233,39 @@ impl Store {
         reference: &str,
         manifest: &Manifest,
         config: &Config,
-        record: &ImageRecord,
+        record: ImageRecord,
+        rights: Rights,
     ) -> Result<()> {
-        let held = self.exclusive()?;
-        let path = self.image_path(&manifest.digest);
-        if path.is_dir() {
-            let mut record = record.clone();
-            // A damaged one is replaced.
-            if let Ok(Some(before)) = read_json::<ImageRecord>(&path.join("image.json")) {
-                record.holders = joined(before.holders, record.holders);
+        as_root(|_| {
+            let held = self.exclusive()?;
+            let path = self.image_path(&manifest.digest);
+            if path.is_dir() {
+                // A damaged one is replaced.
+                let record = match self.readable(&manifest.digest) {
+                    Some(before) => record.joined_to(&before),
+                    None => record,
+                };
+                self.write_documents(&path, manifest, config, &record)?;
+                return self.set_name(&held, reference, &manifest.digest, rights);
             }
-            self.write_documents(&path, manifest, config, &record)?;
-        } else {
             let fail = |e: std::io::Error| {
                 full(self.error("cannot write an image"), self.root(), "a few inodes and blocks", &e)
             };
             // Whole and on disk before it has its place; until then a sweep may have it.
             let made = tempfile::Builder::new().prefix("image-").tempdir_in(self.aside()).map_err(fail)?;
-            self.write_documents(made.path(), manifest, config, record)?;
+            self.write_documents(made.path(), manifest, config, &record)?;
             mount_points::make(made.path(), &self.ids).map_err(fail)?;
             let parent = path.parent().unwrap_or(&path);
             fs::create_dir_all(parent).map_err(fail)?;
             fs::rename(made.path(), &path).map_err(fail)?;
             // It has moved: there is nothing to delete, unless it gets no name; then it was never here.
             let aside = made.keep();
-            return sync_directory(parent).and_then(|()| self.set_ref(&held, reference, &manifest.digest)).inspect_err(
-                |_| {
-                    // The error is what matters; an image without a name is the next prune's.
-                    fs::rename(&path, &aside).and_then(|()| fs::remove_dir_all(&aside)).ok();
-                },
-            );
-        }
-        self.set_ref(&held, reference, &manifest.digest)
+            let named = sync_directory(parent).and_then(|()| self.set_name(&held, reference, &manifest.digest, rights));
+            named.inspect_err(|_| {
+                // The error is what matters; an image without a name is the next prune's.
+                fs::rename(&path, &aside).and_then(|()| fs::remove_dir_all(&aside)).ok();
+            })
+        })
     }
 
     /// The documents of an image, in its directory; the exclusive lock is held.
@@ -296,27 +277,16 @@ impl Store {
         write_json(&aside, &at.join("image.json"), record)
     }
 
-    /// Lets `reference` stand for an image that is here, and `holders` see it.
-    pub(crate) fn name(&self, reference: &str, manifest: &Digest, holders: Option<Vec<Holder>>) -> Result<()> {
-        let held = self.exclusive()?;
-        let path = self.image_path(manifest).join("image.json");
-        if let Some(mut record) = read_json::<ImageRecord>(&path)? {
-            record.holders = joined(record.holders, holders);
-            write_json(&self.aside(), &path, &record)?;
-        }
-        self.set_ref(&held, reference, manifest)
-    }
-
-    /// Whether the name stands for an image that the caller may not see.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub fn hides(&self, reference: &Reference) -> Result<bool> {
-        let _held = self.shared()?;
-        match self.look_up(reference)? {
-            Some(record) => Ok(self.hides_image(&record.manifest)),
-            None => Ok(false),
-        }
+    /// Lets `reference` stand for an image that is here, which whoever pulled it holds from now on.
+    pub(crate) fn hold(&self, reference: &str, manifest: &Digest, pull: Pull, rights: Rights) -> Result<()> {
+        as_root(|_| {
+            let held = self.exclusive()?;
+            let path = self.image_path(manifest).join("image.json");
+            if let Some(record) = read_json::<ImageRecord>(&path)? {
+                write_json(&self.aside(), &path, &record.pulled_also(pull))?;
+            }
+            self.set_name(&held, reference, manifest, rights)
+        })
     }
 
     /// All images and their names, newest first.
@@ -324,27 +294,31 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub fn images(&self) -> Result<Vec<Listed>> {
-        let _held = self.shared()?;
-        let mut refs = self.refs()?;
-        refs.sort_by(|a, b| a.reference.cmp(&b.reference));
-        let mut all = Vec::new();
-        for manifest in self.manifests()? {
-            if !self.shows_image(&manifest) {
-                continue;
+        as_root(|_| {
+            let _held = self.shared()?;
+            let names = self.names()?;
+            let mut all = Vec::new();
+            for manifest in self.manifests()? {
+                if !self.shows_image(&manifest) {
+                    continue;
+                }
+                let Some(record) = read_json::<ImageRecord>(&self.image_path(&manifest).join("image.json"))? else {
+                    continue;
+                };
+                let record = record.told_to(&self.viewer);
+                let before = all.len();
+                all.extend(names.iter().filter(|name| name.manifest == manifest).map(|name| Listed {
+                    reference: Some(name.reference.clone()),
+                    holder: name.holder(),
+                    record: record.clone(),
+                }));
+                if all.len() == before {
+                    all.push(Listed { reference: None, holder: None, record });
+                }
             }
-            let Some(record) = read_json::<ImageRecord>(&self.image_path(&manifest).join("image.json"))? else {
-                continue;
-            };
-            let mut names =
-                refs.iter().filter(|r| r.manifest == manifest).map(|r| Some(r.reference.clone())).peekable();
-            if names.peek().is_none() {
-                all.push(Listed { reference: None, record });
-            } else {
-                all.extend(names.map(|reference| Listed { reference, record: record.clone() }));
-            }
-        }
-        all.sort_by(|a, b| b.record.pulled.cmp(&a.record.pulled).then(a.reference.cmp(&b.reference)));
-        Ok(all)
+            all.sort_by(|a, b| b.record.pulled.cmp(&a.record.pulled).then(a.reference.cmp(&b.reference)));
+            Ok(all)
+        })
     }
 }
 

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::{Store, read_json};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::idmap::IdMap;
+use crate::host::privilege::as_root;
+use crate::image::document::Descriptor;
 use crate::image::reference::{DiffId, Digest, Hasher};
 use crate::image::unpack::protocol::{Omitted, RootMeta};
 
@@ -96,6 +98,14 @@ impl LayerDir {
     }
 }
 
+impl LayerDir {
+    /// The same layer as the image with this `blob` has it: of the blob that somebody else's came in, nothing is told.
+    pub(super) fn come_in(mut self, blob: &Descriptor) -> Self {
+        (self.record.blob, self.record.blob_bytes) = (blob.digest.clone(), blob.size);
+        self
+    }
+}
+
 impl PinnedLayer {
     /// What was renamed in by who holds `lock` on it.
     pub(crate) fn new(path: &Path, record: LayerRecord, lock: File) -> Self {
@@ -127,13 +137,15 @@ impl Store {
 
     /// The layer `key`, not to be removed while the result lives.
     pub(crate) fn pin_layer(&self, key: &Digest, diff_id: &DiffId) -> Result<Option<PinnedLayer>> {
-        let _held = self.shared()?;
-        // A damaged layer is as good as none when an image is being pulled.
-        let Ok(Some(dir)) = self.layer(key, diff_id) else { return Ok(None) };
-        let fail = |e: std::io::Error| self.error("cannot lock a layer").because(e);
-        let lock = File::open(self.layer_path(key)).map_err(fail)?;
-        lock.lock_shared().map_err(fail)?;
-        Ok(Some(PinnedLayer { dir, _lock: lock }))
+        as_root(|_| {
+            let _held = self.shared()?;
+            // A damaged layer is as good as none when an image is being pulled.
+            let Ok(Some(dir)) = self.layer(key, diff_id) else { return Ok(None) };
+            let fail = |e: std::io::Error| self.error("cannot lock a layer").because(e);
+            let lock = File::open(self.layer_path(key)).map_err(fail)?;
+            lock.lock_shared().map_err(fail)?;
+            Ok(Some(PinnedLayer { dir, _lock: lock }))
+        })
     }
 
     pub(crate) fn damaged(&self, key: &Digest, why: &str) -> Error {

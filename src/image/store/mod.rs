@@ -14,10 +14,11 @@
 //!       tree.zst                    the tree, listed when it was unpacked; its digest is in layer.json
 //!   images/sha256/<manifest>/       one directory an image; flock shared on it: in use
 //!       manifest.json  config.json  the bytes as received
-//!       image.json                  its layers' keys; pulled when, by whom, from where
+//!       image.json                  its layers' keys; who holds it: pulled when, by whom, from where
 //!       mount-points/               empty directories and files that every container has something mounted on
 //!       own-<uid>-<gid>/            what of it belongs to that user, as the researcher's (`run::reown`; users' stores alone)
-//!   refs/<sha256 of the name>.json  a name, and the manifest it stands for
+//!   refs/<sha256 of the name>.json  a name that is everybody's, the manifest it stands for, and who pulled it by that name
+//!   refs/u<uid>/<sha256>.json       a name that is a researcher's own: to it belongs the group of their project
 //!   tmp/<random>/                   written aside, then renamed in; flock shared on it: someone is at work
 //! ```
 //!
@@ -37,11 +38,12 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{FcntlArg, fcntl};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::reference::{Digest, Reference};
+use super::reference::Digest;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::dirs::Dirs;
 use crate::host::idmap::IdMap;
+use crate::host::privilege::as_root;
 
 /// Layers on disk.
 pub mod layer;
@@ -58,11 +60,18 @@ mod mount_points;
 
 /// Whose image is whose.
 pub mod visibility;
+/// What the store notes about an image, and who holds it.
+pub mod record;
+/// Names, and whose they are.
+mod names;
+#[cfg(test)]
+mod tests;
 
 use visibility::Viewer;
 
-pub use image::{ImageRecord, Listed, StoredImage};
+pub use image::{Listed, StoredImage};
 pub use layer::{LayerDir, LayerRecord};
+pub use record::ImageRecord;
 
 /// The store of one installation.
 #[derive(Debug)]
@@ -78,36 +87,30 @@ pub(crate) struct Lock {
     _file: File,
 }
 
-/// A name, as `refs/` keeps it.
-#[derive(Debug, Clone, Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RefRecord {
-    pub(crate) reference: String,
-    pub(crate) manifest: Digest,
-}
-
 impl Store {
     /// Opens the store, or makes an empty one.
     ///
     /// # Errors
     /// When its directory cannot be made, or belongs to or may be written by someone else.
     pub fn open(dirs: &Dirs, caller: &Caller) -> Result<Self> {
-        let root = dirs.store.path().to_path_buf();
-        let fail = |e: std::io::Error| {
-            Error::new(Stage::Store, Kind::Host, format!("cannot open the store {}", root.display()))
-                .because(e)
-                .hint("name a directory that can be yours, on a local file system, with --root or CES_ROOT")
-        };
-        for directory in ["layers/sha256", "images/sha256", "refs", "tmp"] {
-            DirBuilder::new().recursive(true).mode(0o700).create(root.join(directory)).map_err(fail)?;
-        }
-        let metadata = fs::metadata(&root).map_err(fail)?;
-        if metadata.uid() != nix::unistd::geteuid().as_raw() || metadata.mode() & 0o022 != 0 {
-            return Err(Error::new(Stage::Store, Kind::Host, format!("the store {} is not safe", root.display()))
-                .because("it belongs to, or may be written by, someone else")
-                .hint("choose another directory with --root, or correct owner and mode (chmod 700)"));
-        }
-        Ok(Self { root, ids: IdMap::on_disk(caller)?, viewer: Viewer::of(caller)? })
+        as_root(|_| {
+            let root = dirs.store.path().to_path_buf();
+            let fail = |e: std::io::Error| {
+                Error::new(Stage::Store, Kind::Host, format!("cannot open the store {}", root.display()))
+                    .because(e)
+                    .hint("name a directory that can be yours, on a local file system, with --root or CES_ROOT")
+            };
+            for directory in ["layers/sha256", "images/sha256", "refs", "tmp"] {
+                DirBuilder::new().recursive(true).mode(0o700).create(root.join(directory)).map_err(fail)?;
+            }
+            let metadata = fs::metadata(&root).map_err(fail)?;
+            if metadata.uid() != nix::unistd::geteuid().as_raw() || metadata.mode() & 0o022 != 0 {
+                return Err(Error::new(Stage::Store, Kind::Host, format!("the store {} is not safe", root.display()))
+                    .because("it belongs to, or may be written by, someone else")
+                    .hint("choose another directory with --root, or correct owner and mode (chmod 700)"));
+            }
+            Ok(Self { root, ids: IdMap::on_disk(caller)?, viewer: Viewer::of(caller)? })
+        })
     }
 
     /// Its directory.
@@ -141,23 +144,26 @@ impl Store {
 
     /// Waits until nobody else pulls the image `manifest`; a second pull of it then finds all that it needs.
     pub(crate) fn turn(&self, manifest: &Digest) -> Result<Lock> {
-        let fail = || self.error("cannot lock the store");
-        let open = File::options().create(true).truncate(false).read(true).write(true).open(self.root.join("turns"));
-        let file = open.map_err(|e| full(fail(), &self.root, "an inode", &e))?;
-        // A byte that need not exist; two images that share one only wait for each other.
-        let start = manifest.hex().get(..15).and_then(|digits| i64::from_str_radix(digits, 16).ok()).unwrap_or(0);
-        let short = |value: i32| i16::try_from(value).map_err(|e| fail().because(e));
-        let range = nix::libc::flock {
-            l_type: short(nix::libc::F_WRLCK)?,
-            l_whence: short(nix::libc::SEEK_SET)?,
-            l_start: start,
-            l_len: 1,
-            l_pid: 0,
-        };
-        match fcntl(&file, FcntlArg::F_OFD_SETLKW(&range)) {
-            Ok(_) => Ok(Lock { _file: file }),
-            Err(e) => Err(fail().because(e.desc())),
-        }
+        as_root(|_| {
+            let fail = || self.error("cannot lock the store");
+            let open =
+                File::options().create(true).truncate(false).read(true).write(true).open(self.root.join("turns"));
+            let file = open.map_err(|e| full(fail(), &self.root, "an inode", &e))?;
+            // A byte that need not exist; two images that share one only wait for each other.
+            let start = manifest.hex().get(..15).and_then(|digits| i64::from_str_radix(digits, 16).ok()).unwrap_or(0);
+            let short = |value: i32| i16::try_from(value).map_err(|e| fail().because(e));
+            let range = nix::libc::flock {
+                l_type: short(nix::libc::F_WRLCK)?,
+                l_whence: short(nix::libc::SEEK_SET)?,
+                l_start: start,
+                l_len: 1,
+                l_pid: 0,
+            };
+            match fcntl(&file, FcntlArg::F_OFD_SETLKW(&range)) {
+                Ok(_) => Ok(Lock { _file: file }),
+                Err(e) => Err(fail().because(e.desc())),
+            }
+        })
     }
 
     pub(crate) fn error(&self, what: &str) -> Error {
@@ -178,46 +184,9 @@ impl Store {
         self.root.join("images").join(file_name(manifest))
     }
 
-    fn ref_path(&self, reference: &str) -> PathBuf {
-        self.root.join("refs").join(format!("{}.json", Digest::of(reference.as_bytes()).hex()))
-    }
-
-    /// What a name stands for.
-    pub(crate) fn look_up(&self, reference: &Reference) -> Result<Option<RefRecord>> {
-        let reference = reference.to_string();
-        match read_json::<RefRecord>(&self.ref_path(&reference)) {
-            Ok(Some(record)) if record.reference != reference => {
-                Err(self.error("a name in the store is damaged").hint(format!("pull it again: ces pull {reference}")))
-            }
-            other => other,
-        }
-    }
-
-    /// All names.
-    pub(crate) fn refs(&self) -> Result<Vec<RefRecord>> {
-        let mut all = Vec::new();
-        for name in list(&self.root.join("refs"))? {
-            if name.ends_with(".json") {
-                all.extend(read_json(&self.root.join("refs").join(name))?);
-            }
-        }
-        Ok(all)
-    }
-
     /// The manifest digests of all images.
     pub(crate) fn manifests(&self) -> Result<Vec<Digest>> {
         digests(&self.root.join("images"))
-    }
-
-    /// Lets `reference` stand for `manifest`; the exclusive lock is held.
-    pub(crate) fn set_ref(&self, _held: &Lock, reference: &str, manifest: &Digest) -> Result<()> {
-        let record = RefRecord { reference: reference.to_owned(), manifest: manifest.clone() };
-        write_json(&self.aside(), &self.ref_path(reference), &record)
-    }
-
-    /// Takes a name away; the exclusive lock is held.
-    pub(crate) fn drop_ref(&self, _held: &Lock, reference: &str) -> Result<()> {
-        fs::remove_file(self.ref_path(reference)).map_err(|e| self.error("cannot remove a name").because(e))
     }
 }
 

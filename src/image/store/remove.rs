@@ -1,20 +1,26 @@
-//! Deleting what nothing uses.
+//! Deleting what nobody holds and nothing uses.
 //!
 //! Takes names, or nothing; gives what was freed.
 //! Trusts the locks: a layer or image with a shared lock on it is in use.
-//! Refuses to remove an image that a running container uses.
+//! Refuses root to remove an image that a running container uses, and researchers to remove what they have not pulled.
+//!
+//! Root, and a user in their own store, remove for everybody. A researcher lets go: of their names, and with the last of them
+//! of the image, which goes with its last holder. What they are told is the same whoever else holds the image, runs it, or has
+//! layers of it: anything else would tell of other projects.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
 
+use super::names::{Name, Space};
 use super::workspace::discard;
-use super::{ImageRecord, LayerRecord, Lock, Store, digests, list, read_json};
+use super::{ImageRecord, LayerRecord, Lock, Store, digests, list, read_json, write_json};
 use crate::error::{Error, Kind, Result, Stage};
-use crate::image::reference::Digest;
+use crate::host::privilege::as_root;
+use crate::image::reference::{Digest, Reference};
 use crate::image::unpack::parent::Unpacker;
 
 /// What a removal has freed.
@@ -22,74 +28,175 @@ use crate::image::unpack::parent::Unpacker;
 pub struct Freed {
     /// Names taken away.
     pub names: Vec<String>,
-    /// Images deleted.
+    /// Images deleted; of a researcher: those that they do not hold any more.
     pub images: Vec<Digest>,
-    /// Number of layers deleted.
+    /// The layers deleted; no researcher is told of them.
+    #[serde(flatten)]
+    pub layers: Option<FreedLayers>,
+}
+
+/// Layers that were deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct FreedLayers {
+    /// Their number.
     pub layers: u64,
     /// Bytes of file contents in them.
     pub bytes: u64,
 }
 
 impl Store {
-    /// Takes a name away, or all names of an image given by digest; deletes what nothing uses any more.
+    /// Takes a name away, or all names of an image given by digest; deletes what nobody holds any more.
     ///
     /// # Errors
-    /// When there is no such image, or it is in use.
+    /// When there is no such image; when it is in use; when a researcher has not pulled it.
     pub fn remove(&self, words: &str, unpacker: &Unpacker) -> Result<Freed> {
-        let held = self.exclusive()?;
-        let (name, manifest) = self.resolve(&held, words)?;
-        let all: Vec<String> =
-            self.refs()?.into_iter().filter(|r| r.manifest == manifest).map(|r| r.reference).collect();
-        // By its own name only that name goes; by digest, the image with all its names.
-        let by_name = words.parse().is_ok_and(|r: crate::image::reference::Reference| r.to_string() == name);
-        let names: Vec<String> =
-            if by_name { all.iter().filter(|n| **n == name).cloned().collect() } else { all.clone() };
+        as_root(|_| {
+            let held = self.exclusive()?;
+            let (name, manifest) = self.resolve(&held, words)?;
+            // By its own name only that name goes; by digest, the image with all its names.
+            let by_name = words.parse().is_ok_and(|r: Reference| r.to_string() == name);
+            let is_meant = |known: &Name| !by_name || known.reference == name;
+            let mut freed = if self.is_roots() {
+                self.remove_for_everybody(&held, &name, &manifest, is_meant)?
+            } else {
+                self.let_go(&held, &name, &manifest, is_meant)?
+            };
+            self.settle_layers(&held, &mut freed)?;
+            drop(held);
+            self.sweep(unpacker)?;
+            Ok(freed)
+        })
+    }
+
+    fn remove_for_everybody(
+        &self,
+        held: &Lock,
+        shown: &str,
+        manifest: &Digest,
+        is_meant: impl Fn(&Name) -> bool,
+    ) -> Result<Freed> {
+        let mut all = self.all_names()?;
+        all.retain(|name| name.manifest == *manifest);
+        let (dropped, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(is_meant);
         let mut freed = Freed::default();
-        if names.len() == all.len() {
-            if !self.set_aside_unused(&held, &self.image_path(&manifest))? {
-                return Err(Error::new(Stage::Store, Kind::Failed, format!("image {name} is in use"))
+        if kept.is_empty() {
+            if !self.set_aside_unused(held, &self.image_path(manifest))? {
+                return Err(Error::new(Stage::Store, Kind::Failed, format!("image {shown} is in use"))
                     .because("a container of it is running")
                     .hint("ces ps shows it; stop it first"));
             }
-            freed.images.push(manifest);
+            freed.images.push(manifest.clone());
         }
-        for name in names {
-            self.drop_ref(&held, &name)?;
-            freed.names.push(name);
+        for name in &dropped {
+            self.drop_name(held, name)?;
+            freed.names.push(name.reference.clone());
         }
-        self.free_layers(&held, &mut freed)?;
-        drop(held);
-        self.sweep(unpacker)?;
+        // Whoever has no name of it left does not hold it any more either.
+        for giver in dropped.iter().flat_map(Name::givers).collect::<BTreeSet<_>>() {
+            let others = self.readable(manifest).is_some_and(|record| !record.is_held_by_none_but(*giver));
+            if others && !kept.iter().any(|name| name.givers().contains(giver)) {
+                self.release(held, manifest, *giver)?;
+            }
+        }
         Ok(freed)
     }
 
-    /// Deletes images without a name, layers without an image, and what crashes have left.
+    /// Takes the caller's own names away, and with the last one their hold of the image.
+    fn let_go(&self, held: &Lock, shown: &str, manifest: &Digest, is_meant: impl Fn(&Name) -> bool) -> Result<Freed> {
+        let uid = self.viewer.uid();
+        let (dropped, kept): (Vec<_>, Vec<_>) = self.names_given_by(uid, manifest)?.into_iter().partition(is_meant);
+        let record = self.readable(manifest);
+        let holds = record.as_ref().is_some_and(|record| record.is_held_by(uid));
+        // Somebody else may have moved the name on and back again.
+        if dropped.is_empty() && !(holds && kept.is_empty()) {
+            let is_roots = record.is_some_and(|record| record.is_held_by(0));
+            let why = if is_roots { "it was pulled by the administrator" } else { "it was not pulled by you" };
+            return Err(Error::new(Stage::Policy, Kind::Policy, format!("image {shown} is not yours to remove"))
+                .because(why)
+                .hint("ask whoever keeps the policy (ces policy show)"));
+        }
+        let mut freed = Freed::default();
+        for name in &dropped {
+            self.drop_giver(held, name, uid)?;
+            freed.names.push(name.reference.clone());
+        }
+        freed.names.dedup();
+        if kept.is_empty() {
+            self.release(held, manifest, uid)?;
+            freed.images.push(manifest.clone());
+        }
+        Ok(freed)
+    }
+
+    /// Ends a person's hold of an image: it goes with its last holder, at once or when no container uses it any more.
+    fn release(&self, held: &Lock, manifest: &Digest, uid: u32) -> Result<()> {
+        let Some(before) = self.readable(manifest) else { return Ok(()) };
+        let was_everybodys = before.holders.is_none();
+        let record = before.released_by(uid);
+        let is_nobodys = record.is_nobodys();
+        if is_nobodys || (was_everybodys && record.holders.is_some()) {
+            // Names of everybody's are for what is everybody's.
+            for name in self.all_names()?.iter().filter(|name| name.manifest == *manifest) {
+                if is_nobodys || name.space == Space::Everybodys {
+                    self.drop_name(held, name)?;
+                }
+            }
+        }
+        if is_nobodys && self.set_aside_unused(held, &self.image_path(manifest))? {
+            return Ok(());
+        }
+        write_json(&self.aside(), &self.image_path(manifest).join("image.json"), &record)
+    }
+
+    /// Deletes images without a name, layers without an image, and what crashes have left. Of a researcher: lets go of the images
+    /// that they have no name for any more.
     ///
     /// # Errors
     /// When something cannot be deleted.
     pub fn prune(&self, unpacker: &Unpacker) -> Result<Freed> {
-        let mut freed = Freed::default();
-        let held = self.exclusive()?;
-        let named: HashSet<Digest> = self.refs()?.into_iter().map(|r| r.manifest).collect();
-        for manifest in self.manifests()? {
-            if !named.contains(&manifest) && self.set_aside_unused(&held, &self.image_path(&manifest))? {
-                freed.images.push(manifest);
+        as_root(|_| {
+            let mut freed = Freed::default();
+            let held = self.exclusive()?;
+            let named: HashSet<Digest> = self.all_names()?.into_iter().map(|name| name.manifest).collect();
+            for manifest in self.manifests()? {
+                let record = self.readable(&manifest);
+                if record.as_ref().is_some_and(ImageRecord::is_nobodys) {
+                    // A container of it may have ended by now.
+                    self.set_aside_unused(&held, &self.image_path(&manifest))?;
+                } else if self.is_roots() {
+                    if !named.contains(&manifest) && self.set_aside_unused(&held, &self.image_path(&manifest))? {
+                        freed.images.push(manifest);
+                    }
+                } else if record.is_some_and(|record| record.is_held_by(self.viewer.uid()))
+                    && self.names_given_by(self.viewer.uid(), &manifest)?.is_empty()
+                {
+                    self.release(&held, &manifest, self.viewer.uid())?;
+                    freed.images.push(manifest);
+                }
             }
-        }
-        self.free_layers(&held, &mut freed)?;
-        drop(held);
-        self.sweep(unpacker)?;
-        Ok(freed)
+            self.settle_layers(&held, &mut freed)?;
+            drop(held);
+            self.sweep(unpacker)?;
+            Ok(freed)
+        })
+    }
+
+    /// Frees layers; root alone is told which.
+    fn settle_layers(&self, held: &Lock, freed: &mut Freed) -> Result<()> {
+        let layers = self.free_layers(held)?;
+        freed.layers = self.is_roots().then_some(layers);
+        Ok(())
     }
 
     /// Moves every layer that no image uses to `tmp/`.
-    fn free_layers(&self, held: &Lock, freed: &mut Freed) -> Result<()> {
+    fn free_layers(&self, held: &Lock) -> Result<FreedLayers> {
+        let mut freed = FreedLayers::default();
         let mut used = HashSet::new();
         for manifest in self.manifests()? {
             match read_json::<ImageRecord>(&self.image_path(&manifest).join("image.json")) {
                 Ok(record) => used.extend(record.into_iter().flat_map(|record| record.layers).map(|(_, key)| key)),
                 // Nobody knows which layers it uses, so all stay; root is told which image it is.
-                Err(_) if !self.shows_all() => return Ok(()),
+                Err(_) if !self.is_roots() => return Ok(freed),
                 Err(error) => return Err(error),
             }
         }
@@ -104,7 +211,7 @@ impl Store {
                 freed.bytes += bytes;
             }
         }
-        Ok(())
+        Ok(freed)
     }
 
     /// Moves a directory to `tmp/`, unless it is in use.
@@ -137,20 +244,22 @@ impl Store {
     /// # Errors
     /// When something cannot be deleted.
     pub fn sweep(&self, unpacker: &Unpacker) -> Result<()> {
-        let directory = self.root().join("tmp");
-        let mut stale: Vec<(PathBuf, File)> = Vec::new();
-        let held = self.exclusive()?;
-        for name in list(&directory)? {
-            let path = directory.join(name);
-            // Deleted by someone else meanwhile, perhaps.
-            let Ok(file) = File::open(&path) else { continue };
-            if file.try_lock().is_ok() {
-                stale.push((path, file));
+        as_root(|_| {
+            let directory = self.root().join("tmp");
+            let mut stale: Vec<(PathBuf, File)> = Vec::new();
+            let held = self.exclusive()?;
+            for name in list(&directory)? {
+                let path = directory.join(name);
+                // Deleted by someone else meanwhile, perhaps.
+                let Ok(file) = File::open(&path) else { continue };
+                if file.try_lock().is_ok() {
+                    stale.push((path, file));
+                }
             }
-        }
-        drop(held);
-        // Deleting takes long; the locks keep others from doing the same, and nobody else knows these names.
-        stale.iter().try_for_each(|(path, _)| settled(|| discard(path, unpacker)))
+            drop(held);
+            // Deleting takes long; the locks keep others from doing the same, and nobody else knows these names.
+            stale.iter().try_for_each(|(path, _)| settled(|| discard(path, unpacker)))
+        })
     }
 }
 

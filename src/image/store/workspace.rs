@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use super::layer::{LISTING, LayerRecord, PinnedLayer, digest_of};
 use super::{Store, full, list, sync_directory, write_json};
 use crate::error::Result;
+use crate::host::privilege::as_root;
 use crate::image::unpack::parent::Unpacker;
 
 /// A directory in the making.
@@ -25,51 +26,57 @@ pub(crate) struct Workspace {
 impl Store {
     /// An empty directory for a layer, its `fs/` owned by the image's root.
     pub(crate) fn workspace(&self, unpacker: &Unpacker) -> Result<Workspace> {
-        let fail =
-            |e: std::io::Error| full(self.error("cannot make a directory"), self.root(), "a few inodes and blocks", &e);
-        // Under the lock, so that nobody takes it for something that a crash has left.
-        let held = self.shared()?;
-        let path = tempfile::Builder::new().prefix("layer-").tempdir_in(self.root().join("tmp")).map_err(fail)?.keep();
-        let lock = File::open(&path).map_err(fail)?;
-        lock.lock_shared().map_err(fail)?;
-        drop(held);
-        let workspace = Workspace { path, unpacker: unpacker.clone(), lock: Some(lock) };
-        let fs = workspace.fs();
-        DirBuilder::new().mode(0o755).create(&fs).map_err(fail)?;
-        // Whatever the umask.
-        fs::set_permissions(&fs, std::os::unix::fs::PermissionsExt::from_mode(0o755)).map_err(fail)?;
-        chown(&fs, unpacker.ids().uid_outside(0), unpacker.ids().gid_outside(0)).map_err(fail)?;
-        Ok(workspace)
+        as_root(|_| {
+            let fail = |e: std::io::Error| {
+                full(self.error("cannot make a directory"), self.root(), "a few inodes and blocks", &e)
+            };
+            // Under the lock, so that nobody takes it for something that a crash has left.
+            let held = self.shared()?;
+            let path =
+                tempfile::Builder::new().prefix("layer-").tempdir_in(self.root().join("tmp")).map_err(fail)?.keep();
+            let lock = File::open(&path).map_err(fail)?;
+            lock.lock_shared().map_err(fail)?;
+            drop(held);
+            let workspace = Workspace { path, unpacker: unpacker.clone(), lock: Some(lock) };
+            let fs = workspace.fs();
+            DirBuilder::new().mode(0o755).create(&fs).map_err(fail)?;
+            // Whatever the umask.
+            fs::set_permissions(&fs, std::os::unix::fs::PermissionsExt::from_mode(0o755)).map_err(fail)?;
+            chown(&fs, unpacker.ids().uid_outside(0), unpacker.ids().gid_outside(0)).map_err(fail)?;
+            Ok(workspace)
+        })
     }
 
     /// Puts a whole layer in its place; if another process was faster, that one's is taken.
     pub(crate) fn publish(&self, mut workspace: Workspace, mut record: LayerRecord) -> Result<PinnedLayer> {
-        record.tree = Some(digest_of(&workspace.listing())?);
-        write_json(&workspace.path, &workspace.path.join("layer.json"), &record)?;
-        sync_directory(&workspace.path)?;
-        let target = self.layer_path(&record.key);
-        let parent = target.parent().unwrap_or(&target).to_owned();
-        fs::create_dir_all(&parent).map_err(|e| self.error("cannot make a directory").because(e))?;
-        // At most once around: what is there is either good, or is moved out of the way.
-        for _ in 0..2 {
-            match fs::rename(&workspace.path, &target) {
-                Ok(()) => {
-                    sync_directory(&parent)?;
-                    if let Some(lock) = workspace.lock.take() {
-                        return Ok(PinnedLayer::new(&target, record, lock));
+        as_root(|_| {
+            record.tree = Some(digest_of(&workspace.listing())?);
+            write_json(&workspace.path, &workspace.path.join("layer.json"), &record)?;
+            sync_directory(&workspace.path)?;
+            let target = self.layer_path(&record.key);
+            let parent = target.parent().unwrap_or(&target).to_owned();
+            fs::create_dir_all(&parent).map_err(|e| self.error("cannot make a directory").because(e))?;
+            // At most once around: what is there is either good, or is moved out of the way.
+            for _ in 0..2 {
+                match fs::rename(&workspace.path, &target) {
+                    Ok(()) => {
+                        sync_directory(&parent)?;
+                        if let Some(lock) = workspace.lock.take() {
+                            return Ok(PinnedLayer::new(&target, record, lock));
+                        }
                     }
-                }
-                Err(e) if matches!(e.raw_os_error(), Some(nix::libc::ENOTEMPTY | nix::libc::EEXIST)) => {
-                    if let Some(there) = self.pin_layer(&record.key, &record.diff_id)? {
-                        return Ok(there);
+                    Err(e) if matches!(e.raw_os_error(), Some(nix::libc::ENOTEMPTY | nix::libc::EEXIST)) => {
+                        if let Some(there) = self.pin_layer(&record.key, &record.diff_id)? {
+                            return Ok(there);
+                        }
+                        let held = self.exclusive()?;
+                        self.set_aside(&held, &target)?;
                     }
-                    let held = self.exclusive()?;
-                    self.set_aside(&held, &target)?;
+                    Err(e) => return Err(self.error("cannot put a layer in its place").because(e)),
                 }
-                Err(e) => return Err(self.error("cannot put a layer in its place").because(e)),
             }
-        }
-        Err(self.error("cannot put a layer in its place").because("another process keeps doing the same"))
+            Err(self.error("cannot put a layer in its place").because("another process keeps doing the same"))
+        })
     }
 }
 
@@ -87,10 +94,12 @@ impl Workspace {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
-        if self.lock.is_some() {
-            // What cannot be removed now is removed by the next prune; there is nobody to tell.
-            discard(&self.path, &self.unpacker).ok();
-        }
+        as_root(|_| {
+            if self.lock.is_some() {
+                // What cannot be removed now is removed by the next prune; there is nobody to tell.
+                discard(&self.path, &self.unpacker).ok();
+            }
+        })
     }
 }
 

@@ -5,7 +5,8 @@
 //! layer's listing the one in its record, and a tree is what its listing says, every file's content read again.
 //! Refuses nothing; what is damaged is told, and on demand moved out of the way, unless a container uses it.
 //!
-//! A researcher's check, through sudo, is of what they may see: another project's damage names its images.
+//! A researcher's check, through sudo, is of what they may see: another project's damage names its images. What they remove is
+//! what they alone hold.
 //!
 //! A layer's own record is not signed: who can write to the store can change both. This finds failing disks, strayed
 //! programs and hands, not an administrator who covers up.
@@ -17,8 +18,10 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::layer::{LISTING, LayerRecord, digest_of};
-use super::{ImageRecord, Lock, RefRecord, Store, digests, list, mount_points, read_json};
+use super::names::Space;
+use super::{ImageRecord, Lock, Store, digests, mount_points, read_json};
 use crate::error::Result;
+use crate::host::privilege::as_root;
 use crate::image::reference::Digest;
 use crate::image::unpack::parent::Unpacker;
 
@@ -89,22 +92,24 @@ impl Store {
     /// # Errors
     /// When the store cannot be read or written at all.
     pub fn check(&self, unpacker: &Unpacker, repair: bool) -> Result<Findings> {
-        let mut findings = Findings { everything: self.shows_all(), ..Findings::default() };
-        // Layers first: an image is none the worse for a layer that is about to be removed.
-        self.check_layers(unpacker, &mut findings)?;
-        self.check_images(&mut findings)?;
-        self.check_names(&mut findings)?;
-        if repair {
-            for damage in &mut findings.damaged {
-                damage.removed = match damage.what {
-                    What::Name => self.remove_name(&damage.name)?,
-                    What::Image => self.remove_image(&damage.name)?,
-                    What::Layer => self.remove_layer(&damage.name)?,
-                };
+        as_root(|_| {
+            let mut findings = Findings { everything: self.is_roots(), ..Findings::default() };
+            // Layers first: an image is none the worse for a layer that is about to be removed.
+            self.check_layers(unpacker, &mut findings)?;
+            self.check_images(&mut findings)?;
+            self.check_names(&mut findings)?;
+            if repair {
+                for damage in &mut findings.damaged {
+                    damage.removed = match damage.what {
+                        What::Name => self.remove_name(&damage.name)?,
+                        What::Image => self.remove_image(&damage.name)?,
+                        What::Layer => self.remove_layer(&damage.name)?,
+                    };
+                }
+                self.sweep(unpacker)?;
             }
-            self.sweep(unpacker)?;
-        }
-        Ok(findings)
+            Ok(findings)
+        })
     }
 
     fn check_layers(&self, unpacker: &Unpacker, findings: &mut Findings) -> Result<()> {
@@ -205,11 +210,11 @@ impl Store {
 
     fn check_names(&self, findings: &mut Findings) -> Result<()> {
         let _held = self.shared()?;
-        for file in list(&self.root().join("refs"))? {
-            let because = match read_json::<RefRecord>(&self.root().join("refs").join(&file)) {
-                Ok(Some(record)) if !self.shows_image(&record.manifest) => continue,
-                Err(_) if !self.shows_all() => continue,
-                Ok(Some(record)) if self.ref_path(&record.reference) != self.root().join("refs").join(&file) => {
+        for (space, file) in self.ref_files()? {
+            let because = match self.ref_file(&file) {
+                Ok(Some(record)) if !self.shows_name(space, &record) => continue,
+                Err(_) if !self.knows_damaged(space) => continue,
+                Ok(Some(record)) if !self.ref_path(space, &record.reference).ends_with(&file) => {
                     "it is another name's".to_owned()
                 }
                 Ok(Some(record)) if !self.image_path(&record.manifest).is_dir() => {
@@ -231,17 +236,28 @@ impl Store {
         Ok(())
     }
 
-    fn names_of(&self, manifest: &Digest) -> Result<Vec<String>> {
-        // Names that are damaged are told as such.
-        let mut names = Vec::new();
-        for file in list(&self.root().join("refs"))? {
-            if let Ok(Some(record)) = read_json::<RefRecord>(&self.root().join("refs").join(file))
+    /// The files that hold names of the image, and the names. Names that are damaged are told as such.
+    fn ref_files_of(&self, manifest: &Digest) -> Result<Vec<(Space, String, String)>> {
+        let mut all = Vec::new();
+        for (space, file) in self.ref_files()? {
+            if let Ok(Some(record)) = self.ref_file(&file)
                 && record.manifest == *manifest
             {
-                names.push(record.reference);
+                all.push((space, file, record.reference));
             }
         }
+        Ok(all)
+    }
+
+    /// The image's names that the caller may know.
+    fn names_of(&self, manifest: &Digest) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for (space, file, name) in self.ref_files_of(manifest)? {
+            let shown = self.ref_file(&file)?.is_some_and(|record| self.shows_name(space, &record));
+            names.extend(shown.then_some(name));
+        }
         names.sort();
+        names.dedup();
         Ok(names)
     }
 
@@ -264,25 +280,28 @@ impl Store {
     }
 
     fn remove_name(&self, file: &str) -> Result<bool> {
-        let _held = self.exclusive()?;
-        match std::fs::remove_file(self.root().join("refs").join(file)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(self.error("cannot remove a name").because(e)),
-            _ => Ok(true),
-        }
+        let held = self.exclusive()?;
+        self.remove_ref_file(&held, file).map(|()| true)
     }
 
     fn remove_image(&self, manifest: &str) -> Result<bool> {
         let manifest: Digest = manifest.parse()?;
         let held = self.exclusive()?;
-        self.drop_image(&held, &manifest)
+        Ok(self.may_repair(&manifest) && self.drop_image(&held, &manifest)?)
+    }
+
+    /// Whether the caller may remove the image, damaged as it is: a researcher what they alone hold, root everything.
+    fn may_repair(&self, manifest: &Digest) -> bool {
+        let own = |record: ImageRecord| record.is_held_by_none_but(self.viewer.uid());
+        self.is_roots() || self.readable(manifest).is_some_and(own)
     }
 
     fn drop_image(&self, held: &Lock, manifest: &Digest) -> Result<bool> {
         if !self.set_aside_unused(held, &self.image_path(manifest))? {
             return Ok(false);
         }
-        for name in self.names_of(manifest)? {
-            self.drop_ref(held, &name)?;
+        for (_, file, _) in self.ref_files_of(manifest)? {
+            self.remove_ref_file(held, &file)?;
         }
         Ok(true)
     }
@@ -293,7 +312,7 @@ impl Store {
         let held = self.exclusive()?;
         // A container holds its image; that holds the layers.
         let images = self.images_with(&key)?;
-        if images.iter().any(|manifest| !self.shows_image(manifest)) {
+        if !images.iter().all(|manifest| self.may_repair(manifest)) {
             return Ok(false);
         }
         for manifest in images {
