@@ -13,15 +13,15 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 const NOTHING_RAN: u8 = 125;
 
 fn main() -> ExitCode {
+    if let Some(code) = child() {
+        return code;
+    }
     // Before an argument is read: through sudo, all that follows has the researcher's rights.
     let begun = privilege::begin();
     let mut argv: Vec<OsString> = std::env::args_os().collect();
     if let Err(error) = begun {
         say(&error.report());
         return ExitCode::from(if cli::says_run(&argv) { NOTHING_RAN } else { error.exit_status() });
-    }
-    if let Some(code) = child(&argv) {
-        return code;
     }
     let hardened = harden().and_then(|()| commands::take_over_call(&mut argv));
     let mut started = (hardened.is_ok() && cli::says_run(&argv)).then(commands::start_stage).flatten();
@@ -57,8 +57,9 @@ fn main() -> ExitCode {
 
 /// Processes that `ces` starts of itself: known by the name they are executed under, which no word of a command line is, and
 /// by a socket of their parent's. Their descriptors are the ones their parent gave them.
-fn child(argv: &[OsString]) -> Option<ExitCode> {
-    let name = argv.first()?.as_encoded_bytes();
+fn child() -> Option<ExitCode> {
+    let name = std::env::args_os().next()?;
+    let name = name.as_encoded_bytes();
     if name == ces::run::protocol::STAGE.to_bytes() {
         return Some(ExitCode::from(ces::run::stage::child_main()));
     }

@@ -147,7 +147,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// When a file that must exist cannot be read or understood.
-    pub fn observed(&self) -> Result<Observed> {
+    pub fn observed(&self, _: &Root) -> Result<Observed> {
         let observed = match &self.0 {
             Version::One(group) => group.observed(),
             Version::Two(group) => group.observed(),
@@ -156,7 +156,7 @@ impl Cgroup {
     }
 
     /// What the job used so far.
-    pub fn usage(&self) -> Usage {
+    pub fn usage(&self, _: &Root) -> Usage {
         match &self.0 {
             Version::One(group) => group.usage(),
             Version::Two(group) => group.usage(),

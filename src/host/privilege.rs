@@ -94,6 +94,14 @@ pub fn begin() -> Result<()> {
     }
 }
 
+/// What a process of `ces` that its parent started begins with: all of the host's root, or nothing but a user's own.
+///
+/// # Errors
+/// When it has begun already.
+pub fn begin_child(privileged: bool) -> Result<()> {
+    settle(if privileged { Power::Root } else { Power::User })
+}
+
 fn settle(power: Power) -> Result<()> {
     POWER.set(power).map_err(|_| Error::new(Stage::Host, Kind::Failed, "this process has begun already"))
 }

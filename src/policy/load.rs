@@ -129,7 +129,9 @@ mod tests {
 
     fn caller(privileged: bool, by_sudo: bool) -> Caller {
         let mode = if privileged { crate::host::caller::Mode::Enforced } else { crate::host::caller::Mode::Advisory };
-        Caller { mode, by_sudo, ..Caller::find().unwrap() }
+        let mut caller = Caller::find().unwrap();
+        (caller.mode, caller.by_sudo) = (mode, by_sudo);
+        caller
     }
 
     fn loaded(caller: &Caller, other: Option<&Path>) -> Result<Policy> {

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, umask};
 
 use crate::bundle::rootfs::{self, Plan};
 use crate::error::{Error, Kind, Result, Stage};
@@ -31,6 +32,7 @@ pub fn in_stage(
     let layer_ns = layer_map.map(|map| user_namespace::holding(root, map, privileged)).transpose()?;
     let (ours, theirs) = Channel::pair()?;
     let child = fork(|| {
+        umask(Mode::S_IWGRP | Mode::S_IWOTH);
         let done = own_mounts(&theirs, privileged)
             .and_then(|()| rootfs::assemble(plan, layer_ns.as_ref().map(AsFd::as_fd), privileged))
             .and_then(|()| work())

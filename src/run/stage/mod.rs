@@ -38,7 +38,7 @@ use crate::bundle::own_mounts::{self, OwnMount};
 use crate::bundle::rootfs::{self, Plan, ROOTFS, STATE};
 use crate::bundle::spec::OOM_SCORE_ADJ;
 use crate::error::{Error, Kind, Result, Stage};
-use crate::host::sys;
+use crate::host::{privilege, sys};
 use crate::run::channel::Channel;
 use crate::run::protocol::{CHANNEL_FD, Failure, FromStage, StageRequest, ToStage, WRITTEN_FD};
 use crate::run::user_namespace::{become_root_once_mapped, enter_user_namespace};
@@ -113,6 +113,7 @@ fn read_request(fd: OwnedFd) -> Result<StageRequest> {
 }
 
 fn stage(request: StageRequest, channel: &Channel, Handed { status, exec, listeners, layer_ns }: Handed) -> Result<()> {
+    privilege::begin_child(request.privileged)?;
     // While this process may still write the file; everything below inherits it (proc_pid_oom_score_adj(5)).
     std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ.to_string()).map_err(|e| {
         Error::new(Stage::Run, Kind::Host, "cannot make the container the first to die when memory runs out").because(e)

@@ -134,7 +134,7 @@ pub fn launch<T>(
     process::end_orphans();
     let (ended, cgroup) = done;
     let usage = match &cgroup {
-        Some(cgroup) => cgroup.usage(),
+        Some(cgroup) => as_root(|root| cgroup.usage(root)),
         None => {
             let killed = cgroup::kills_around().zip(killed_before).map(|(after, before)| after.saturating_sub(before));
             Usage { peak_memory: None, oom_kills: killed.unwrap_or_default() }
@@ -246,7 +246,7 @@ fn converse<T>(
     let outcome = created.and_then(|Waiting { init, moved, terminal }| {
         let handle = sys::pidfd_open(init)
             .map_err(|e| Error::new(Stage::Run, Kind::Failed, "the container's first process is gone").because(e))?;
-        let observed = cgroup.as_ref().map(Cgroup::observed).transpose()?;
+        let observed = as_root(|root| cgroup.as_ref().map(|cgroup| cgroup.observed(root)).transpose())?;
         let has = |cgroup: &Cgroup| resources(launch.spec).map(limits).unwrap_or_default().without(cgroup.missing());
         let expected = Expected {
             terminal: terminal.as_ref().map(|master| Device::peer_of(master.as_fd())).transpose()?,
@@ -264,7 +264,7 @@ fn converse<T>(
                 |e: std::io::Error| Error::new(Stage::Run, Kind::Failed, "cannot copy a descriptor").because(e);
             let (listener, cgroup) = (listener.try_clone().map_err(copied)?, cgroup.as_ref());
             let check = move |pid: Pid, terminal: Option<Device>, user: Option<(u32, u32)>| {
-                let limits = cgroup.map(Cgroup::observed).transpose()?;
+                let limits = as_root(|root| cgroup.map(|cgroup| cgroup.observed(root)).transpose())?;
                 let mut expected = Expected { terminal, ..expected.clone() };
                 if let Some((uid, gid)) = user {
                     expected.becomes(uid, gid)?;

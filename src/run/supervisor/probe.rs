@@ -45,7 +45,7 @@ pub fn limits(root: &Root, resources: &LinuxResources) -> Result<Vec<&'static st
             made?
         }
     };
-    let seen = cgroup.observed().map(|_| cgroup.missing().to_vec());
+    let seen = cgroup.observed(root).map(|_| cgroup.missing().to_vec());
     cgroup.remove(root).and(seen)
 }
 

@@ -199,18 +199,25 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::privilege::as_root;
 
     // That limits are kept is seen in the guest of scripts/test-vm: `guest::quotas`.
     #[test]
     fn a_file_system_without_quotas_of_projects_keeps_nothing() {
         let dir = tempfile::Builder::new().tempdir_in("/dev/shm").unwrap();
         let me = HostIds { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw(), groups: vec![] };
-        let ceiling = |bytes| Ceiling { what: "scratch", dirs: vec![dir.path().join("a/b")], bytes, files: None };
-        assert_eq!(choose(&[ceiling(Some(1)), ceiling(None)], &me), []);
-        let kept = Kept { what: "scratch".to_owned(), dirs: vec![], project: IDS.start, bytes: Some(1), files: None };
+        let ceiling =
+            |bytes| Ceiling { what: "scratch", dirs: vec![(Which::Work, dir.path().join("a/b"))], bytes, files: None };
+        assert_eq!(as_root(|root| choose(root, &[ceiling(Some(1)), ceiling(None)], &me)), []);
+        let kept = Kept { what: "scratch".to_owned(), on: vec![], project: IDS.start, bytes: Some(1), files: None };
         let place = OwnedFd::from(File::open(dir.path()).unwrap());
-        assert!(kept.begin(&[&place]).unwrap_err().to_string().starts_with("cannot bound scratch by a project quota"));
-        assert_eq!(kept.used_up(&place), None);
+        assert!(
+            as_root(|root| kept.begin(root, &[&place]))
+                .unwrap_err()
+                .to_string()
+                .starts_with("cannot bound scratch by a project quota")
+        );
+        assert_eq!(as_root(|root| kept.used_up(root, &place)), None);
         kept.release(&place);
     }
 }

@@ -17,6 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, pipe2};
 
 use crate::error::{Error, Kind, Result, Stage};
@@ -239,6 +240,8 @@ fn become_stage(
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
         .map_err(|e| fail("reset the signal mask", e.into()))?;
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| fail("follow ces into death", e.into()))?;
+    // What it makes is for the container's users to pass through.
+    umask(Mode::S_IWGRP | Mode::S_IWOTH);
     // The caller's terminal, session and keys stay behind.
     nix::unistd::setsid().map_err(|e| fail("start a session", e.into()))?;
     sys::join_new_session_keyring().map_err(|e| fail("start a keyring", e))?;

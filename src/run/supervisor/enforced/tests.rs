@@ -1,6 +1,7 @@
 //! For each protection: a container that lacks it is refused, and the difference is named.
 
 use super::*;
+use crate::host::privilege::as_root;
 
 const PAYLOAD: u32 = 1000;
 
@@ -245,7 +246,7 @@ fn no_protection_of_this_very_process_is_taken_for_in_force() {
     assert!(facts.own_namespaces.is_empty(), "{:?}", facts.own_namespaces);
     let differences = compare(&promised(), &facts);
     assert!(differences.len() > 15, "{differences:?}");
-    assert!(check(Pid::this(), &host, &promised(), None).is_err());
+    assert!(as_root(|root| check(root, Pid::this(), &host, &promised(), None)).is_err());
 }
 
 #[test]
