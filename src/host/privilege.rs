@@ -216,12 +216,13 @@ impl Drop for Instead {
 /// # Errors
 /// `work`'s, and the kernel's where the power cannot be kept.
 pub fn over_files<T>(ids: &HostIds, work: impl FnOnce(&Root) -> Result<T>) -> Result<T> {
-    const OVER_FILES: [Capability; 5] = [
+    const OVER_FILES: [Capability; 6] = [
         Capability::CAP_CHOWN,
         Capability::CAP_DAC_OVERRIDE,
         Capability::CAP_DAC_READ_SEARCH,
         Capability::CAP_FOWNER,
         Capability::CAP_FSETID,
+        Capability::CAP_KILL,
     ];
     if matches!(power(), Power::User) {
         return work(&Root(PhantomData));
@@ -230,22 +231,32 @@ pub fn over_files<T>(ids: &HostIds, work: impl FnOnce(&Root) -> Result<T>) -> Re
         return as_root(work);
     }
     let _instead = Instead::begin(ids);
-    let raise = || {
-        let may = caps::read(None, CapSet::Permitted)?;
-        let power = OVER_FILES.into_iter().filter(|capability| may.contains(capability)).collect();
-        caps::set(None, CapSet::Effective, &power)
-    };
-    raise().map_err(|e| Error::new(Stage::Host, Kind::Host, "cannot keep root's power over files").because(e))?;
+    keep(&OVER_FILES)
+        .map_err(|e| Error::new(Stage::Host, Kind::Host, "cannot keep root's power over files").because(e))?;
     // The power goes with the next change from root's id to another (capabilities(7)), which ends this.
     work(&Root(PhantomData))
 }
 
 /// Takes the ids: groups first, while it still may. For a thread with root's.
+///
+/// One capability stays: what is to die with `ces` (`PR_SET_PDEATHSIG`) is killed by the kernel in the name of the dying
+/// process, which must have the right to (the kernel's `group_send_sig_info`); those processes have ids of the container.
 fn take(ids: &HostIds) -> rustix::io::Result<()> {
     let groups: Vec<_> = ids.groups.iter().copied().map(rustix::process::Gid::from_raw).collect();
     set_thread_groups(&groups)?;
     set_group(ids.gid)?;
-    set_user(ids.uid)
+    set_user(ids.uid)?;
+    if ids.uid != 0 { keep(&[Capability::CAP_KILL]) } else { Ok(()) }
+}
+
+/// Makes those of `wanted` effective that this process may have, and no others.
+fn keep(wanted: &[Capability]) -> rustix::io::Result<()> {
+    let set = || {
+        let may = caps::read(None, CapSet::Permitted)?;
+        let power = wanted.iter().copied().filter(|capability| may.contains(capability)).collect();
+        caps::set(None, CapSet::Effective, &power)
+    };
+    set().map_err(|_| rustix::io::Errno::PERM)
 }
 
 /// The effective user id of this thread; real and saved stay.

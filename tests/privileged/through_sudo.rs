@@ -174,14 +174,14 @@ fn the_projects_members_share_what_one_of_them_pulled() {
 }
 
 #[test]
-fn another_root_is_accepted_only_where_root_alone_decides_what_is_there() {
+fn another_place_is_not_accepted_through_sudo_wherever_it_is() {
     let Some(desk) = Desk::new(Caller::Sudo) else { return };
     let ces = env!("CARGO_BIN_EXE_ces");
     let home = desk.host.researcher().dir.display().to_string();
     let mut command = desk.host.command("runuser");
     command.args(["--login", "--shell", "/bin/sh", &desk.host.researcher().name, "--command"]);
     let ran = Ran::from(command.arg(format!("sudo -n {ces} --root={home}/mine images")).output());
-    ran.refuses(3, &["--root", "sudo", "owned by uid"]);
+    ran.refuses(3, &["--root", "sudo", "[site]"]);
     assert!(!desk.host.home().join("mine").exists());
 }
 
