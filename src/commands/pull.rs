@@ -13,7 +13,7 @@ use crate::image::progress::Progress;
 use crate::image::pull::{Request, pull as pull_image};
 use crate::image::reference::{Reference, Source};
 use crate::image::source::{self, Credentials};
-use crate::image::store::visibility::Rights;
+use crate::image::store::viewer::Rights;
 use crate::image::unpack::parent::Unpacker;
 use crate::run::forked_task::ForkedTask;
 use crate::run::reown;

@@ -73,15 +73,20 @@ pub fn for_the_payload_alone() -> BTreeMap<String, Limit> {
 /// # Errors
 /// When the kernel does not let it.
 pub fn raise() -> Result<()> {
+    // Root of another container has no power over limits; nor has who started it chosen them through sudo.
+    let or_keep = |set: nix::Result<()>| match set {
+        Err(nix::Error::EPERM) if std::env::var_os("SUDO_UID").is_none() => Ok(()),
+        set => set,
+    };
     let fail = |name: &str, e: nix::Error| {
         Error::new(Stage::Host, Kind::Host, format!("cannot raise the limit {name} of this process")).because(e.desc())
     };
     for (name, resource) in RAISED {
-        setrlimit(resource, u64::MAX, u64::MAX).map_err(|e| fail(name, e))?;
+        or_keep(setrlimit(resource, u64::MAX, u64::MAX)).map_err(|e| fail(name, e))?;
     }
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| fail("nofile", e))?;
     if soft < OPEN_FILES {
-        setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, hard.max(OPEN_FILES)).map_err(|e| fail("nofile", e))?;
+        or_keep(setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, hard.max(OPEN_FILES))).map_err(|e| fail("nofile", e))?;
     }
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     for signal in [Signal::SIGXCPU, Signal::SIGXFSZ] {

@@ -23,7 +23,7 @@ use super::progress::Progress;
 use super::reference::{DiffId, Digest, Reference};
 use super::source::{Checked, Origin};
 use super::store::layer::PinnedLayer;
-use super::store::visibility::Rights;
+use super::store::viewer::Rights;
 use super::store::workspace::Workspace;
 use super::store::{ImageRecord, LayerRecord, Store};
 use super::unpack::parent::{BlobPipe, Unpacker};

@@ -31,7 +31,7 @@ fn without_a_policy_that_allows_it_nothing_is_executed() {
     let running = host.start(&[], "sleep 100");
     exec(&host, &[&running.id(), "true"]).refuses(125, &["ces exec is refused", "interactive.exec"]);
     // A run that began under such a policy has no way in, whatever the policy says later.
-    assert!(!host.root().join(format!("run/{}/door", running.id())).exists());
+    assert!(!host.root().join(format!("run/{}/exec.sock", running.id())).exists());
     host.policy(ALLOWED);
     exec(&host, &[&running.id(), "true"]).refuses(125, &["cannot reach the run", "interactive.exec"]);
     running.signal(Signal::SIGTERM);
@@ -240,8 +240,8 @@ fn only_the_runs_own_researcher_and_root_come_in() {
     command.env("SUDO_UID", "65534").env("SUDO_GID", "65534").env("SUDO_USER", "nobody");
     Ran::from(command.args(["exec", &running.id(), "true"]).output()).refuses(125, &["no run"]);
     Ran::from(host.ces_as_root().args(["exec", &running.id(), "true"]).output()).exits(0);
-    let door = fs::metadata(host.root().join(format!("run/{}/door", running.id()))).expect("the door");
-    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&door.permissions()) & 0o777, 0o600);
+    let socket = fs::metadata(host.root().join(format!("run/{}/exec.sock", running.id()))).expect("the socket");
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&socket.permissions()) & 0o777, 0o600);
     running.signal(Signal::SIGTERM);
     running.finish().exits(143);
     host.nothing_is_left();

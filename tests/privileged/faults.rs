@@ -245,7 +245,7 @@ fn a_full_store_is_one_error_and_nothing_ran() {
     let Some(host) = Host::with_demo() else { return };
     host.sh(&[], "true").exits(0);
     fs::remove_dir(host.outputs()).expect("empty outputs");
-    let work = host.tmp().join("ces/store/work");
+    let work = std::path::Path::new("/var/lib/ces/work");
     let mut refused = 0;
     // Inodes or bytes; the mount itself takes one inode, the directory of the run another.
     let sizes = (1..8).chain([16, 32, 65]).map(|inodes| format!("nr_inodes={inodes}"));
@@ -253,8 +253,8 @@ fn a_full_store_is_one_error_and_nothing_ran() {
         let mounted = format!("mount -t tmpfs -o {size},mode=0700 tmpfs {}", work.display());
         Ran::from(host.command("/bin/sh").args(["-c", &mounted]).output()).exits(0);
         let ran = host.run(&["localhost/demo", "/bin/true"]);
-        let left = children(&host.inside(&work));
-        Ran::from(host.command("umount").arg(&work).output()).exits(0);
+        let left = children(&host.inside(work));
+        Ran::from(host.command("umount").arg(work).output()).exits(0);
         refused += 1;
         match size.as_str() {
             // Not even the run's directory.
@@ -269,6 +269,6 @@ fn a_full_store_is_one_error_and_nothing_ran() {
     let mounted = format!("mount -t tmpfs -o nr_inodes=66,size=1028k,mode=0700 tmpfs {}", work.display());
     Ran::from(host.command("/bin/sh").args(["-c", &mounted]).output()).exits(0);
     let ran = host.run(&["localhost/demo", "/bin/true"]);
-    Ran::from(host.command("umount").arg(&work).output()).exits(0);
+    Ran::from(host.command("umount").arg(work).output()).exits(0);
     ran.exits(0);
 }

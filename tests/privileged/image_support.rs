@@ -304,7 +304,7 @@ impl Site {
     pub fn pull_from(&self, origin: &dyn Origin, name: &str) -> Result<Pulled> {
         let progress = Progress::new(true);
         let request = Request {
-            rights: ces::image::store::visibility::Rights::default(),
+            rights: ces::image::store::viewer::Rights::default(),
             reference: name.parse().unwrap(),
             source: "a test".to_owned(),
             by: "tester".to_owned(),

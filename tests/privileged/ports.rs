@@ -159,7 +159,7 @@ fn many_connections_at_once_keep_their_bytes_apart() {
 #[test]
 fn connections_for_which_there_are_no_descriptors_wait_and_are_served_later() {
     const MANY: usize = 60;
-    let Some(host) = Host::with_probe() else { return };
+    let Some(host) = Host::of_an_ordinary_user_with_probe() else { return };
     let ready = host.run_command(&["-p", "0:8000", "localhost/demo", PROBE, "serve", "echo", "127.0.0.1", INSIDE]);
     let mut command = host.command("prlimit");
     command.arg("--nofile=100:100").args(ready.get_args().skip_while(|word| *word != "--").skip(1));

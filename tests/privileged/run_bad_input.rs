@@ -225,13 +225,13 @@ fn a_home_without_room_is_an_error_and_leaves_nothing() {
 fn a_store_without_room_keeps_nothing_of_a_failed_pull() {
     let Some(host) = Host::new() else { return };
     let mut command = host.command("mount");
-    command.args(["-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs"]).arg(host.tmp().join("ces"));
+    command.args(["-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", "/var/lib/ces"]);
     Ran::from(command.output()).exits(0);
     let pull = || Ran::from(host.ces().args(["pull", &format!("oci:{}:demo", demo_layout().display())]).output());
     pull().refuses(1, &["space"]);
     let images = Ran::from(host.ces().args(["images", "--json"]).output());
     assert!(!images.exits(0).contains("demo"), "{images:?}");
-    let largest = largest_below(&host.root());
+    let largest = largest_below(&host.inside(Path::new("/var/lib/ces")));
     assert!(largest < 65_536, "a file of {largest} bytes is left of the failed pull");
     host.run(&["localhost/demo", "true"]).refuses(125, &["localhost/demo"]);
 }

@@ -5,10 +5,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use ces::error::Result;
+use ces::host::dirs::{Dirs, Places};
+use ces::host::privilege::as_root;
 use ces::image::document::{Descriptor, Manifest, Platform};
 use ces::image::source::layout::Layout;
 use ces::image::source::{Origin, Sink};
-use ces::image::store::Store;
 
 use crate::image_support::{Layer, LayoutDir, Pack, Site, Tar};
 
@@ -212,7 +213,8 @@ fn a_store_that_others_may_write_to_is_refused() {
     site.store();
     let root = site.directory.path().join("store");
     fs::set_permissions(&root, fs::Permissions::from_mode(0o777)).unwrap();
-    let report = Store::open(&site.dirs(), &site.caller).unwrap_err().report();
+    let opened = as_root(|root| Dirs::open(root, &site.caller, Some(site.directory.path()), &Places::default()));
+    let report = opened.unwrap_err().report();
     assert!(report.contains("not safe"), "{report}");
 }
 

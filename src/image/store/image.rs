@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::layer::LayerDir;
 use super::record::Pull;
-use super::visibility::Rights;
+use super::viewer::Rights;
 use super::{ImageRecord, Lock, Store, full, mount_points, read_json, sync_directory, write_file, write_json};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::privilege::as_root;

@@ -58,6 +58,8 @@ pub mod remove;
 /// Where containers have something mounted.
 mod mount_points;
 
+/// Who asks, and who holds.
+pub mod viewer;
 /// Whose image is whose.
 pub mod visibility;
 /// What the store notes about an image, and who holds it.
@@ -67,7 +69,7 @@ mod names;
 #[cfg(test)]
 mod tests;
 
-use visibility::Viewer;
+use viewer::Viewer;
 
 pub use image::{Listed, StoredImage};
 pub use layer::{LayerDir, LayerRecord};

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::visibility::{Holder, Rights, Viewer};
+use super::viewer::{Holder, Rights, Viewer};
 use super::{ImageRecord, Lock, Store, list, read_json, write_json};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::image::reference::{Digest, Reference};

@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::visibility::{Holder, Viewer};
+use super::viewer::{Holder, Viewer};
 use crate::image::reference::{DiffId, Digest};
 
 /// In place of a word that is not for whoever looks.

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::record::ImageRecord;
-use super::visibility::{Rights, Viewer};
+use super::viewer::{Rights, Viewer};
 use super::{Store, write_json};
 use crate::error::{Kind, Result};
 use crate::host::caller::Caller;

@@ -33,13 +33,18 @@ use super::tarstream::TarStream;
 use super::tree::Tree;
 use super::{plan, remove, settle, stream};
 use crate::host::idmap::IdMap;
+use crate::host::parent;
 
 /// Bytes of file contents after which what was written so far is sent on its way to disk.
 const FLUSH_EVERY: u64 = 256 << 20;
 
-/// What `ces __unpack` does; to be called before any thread exists.
+/// What the child process does; to be called before any thread exists.
 pub fn child_main() -> ExitCode {
     let Ok((control, blob)) = descriptors() else { return ExitCode::FAILURE };
+    if parent::verify(&control).is_err() {
+        // Not started by ces: whoever did is told nothing.
+        return ExitCode::FAILURE;
+    }
     let mut from_parent = BufReader::new(&control);
     let said = match work(&mut from_parent, &control, blob) {
         Ok(report) => Said::Done(report.map(Box::new)),

@@ -38,7 +38,7 @@ use crate::bundle::own_mounts::{self, OwnMount};
 use crate::bundle::rootfs::{self, Plan, ROOTFS, STATE};
 use crate::bundle::spec::OOM_SCORE_ADJ;
 use crate::error::{Error, Kind, Result, Stage};
-use crate::host::{privilege, sys};
+use crate::host::{parent, privilege, sys};
 use crate::run::channel::Channel;
 use crate::run::protocol::{CHANNEL_FD, Failure, FromStage, StageRequest, ToStage, WRITTEN_FD};
 use crate::run::user_namespace::{become_root_once_mapped, enter_user_namespace};
@@ -54,6 +54,10 @@ pub fn child_main_reading(read: impl FnOnce(OwnedFd) -> Result<StageRequest>) ->
         // Not started by ces: there is no one to talk to.
         return 125;
     };
+    if parent::verify_is_ces(&channel).is_err() {
+        // Not started by ces: whoever did is told nothing.
+        return 125;
+    }
     let channel = Channel::from_fd(channel);
     // Its power over the namespaces that it makes does not depend on its ids: there is time for this while they are mapped.
     let of_a_user = |written| own_network().and_then(|()| become_root_once_mapped(written));

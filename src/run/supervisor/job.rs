@@ -263,13 +263,17 @@ pub fn discard(
             over_files(&researcher, |root| user_namespace::with_ids(root, map, privileged, empty)).map(drop)?;
         }
     }
-    acting_as(&researcher, || {
+    let name_away = acting_as(&researcher, || {
         let home = open_directory(&places.home, false)?;
         match unlinkat(&home, places.scratch.as_str(), UnlinkatFlags::RemoveDir) {
             Ok(()) | Err(nix::Error::ENOENT | nix::Error::ENOTDIR) => Ok(()),
             Err(e) => Err(fail_path("remove", &places.scratch(), &e.into())),
         }
-    })?;
+    });
+    // Where none was made there is mostly none to remove, and no home to remove it from.
+    if scratch.is_some() {
+        name_away?;
+    }
     as_root(|root| {
         if remove_work(&places.work).is_err() {
             user_namespace::with_ids(root, map, privileged, || remove_work(&places.work).map(|()| Vec::new()))?;

@@ -13,6 +13,7 @@ use nix::unistd::{isatty, pipe2, read, write};
 
 use super::signals::Signals;
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::privilege::as_root;
 use crate::policy::units::show_size;
 use crate::text::{SessionFilter, TerminalFilter};
 
@@ -288,8 +289,7 @@ pub fn input_beside_terminal(interactive: bool) -> Result<Option<OwnedFd>> {
     }
     let path = if interactive { "/proc/self/fd/0" } else { "/dev/null" };
     let flags = OFlag::O_RDONLY | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    let opened = nix::fcntl::open(path, flags, Mode::empty());
-    opened.map(Some).map_err(|e| fail("open the terminal for reading alone", e))
+    open_terminal(path, flags).map(Some).map_err(|e| fail("open the terminal for reading alone", e))
 }
 
 /// The null device, for reading and writing.
@@ -315,7 +315,17 @@ fn reopen(fd: BorrowedFd<'_>, access: OFlag) -> Option<OwnedFd> {
     use std::os::fd::AsRawFd as _;
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let flags = access | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    nix::fcntl::open(path.as_str(), flags, Mode::empty()).ok()
+    open_terminal(&path, flags).ok()
+}
+
+/// Opens a terminal that this process holds already. One that sudo made for its command (sudoers(5), `use_pty`) is root's by
+/// name, though the caller types into it.
+fn open_terminal(own: &str, flags: OFlag) -> nix::Result<OwnedFd> {
+    let open = || nix::fcntl::open(own, flags, Mode::empty());
+    match open() {
+        Err(Errno::EACCES | Errno::EPERM) => as_root(|_| open()),
+        opened => opened,
+    }
 }
 
 fn copy(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
