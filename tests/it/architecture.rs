@@ -228,6 +228,94 @@ fn circles(sources: &[Source]) -> Vec<String> {
     in_circle.iter().map(|module| format!("{module} uses, by way of others, itself")).collect()
 }
 
+/// Where root's power is named, lent or taken, and what for. Everything else has the caller's rights and no more.
+const POWER: [(&str, &str); 49] = [
+    ("host/privilege.rs", "lends it"),
+    ("host/site_dir.rs", "opens what root alone can change"),
+    ("host/dirs.rs", "the site's directories"),
+    ("host/cgroup.rs", "control groups are root's"),
+    ("policy/load.rs", "policy and approvals may be closed to users"),
+    ("bundle/image_files.rs", "reads from layers, which are in the store"),
+    ("bundle/safe_data.rs", "asks the kernel as the payload, who has fewer groups"),
+    ("bundle/rootfs.rs", "the stage opens binds with the rights of who named them"),
+    ("image/pull.rs", "how full the store is"),
+    ("image/source/registry.rs", "a certificate that the policy names"),
+    ("image/store/mod.rs", "the store is root's"),
+    ("image/store/check/mod.rs", "the store is root's"),
+    ("image/store/image.rs", "the store is root's"),
+    ("image/store/layer.rs", "the store is root's"),
+    ("image/store/remove.rs", "the store is root's"),
+    ("image/store/visibility.rs", "the store is root's"),
+    ("image/store/workspace.rs", "the store is root's"),
+    ("image/unpack/parent.rs", "starts the child that unpacks, writes its id maps"),
+    ("run/process.rs", "ends processes with ids of the container"),
+    ("run/user_namespace.rs", "makes namespaces with ids of others"),
+    ("run/reown.rs", "makes layers in the store"),
+    ("run/exec_client.rs", "the socket is in the journal's directory"),
+    ("run/stage/in_child.rs", "mounts, for a bundle"),
+    ("run/terminal/streams.rs", "opens the caller's own terminal once more, which sudo may have made"),
+    ("run/supervisor/collect.rs", "gives files of the container's ids to the researcher"),
+    ("run/supervisor/detach.rs", "the log is root's"),
+    ("run/supervisor/enforced.rs", "looks at processes with ids of the container"),
+    ("run/supervisor/exec_server.rs", "the socket is in the journal's directory"),
+    ("run/supervisor/job.rs", "the throw-away layer, and files of the container's ids"),
+    ("run/supervisor/journal.rs", "what root obeys, root wrote"),
+    ("run/supervisor/launch.rs", "control group, id maps, the check"),
+    ("run/supervisor/ports.rs", "another's socket is removed with that other's rights"),
+    ("run/supervisor/probe.rs", "tries what a run does, for doctor"),
+    ("run/supervisor/quota.rs", "quotactl(2)"),
+    ("run/supervisor/record.rs", "records are root's"),
+    ("run/supervisor/spawn.rs", "starts the stage process"),
+    ("run/supervisor/supervise.rs", "signals the container"),
+    ("run/supervisor/sweep.rs", "journals and control groups of dead runs"),
+    ("run/supervisor/watch.rs", "counts files of the container's ids"),
+    ("commands/bounds.rs", "quotactl(2)"),
+    ("commands/bundle.rs", "copies layers, gives files to the container's ids"),
+    ("commands/context.rs", "reads the policy, opens the site's directories"),
+    ("commands/doctor.rs", "tries what a run does"),
+    ("commands/elevate.rs", "reads the policy"),
+    ("commands/facts.rs", "reads the approvals"),
+    ("commands/policy.rs", "reads the policy"),
+    ("commands/prepare.rs", "reads files of the image, asks for the store's disk"),
+    ("commands/pull.rs", "layers of an ordinary user's own"),
+    ("commands/ps.rs", "journals, records, signals"),
+];
+
+/// The same for what is the record's.
+const RECORDS: [(&str, &str); 5] = [
+    ("commands/logs.rs", "logs are root's"),
+    ("commands/records.rs", "records are root's"),
+    ("commands/run.rs", "starts the stage process, writes the record"),
+    ("commands/run_plan.rs", "layers of an ordinary user's own"),
+    ("commands/run_record.rs", "writes the record"),
+];
+
+/// Which files may change the ids of a process, and why.
+const IDS: [(&str, &str); 5] = [
+    ("host/privilege.rs", "through sudo, the researcher by default"),
+    ("run/user_namespace.rs", "root of a namespace of its own"),
+    ("run/stage/mod.rs", "the project's group alone"),
+    ("run/container/exec.rs", "another user of the container"),
+    ("image/unpack/child.rs", "root of a namespace of its own"),
+];
+
+fn power(sources: &[Source]) -> Vec<String> {
+    let files: Vec<&str> = POWER.iter().chain(&RECORDS).map(|(file, _)| *file).collect();
+    let shipped: Vec<Source> = sources
+        .iter()
+        .filter(|source| !source.path.ends_with("tests.rs"))
+        .map(|source| Source {
+            path: source.path.clone(),
+            text: source.text.split("\n#[cfg(test)]\nmod ").next().unwrap().to_owned(),
+        })
+        .collect();
+    let mut broken = only_in(&shipped, &["&Root", "as_root", "over_files", "acting_as"], &files);
+    let ids = ["seteuid", "setegid", "setresuid", "setresgid", "setgroups(", "setuid(", "setgid("];
+    let ids = [&ids[..], &["set_thread_res_uid", "set_thread_res_gid", "set_thread_groups"]].concat();
+    broken.extend(only_in(&shipped, &ids, &IDS.map(|(file, _)| file)));
+    broken
+}
+
 fn holds(broken: &[String]) {
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
 }
@@ -260,6 +348,21 @@ fn no_file_is_long() {
 #[test]
 fn a_stage_uses_earlier_stages_alone() {
     holds(&imports(&house()));
+}
+
+#[test]
+fn roots_power_is_named_in_listed_files_alone() {
+    let house = house();
+    holds(&power(&house));
+    // A list that is longer than it need be lets something in one day.
+    for (file, why) in POWER.iter().chain(&RECORDS) {
+        let source = house.iter().find(|source| source.path == *file).unwrap_or_else(|| panic!("{file} is gone"));
+        let words = ["&Root", "as_root", "over_files", "acting_as"];
+        assert!(code(&source.text).any(|(_, line)| words.iter().any(|word| has_word(line, word))), "{file}: {why}");
+    }
+    assert_eq!(power(&snippet("text.rs", "    as_root(|root| remove(root))")).len(), 1);
+    assert_eq!(power(&snippet("commands/images.rs", "fn f(_: &Root) {}")).len(), 1);
+    assert_eq!(power(&snippet("commands/images.rs", "    seteuid(Uid::from_raw(0))?;")).len(), 1);
 }
 
 #[test]
