@@ -267,7 +267,7 @@ fn writable(rootfs: &Path) -> Result<()> {
     Err(Error::new(Stage::Bundle, Kind::Host, format!("cannot {what}"))
         .because("overlayfs could not make its work directory in the store")
         .because(format!("the store's file system has {bytes} bytes and {} inodes free", work.files_available()))
-        .hint("make room (ces prune deletes what nothing uses), or put the store elsewhere with --root"))
+        .hint("make room (ces prune deletes what nothing uses), or put the store elsewhere: --root, through sudo [site] in the policy"))
 }
 
 fn make_dir(path: &Path) -> Result<()> {

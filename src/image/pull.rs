@@ -131,7 +131,7 @@ fn with_room(store: &Store, error: Error, blobs: u64) -> Error {
         .because(format!(
             "{root} has {bytes} bytes and {inodes} inodes free; of layers, {blobs} bytes (compressed) are needed"
         ))
-        .hint("make room (ces prune deletes what nothing uses), or put the store elsewhere with --root")
+        .hint("make room (ces prune deletes what nothing uses), or put the store elsewhere: --root, through sudo [site] in the policy")
 }
 
 fn fetch(
@@ -267,7 +267,7 @@ fn pre_flight(store: &Store, tasks: &VecDeque<Task>) -> Result<()> {
     if needed > free {
         return Err(Error::new(Stage::Store, Kind::Host, "the image does not fit the disk")
             .because(format!("its layers have {needed} bytes (compressed); {} has {free} free", store.root().display()))
-            .hint("make room (ces prune deletes what nothing uses), or put the store elsewhere with --root"));
+            .hint("make room (ces prune deletes what nothing uses), or put the store elsewhere: --root, through sudo [site] in the policy"));
     }
     Ok(())
 }
@@ -442,7 +442,7 @@ impl Job<'_> {
             FaultKind::NoSpace => (
                 format!("no space left for {which}"),
                 Kind::Host,
-                "make room (ces prune deletes what nothing uses), or put the store elsewhere with --root",
+                "make room (ces prune deletes what nothing uses), or put the store elsewhere: --root, through sudo [site] in the policy",
             ),
             FaultKind::Host => (format!("cannot unpack {which}"), Kind::Host, "nothing of it was kept"),
         };

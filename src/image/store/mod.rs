@@ -264,7 +264,7 @@ pub(crate) fn full(error: Error, place: &Path, needed: &str, e: &std::io::Error)
     let inodes = found.files_available();
     error
         .because(format!("{} has {bytes} bytes and {inodes} inodes free; {needed} were needed", place.display()))
-        .hint("make room (ces prune deletes what nothing uses), or put the store elsewhere with --root")
+        .hint("make room (ces prune deletes what nothing uses), or put the store elsewhere: --root, through sudo [site] in the policy")
 }
 
 /// Makes a directory's names survive a power failure.

@@ -367,7 +367,7 @@ fn room_to_begin(work: &Path) -> Result<()> {
             "{} has {bytes} bytes{inodes} free; a run begins with {BEGIN_BYTES} bytes and {BEGIN_INODES} inodes",
             work.parent().unwrap_or(work).display()
         ))
-        .hint("make room (ces prune deletes what nothing uses), or put the store elsewhere with --root"))
+        .hint("make room (ces prune deletes what nothing uses), or put the store elsewhere: --root, through sudo [site] in the policy"))
 }
 
 fn fail(what: &str, e: &std::io::Error) -> Error {
