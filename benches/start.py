@@ -18,6 +18,7 @@ def options(command):
     command.add_argument("--rounds", type=int, default=30, metavar="N")
     command.add_argument("--user", metavar="NAME", help="run everything as this ordinary user")
     command.add_argument("--at-once", default="20,100", metavar="N,…", help="how many together (default 20,100; 0: none)")
+    command.add_argument("--before", metavar="PROGRAM", help="another build of ces, measured in the same rounds")
     command.add_argument("--only", metavar="PEER,…", help="these peers alone")
 
 
@@ -102,6 +103,12 @@ def measure(options):
         }
         if why_not is None:
             peers["ces"] = [str(CES), "run", "--quiet", "--project", "bench", "localhost/root", "/bin/true"]
+        if options.before:
+            # Stores of other versions may hold other documents: one of its own.
+            before = [os.path.abspath(options.before), "--root", f"{here}/ces-before"]
+            work.give()
+            run(*work.shell(*before, "pull", f"oci:{FIXTURES}/demo:root"), env={**work.environment(), **env})
+            peers["ces, before"] = [*before, "run", "--quiet", "--project", "bench", "localhost/root", "/bin/true"]
         if options.only:
             wanted = [word.strip() for word in options.only.split(",")] + ["(floor)"]
             peers = {name: argv for name, argv in peers.items() if any(word in name for word in wanted)}
