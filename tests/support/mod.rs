@@ -112,6 +112,10 @@ impl Host {
             mount --bind \"$1/home\" \"$2\"
             overlay \"$1/etc\" /etc
             overlay \"$1/root\" /root
+            overlay \"$1/var\" /var
+            mount --bind \"$1/ces/store\" /var/lib/ces
+            mount --bind \"$1/ces/run\" /var/lib/ces/run
+            mount --bind \"$1/ces/log\" /var/log/ces
             [ ! -d /safe_data ] || mount -t tmpfs -o mode=755 tmpfs /safe_data
             echo ready
             exec sleep infinity";
