@@ -20,11 +20,12 @@ use crate::run::terminal::session::Session;
 use crate::run::terminal::signals::Signals;
 use crate::run::terminal::streams::{self, Inside};
 
-/// Has `command` executed in the run whose directory is `job`, and waits for its end.
+/// Has `command` executed in the run whose directory is `job`, and waits for its end; what of its streams was lost on the way
+/// is told in words.
 ///
 /// # Errors
 /// When it was refused, with the reason; nothing was executed then.
-pub fn exec(job: &Path, command: Command, interactive: bool) -> Result<Ending> {
+pub fn exec(job: &Path, command: Command, interactive: bool) -> Result<(Ending, Vec<String>)> {
     if interactive {
         pipes::check_input(std::io::stdin().as_fd())?;
     }
@@ -81,9 +82,8 @@ pub fn exec(job: &Path, command: Command, interactive: bool) -> Result<Ending> {
     if let Some(session) = session {
         session.end(&relays);
     }
-    let ended = ended?;
-    streams::check_whole(relays.iter().filter_map(Relay::lost))?;
-    Ok(ended)
+    let lost = relays.iter().filter_map(Relay::lost).map(str::to_owned).collect();
+    ended.map(|ending| (ending, lost))
 }
 
 /// The three streams, as for a run without a terminal.

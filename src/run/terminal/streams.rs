@@ -14,6 +14,7 @@ use nix::sys::stat::Mode;
 use super::relay::{Relay, Step};
 use super::signals::Signals;
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::process_limits;
 use crate::run::pipes;
 
 /// What takes the place of standard input, output and error in the container.
@@ -25,6 +26,8 @@ pub type Inside = [OwnedFd; 3];
 /// # Errors
 /// The kernel's.
 pub fn connect(interactive: bool, unfiltered: bool) -> Result<(Vec<Relay>, Inside)> {
+    // An ordinary user's limit holds for who writes the file, which now is ces.
+    process_limits::outlive_full_files()?;
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let mut relays = Vec::new();
     let input = if interactive && !pipes::leads_nowhere(stdin.as_fd()) {
@@ -123,18 +126,13 @@ pub fn drain(relays: &mut [Relay], signals: &mut Signals, until: Option<Instant>
     }
 }
 
-/// What did not arrive whole, as an error that says so; an answer that looks complete and is not would be worse.
-///
-/// # Errors
-/// When something was lost.
-pub fn check_whole<'a>(lost: impl IntoIterator<Item = &'a str>) -> Result<()> {
-    let lost: Vec<&str> = lost.into_iter().collect();
-    if lost.is_empty() {
-        return Ok(());
-    }
-    let error = Error::new(Stage::Run, Kind::Failed, "not everything was passed on between the payload and the caller");
+/// What did not arrive whole, as an error that says so, if there is any: an answer that looks complete and is not would be
+/// worse.
+pub fn not_whole(lost: &[String]) -> Option<Error> {
+    let what = "not everything was passed on between the payload and the caller";
     let hint = "is there room where the output goes? What the payload wrote to /safe_outputs is not concerned";
-    Err(lost.into_iter().fold(error, Error::because).hint(hint))
+    let error = lost.iter().fold(Error::new(Stage::Run, Kind::Failed, what), Error::because).hint(hint);
+    (!lost.is_empty()).then_some(error)
 }
 
 fn fail(what: &str, e: Errno) -> Error {
