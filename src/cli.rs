@@ -261,7 +261,7 @@ pub struct StopArgs {
 /// `ces exec`.
 #[derive(Debug, Clone, Args)]
 pub struct ExecArgs {
-    /// Keep stdin open
+    /// Pass standard input on: a file, a pipe or a terminal
     #[arg(short, long)]
     pub interactive: bool,
     /// Give the command a terminal of its own

@@ -67,7 +67,7 @@ pub struct RunOptions {
     /// A name for the run, unique among those running
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Keep stdin open
+    /// Pass standard input on: a file, a pipe or a terminal
     #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub interactive: Option<bool>,
     /// Give the payload a terminal of its own; with -i your keys go to it, also from a standard input that is none

@@ -11,7 +11,7 @@ use crate::policy::request::files;
 use crate::run::ending::Ending;
 use crate::run::exec_client;
 use crate::run::supervisor::exec_server::Command;
-use crate::run::terminal::session;
+use crate::run::terminal::{session, streams};
 
 /// Executes a command in a run of the caller's; the exit status is the command's.
 ///
@@ -47,7 +47,7 @@ pub fn exec(global: &Global, args: &ExecArgs) -> Result<u8> {
         by: site.caller.name.clone(),
     };
     let dir = site.dirs.running.join(journal.id.as_str());
-    let ending = exec_client::exec(&dir, command, args.interactive)?;
+    let (ending, lost) = exec_client::exec(&dir, command, args.interactive)?;
     if args.tty && args.interactive {
         session::forget_input();
     }
@@ -58,5 +58,8 @@ pub fn exec(global: &Global, args: &ExecArgs) -> Result<u8> {
         // With standard error closed there is nobody to tell.
         std::io::stderr().write_all(report.as_bytes()).ok();
     }
-    Ok(ending.exit_status())
+    let Some(error) = streams::not_whole(&lost) else { return Ok(ending.exit_status()) };
+    // As above.
+    std::io::stderr().write_all(error.report().as_bytes()).ok();
+    Ok(ending.exit_status().max(1))
 }

@@ -1,6 +1,7 @@
 //! `ces run`: the pipeline, read aloud.
 
 use std::io::IsTerminal as _;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use oci_spec::runtime::Spec;
@@ -19,6 +20,7 @@ use crate::host::caller::Caller;
 use crate::host::idmap::IdMap;
 use crate::host::privilege::{self, Power, as_root};
 use crate::run::job_id::JobId;
+use crate::run::pipes;
 use crate::run::supervisor::collect::{self, Whose};
 use crate::run::supervisor::detach::{self, detach, log_path};
 use crate::run::supervisor::exec_server;
@@ -48,6 +50,9 @@ pub fn run(global: &Global, args: &RunArgs, started: Option<Started>) -> Result<
     let mut prepared = prepare::prepare(global, args, caller)?;
     let (id, report) = (JobId::new()?, Report { quiet: global.quiet });
     settle_interaction(&mut prepared);
+    if prepared.grant.interactive {
+        pipes::check_input(std::io::stdin().as_fd())?;
+    }
     if prepared.request.detach {
         drop(idle);
         return run_detached(prepared, &id, &report);

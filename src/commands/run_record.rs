@@ -25,6 +25,7 @@ use crate::run::supervisor::outputs::Outputs;
 use crate::run::supervisor::places::Places;
 use crate::run::supervisor::record::{Record, State, now};
 use crate::run::supervisor::supervise::Outcome;
+use crate::run::terminal::streams;
 
 /// What came of a run: of its payload, what it used, and what it left.
 pub(super) type Ended = (Outcome, Usage, Leftovers);
@@ -134,6 +135,7 @@ pub(super) fn finish(
     if outcome.log_cut {
         record.warnings.push("the log was full: some of the output was dropped".to_owned());
     }
+    record.warnings.extend(outcome.lost.iter().map(|lost| format!("not passed on whole: {lost}")));
     match &left.outputs {
         Ok(outputs) => record.outputs = Some(outputs.clone()),
         Err(error) => record.warnings.push(error.to_string()),
@@ -155,12 +157,16 @@ pub(super) fn finish(
     left.outputs?;
     saved?;
     ended?;
+    if let Some(error) = streams::not_whole(&outcome.lost) {
+        report.always(&error.report());
+    }
     if matches!(outcome.ending, Ending::NotExecuted(_)) {
         let error =
             Error::new(Stage::Run, Kind::Missing, ended_as.text).hint("check the command, or the image's ENTRYPOINT");
         report.always(&error.report());
     }
-    Ok((status, record))
+    // The payload's own success is none if nobody got what it said.
+    Ok((if outcome.lost.is_empty() { status } else { status.max(1) }, record))
 }
 
 /// `--json-summary`: the record, written with the researcher's rights.

@@ -88,9 +88,19 @@ pub fn raise() -> Result<()> {
     if soft < OPEN_FILES {
         or_keep(setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, hard.max(OPEN_FILES))).map_err(|e| fail("nofile", e))?;
     }
-    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-    for signal in [Signal::SIGXCPU, Signal::SIGXFSZ] {
-        sys::set_signal_action(signal, &ignore).map_err(|e| fail(signal.as_str(), e))?;
-    }
-    Ok(())
+    [Signal::SIGXCPU, Signal::SIGXFSZ]
+        .into_iter()
+        .try_for_each(|signal| ignore(signal).map_err(|e| fail(signal.as_str(), e)))
+}
+
+/// From now on a file that may not grow any more is an error for who writes to it (EFBIG), and not the end of this process.
+///
+/// # Errors
+/// When the kernel does not let it.
+pub fn outlive_full_files() -> Result<()> {
+    ignore(Signal::SIGXFSZ).map_err(|e| Error::new(Stage::Host, Kind::Host, "cannot ignore SIGXFSZ").because(e.desc()))
+}
+
+fn ignore(signal: Signal) -> nix::Result<()> {
+    sys::set_signal_action(signal, &SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty()))
 }

@@ -3,7 +3,7 @@
 //! Takes a job's directory and a command; gives how it ended; trusts the supervisor of the run; refuses to leave the caller's
 //! terminal other than it was.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -13,24 +13,30 @@ use nix::sys::signal::Signal;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::privilege::as_root;
 use crate::run::ending::Ending;
+use crate::run::pipes;
 use crate::run::supervisor::exec_server::{self, Command, ExecReply, ExecRequest};
+use crate::run::terminal::relay::Relay;
 use crate::run::terminal::session::Session;
 use crate::run::terminal::signals::Signals;
-use crate::run::terminal::streams::{self, Relay};
+use crate::run::terminal::streams::{self, Inside};
 
-/// Has `command` executed in the run whose directory is `job`, and waits for its end.
+/// Has `command` executed in the run whose directory is `job`, and waits for its end; what of its streams was lost on the way
+/// is told in words.
 ///
 /// # Errors
 /// When it was refused, with the reason; nothing was executed then.
-pub fn exec(job: &Path, command: Command, interactive: bool) -> Result<Ending> {
+pub fn exec(job: &Path, command: Command, interactive: bool) -> Result<(Ending, Vec<String>)> {
+    if interactive {
+        pipes::check_input(std::io::stdin().as_fd())?;
+    }
     let mut signals = Signals::hold()?;
     let tty = command.tty;
     let channel = as_root(|root| exec_server::connect_to(root, job))?;
-    let (mut relays, ends) = if tty { (Vec::new(), None) } else { connect(interactive)? };
-    let passed: Vec<_> = ends.iter().flatten().map(|end| end.as_fd()).collect();
+    let (mut relays, inside) = if tty { (Vec::new(), None) } else { join(interactive)? };
+    let passed: Vec<_> = inside.iter().flatten().map(|stream| stream.as_fd()).collect();
     channel.send_with(&ExecRequest::Execute(command), &passed)?;
     drop(passed);
-    drop(ends);
+    drop(inside);
     let mut session = None;
     let ended = loop {
         let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN), exec_server::input(channel.as_fd())];
@@ -71,34 +77,18 @@ pub fn exec(job: &Path, command: Command, interactive: bool) -> Result<Ending> {
             Err(error) => break Err(error),
         }
     };
-    streams::drain(&mut relays, &mut signals)?;
+    // Of the command: what it left running in the background may hold its pipes as long as the run lasts.
+    streams::drain(&mut relays, &mut signals, None)?;
     if let Some(session) = session {
         session.end(&relays);
     }
-    ended
+    let lost = relays.iter().filter_map(Relay::lost).map(str::to_owned).collect();
+    ended.map(|ending| (ending, lost))
 }
 
-/// The three streams, as for a run without a terminal; without `interactive` there is nothing to read.
-fn connect(interactive: bool) -> Result<(Vec<Relay>, Option<[OwnedFd; 3]>)> {
-    let copy = |fd: std::os::fd::BorrowedFd<'_>| {
-        fd.try_clone_to_owned().map_err(|e| fail("cannot copy a descriptor").because(e))
-    };
-    let stdin = if interactive {
-        streams::input_beside_terminal(true)?.map_or_else(|| copy(std::io::stdin().as_fd()), Ok)?
-    } else {
-        streams::nothing()?
-    };
-    let mut relays = Vec::new();
-    let mut end = |to_stderr: bool| match Relay::for_output(to_stderr, false)? {
-        Some((relay, end)) => {
-            relays.push(relay);
-            Ok(end)
-        }
-        None if to_stderr => copy(std::io::stderr().as_fd()),
-        None => copy(std::io::stdout().as_fd()),
-    };
-    let (stdout, stderr) = (end(false)?, end(true)?);
-    Ok((relays, Some([stdin, stdout, stderr])))
+/// The three streams, as for a run without a terminal.
+fn join(interactive: bool) -> Result<(Vec<Relay>, Option<Inside>)> {
+    streams::connect(interactive, false).map(|(relays, inside)| (relays, Some(inside)))
 }
 
 fn fail(what: &str) -> Error {

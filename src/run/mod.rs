@@ -23,6 +23,8 @@ pub mod protocol;
 pub mod channel;
 /// Child processes: started, ended, waited for.
 pub mod process;
+/// Pipes of ces's own, in the place of the caller's streams.
+pub mod pipes;
 /// User namespaces: made, mapped, kept.
 pub mod user_namespace;
 /// Work for a child that was forked while there was one thread.

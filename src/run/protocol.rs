@@ -85,13 +85,12 @@ pub enum ToStage {
     Start,
 }
 
-/// What comes with [`ToStage::Begin`], in this order: the request, the payload's status, the way in for commands, and these.
+/// What comes with [`ToStage::Begin`], in this order: the request, the payload's status, the way in for commands, what takes the
+/// place of standard input, output and error, and these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Passed {
     /// Files by which a process enters its control groups.
     pub groups: usize,
-    /// What takes the place of standard input, output and error.
-    pub streams: [bool; 3],
     /// Listeners of published ports.
     pub listeners: usize,
     /// The layers' user namespace.

@@ -30,6 +30,8 @@ mod run_cleanup;
 mod run_bad_input;
 /// Runs at a terminal.
 mod terminal;
+/// Standard input, output and error of a payload that has none.
+mod streams;
 /// Living with jobs: names, `ps`, `stop`, `logs`, detached runs.
 mod jobs;
 /// `ces exec`: the same restrictions, checked, recorded.

@@ -19,6 +19,7 @@ use crate::bundle::image_user::{self, ResolvedUser};
 use crate::host::sys;
 use crate::run::channel::Channel;
 use crate::run::container::execute;
+use crate::run::pipes;
 
 /// What PID 1 is told. With it come the gate, and, without a terminal, the three streams.
 #[derive(Debug, Serialize, Deserialize)]
@@ -95,6 +96,9 @@ fn command(request: &Execute, gate: OwnedFd, streams: &[OwnedFd]) -> i32 {
             let master = own_terminal(ids.map(|(uid, _)| Uid::from_raw(uid)))?;
             gate.send_with(&AtGate::Terminal, &[master.as_fd()]).map_err(|_| Errno::EPIPE)?;
         }
+        if let Some((uid, gid)) = ids.filter(|_| !request.tty) {
+            give_streams(Uid::from_raw(uid), Gid::from_raw(gid));
+        }
         if let Some(Err(error)) = ids.map(|(uid, gid)| become_user(uid, gid)) {
             let why = format!("the container's first process may not change its user ({})", error.desc());
             gate.send(&AtGate::NotUser(why)).map_err(|_| Errno::EPIPE)?;
@@ -154,6 +158,15 @@ fn alone_with(gate: &OwnedFd, streams: &[OwnedFd], tty: bool) -> std::io::Result
     sys::close_from(GATE.unsigned_abs() + 1)?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(Channel::from_fd(sys::inherited_fd(GATE)?))
+}
+
+/// The pipes to the caller become that user's.
+fn give_streams(uid: Uid, gid: Gid) {
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    for stream in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] {
+        // EPERM: then it cannot become that user either, and says so; else they are open to it all the same.
+        pipes::give_here(stream, uid, gid).ok();
+    }
 }
 
 /// The gate's number.

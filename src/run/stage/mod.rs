@@ -40,6 +40,7 @@ use crate::bundle::spec::OOM_SCORE_ADJ;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::{parent, privilege, sys};
 use crate::run::channel::Channel;
+use crate::run::pipes;
 use crate::run::protocol::{CHANNEL_FD, Failure, FromStage, StageRequest, ToStage, WRITTEN_FD};
 use crate::run::user_namespace::{become_root_once_mapped, enter_user_namespace};
 
@@ -88,16 +89,14 @@ fn begin(channel: &Channel, read: impl FnOnce(OwnedFd) -> Result<StageRequest>) 
     let mut descriptors = descriptors.into_iter();
     let mut next = || descriptors.next().ok_or_else(lost);
     let (document, status, exec) = (next()?, next()?, next()?);
+    let streams = [next()?, next()?, next()?];
     for _ in 0..passed.groups {
         // 0 is the one who writes: a process of one thread, and all that it will start.
         File::from(next()?)
             .write_all(b"0")
             .map_err(|e| Error::new(Stage::Run, Kind::Host, "cannot enter the control group").because(e))?;
     }
-    let streams = passed.streams.map(|there| there.then(&mut next).transpose());
-    let [stdin, stdout, stderr] = streams;
-    let streams = [stdin?, stdout?, stderr?];
-    sys::replace_streams(streams.each_ref().map(Option::as_ref))
+    sys::replace_streams(streams.each_ref().map(Some))
         .map_err(|e| Error::new(Stage::Run, Kind::Host, "cannot connect the output").because(e))?;
     let listeners = (0..passed.listeners).map(|_| next()).collect::<Result<Vec<_>>>()?;
     let layer_ns = passed.layer_ns.then(&mut next).transpose()?;
@@ -145,6 +144,10 @@ fn stage(request: StageRequest, channel: &Channel, Handed { status, exec, listen
     let (spec, moved) = lay_mount_points(request.spec, &request.plan)?;
     let process = spec.process().as_ref();
     let owner = Uid::from_raw(process.map_or(0, |process| process.user().uid()));
+    if !request.privileged && request.nested.is_none() {
+        // Of several ids that are the user's; an id of its own namespace is the user's own, whose the pipes are already.
+        give_streams(owner, Gid::from_raw(process.map_or(0, |process| process.user().gid())))?;
+    }
     let console = process.and_then(Process::terminal).unwrap_or(false);
     let console = console.then(|| Console::listen(Path::new(STATE))).transpose()?;
     let container = engine::create(
@@ -163,6 +166,12 @@ fn stage(request: StageRequest, channel: &Channel, Handed { status, exec, listen
     let init = container.start()?;
     wait(init, relay, channel)?;
     channel.send(&FromStage::Finished)
+}
+
+/// The pipes to the caller become the payload's, as root of the container's user namespace may have it.
+fn give_streams(uid: Uid, gid: Gid) -> Result<()> {
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()].into_iter().try_for_each(|pipe| pipes::give_here(pipe, uid, gid))
 }
 
 /// A network namespace with nothing but loopback, which is up. It belongs to the user namespace that this process is in:

@@ -81,7 +81,7 @@ pub struct Expected {
     pub limits: Option<Observed>,
     /// The name of the job's cgroup, if it has one.
     pub cgroup: Option<String>,
-    /// The container's own terminal, which is then its three streams; else it has none.
+    /// The container's own terminal, which is then its three streams; else these are pipes or the null device.
     pub terminal: Option<Device>,
 }
 
@@ -147,6 +147,8 @@ pub struct Enforced {
     pub descriptors: Vec<String>,
     /// Standard input, output and error, as far as they are devices.
     pub streams: [Option<Device>; 3],
+    /// Those of them that are neither a device nor a pipe, by what they lead to: the caller's own.
+    pub of_the_caller: Vec<String>,
     /// The controlling terminal, as proc_pid_stat(5) numbers it; 0: none.
     pub terminal: u64,
     /// Devices in `/dev`, by name.

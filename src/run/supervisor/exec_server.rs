@@ -16,6 +16,7 @@ use nix::unistd::{Pid, getuid};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::ids::HostIds;
 use crate::host::privilege::{Root, as_root};
 use crate::host::site_dir::SiteDir;
 use crate::host::sys;
@@ -23,6 +24,7 @@ use crate::run::channel::Channel;
 use crate::run::container::exec::{AtGate, Ended, Execute, Go};
 use crate::run::ending::Ending;
 use crate::run::job_id::JobId;
+use crate::run::pipes;
 use crate::run::protocol::Failure;
 use crate::run::supervisor::enforced::{Device, Enforced};
 use crate::run::supervisor::record::{self, Executed};
@@ -75,6 +77,8 @@ pub type Check<'a> = Box<dyn Fn(Pid, Option<Device>, Option<(u32, u32)>) -> Resu
 /// What a command has that says nothing else.
 #[derive(Debug, Clone)]
 pub struct Base {
+    /// Whose the streams become, if it takes root's power to give them.
+    pub owner: Option<HostIds>,
     /// The payload's environment.
     pub env: Vec<String>,
     /// Where the payload started.
@@ -225,6 +229,10 @@ impl<'a> ExecServer<'a> {
     }
 
     fn execute(&mut self, at: usize, command: Command, streams: &[OwnedFd]) -> Result<()> {
+        for stream in streams {
+            pipes::check_stream(stream.as_fd())?;
+            self.base.owner.iter().try_for_each(|owner| as_root(|root| pipes::give(root, stream.as_fd(), owner)))?;
+        }
         let (ours, theirs) = Channel::pair()?;
         setsockopt(&ours.as_fd(), sockopt::PassCred, &true).map_err(|e| fail("know who executes", e.into()))?;
         let mut env = self.base.env.clone();

@@ -19,6 +19,7 @@ use crate::host::privilege::{Root, as_root};
 use crate::host::site_dir::SiteDir;
 use crate::host::sys;
 use crate::run::job_id::JobId;
+use crate::run::pipes;
 use crate::run::process;
 use crate::run::protocol::{FromStage, StageRequest, ToStage};
 use crate::run::supervisor::detach::{LARGEST_LOG, Report};
@@ -28,8 +29,9 @@ use crate::run::supervisor::ports::Ports;
 use crate::run::supervisor::spawn::{Idle, StageProcess};
 use crate::run::supervisor::supervise::{self, Outcome, Supervised};
 use crate::run::supervisor::watch::{Bound, Watch};
+use crate::run::terminal::relay::Relay;
 use crate::run::terminal::signals::Signals;
-use crate::run::terminal::streams::{self, Relay};
+use crate::run::terminal::streams::{self, Inside};
 
 /// Everything a run needs.
 #[derive(Debug)]
@@ -50,7 +52,7 @@ pub struct Launch<'a> {
     pub limits_required: bool,
     /// How long it may run.
     pub time: Option<Duration>,
-    /// Standard input reaches the payload even when it is a terminal (`-i`).
+    /// Standard input reaches the payload (`-i`).
     pub interactive: bool,
     /// The payload has a terminal of its own (`-t`).
     pub tty: bool,
@@ -114,9 +116,8 @@ pub fn launch<T>(
         exec: launch.exec.is_some(),
     };
     let cgroup = prepared.as_ref().and_then(|(cgroup, _)| cgroup.as_ref());
-    let streams = ends.each_ref().map(Option::as_ref);
     let stage = as_root(|root| {
-        idle.begin(root, &request, identity.layer_map().as_ref(), streams, &launch.ports.listeners(), cgroup)
+        idle.begin(root, &request, identity.layer_map().as_ref(), &ends, &launch.ports.listeners(), cgroup)
     });
     let stage = match stage {
         Ok(stage) => stage,
@@ -144,25 +145,21 @@ pub fn launch<T>(
     ended.and_then(|(outcome, last)| removed.map(|()| (outcome, usage, last)))
 }
 
-/// What takes the place of the three streams in the container, and what brings its output to the caller's terminal.
-fn connect(launch: &Launch<'_>) -> Result<(Vec<Relay>, [Option<OwnedFd>; 3])> {
-    if launch.tty {
-        // The payload gets a terminal of its own; whatever the caller's streams are stays with ces.
-        let nothing = || streams::nothing().map(Some);
-        return Ok((Vec::new(), [nothing()?, nothing()?, nothing()?]));
+/// What takes the place of the three streams in the container, and what joins it to the caller's.
+fn connect(launch: &Launch<'_>) -> Result<(Vec<Relay>, Inside)> {
+    let (relays, inside) = if launch.tty {
+        (Vec::new(), streams::connect_nothing()?)
+    } else if launch.detached.is_some() {
+        streams::connect_log(LARGEST_LOG)?
+    } else {
+        streams::connect(launch.interactive, launch.raw)?
+    };
+    if launch.identity.caller.is_privileged() {
+        // For an ordinary user the stage process does it, which has their subordinate ids.
+        let owner = launch.identity.payload();
+        as_root(|root| inside.iter().try_for_each(|stream| pipes::give(root, stream.as_fd(), &owner)))?;
     }
-    if launch.detached.is_some() {
-        let ((out, stdout), (err, stderr)) = (Relay::for_log(LARGEST_LOG)?, Relay::for_log(LARGEST_LOG)?);
-        return Ok((vec![out, err], [None, Some(stdout), Some(stderr)]));
-    }
-    let (mut pipes, mut ends) = (Vec::new(), [streams::input_beside_terminal(launch.interactive)?, None, None]);
-    for (end, to_stderr) in ends.iter_mut().skip(1).zip([false, true]) {
-        if let Some((pipe, write)) = Relay::for_output(to_stderr, launch.raw)? {
-            pipes.push(pipe);
-            *end = Some(write);
-        }
-    }
-    Ok((pipes, ends))
+    Ok((relays, inside))
 }
 
 /// A cgroup, and what it lacks in words, or the refusal where the policy requires that: the cgroup is there in any case,
@@ -271,7 +268,7 @@ fn converse<T>(
                 }
                 as_root(|root| enforced::check(root, pid, &host, &expected, limits))
             };
-            let base = base(launch.spec);
+            let base = base(launch);
             Ok(ExecServer::new(listener, stage.exec, base, (log.clone(), launch.id.clone()), Box::new(check)))
         });
         let run = Supervised {
@@ -339,9 +336,11 @@ fn until_created(launch: &Launch<'_>, stage: &StageProcess, mut in_cgroup: impl 
 }
 
 /// What a command of `ces exec` has that says nothing else: what the payload had.
-fn base(spec: &Spec) -> Base {
-    let process = spec.process().as_ref();
+fn base(launch: &Launch<'_>) -> Base {
+    let process = launch.spec.process().as_ref();
+    let identity = launch.identity;
     Base {
+        owner: identity.caller.is_privileged().then(|| identity.payload()),
         env: process.and_then(|process| process.env().clone()).unwrap_or_default(),
         cwd: process.map_or_else(|| "/".to_owned(), |process| process.cwd().display().to_string()),
     }

@@ -183,7 +183,7 @@ impl Idle {
         root: &Root,
         request: &StageRequest,
         layer_map: Option<&IdMap>,
-        streams: [Option<&OwnedFd>; 3],
+        streams: &[OwnedFd; 3],
         listeners: &[BorrowedFd<'_>],
         cgroup: Option<&Cgroup>,
     ) -> Result<StageProcess> {
@@ -192,16 +192,11 @@ impl Idle {
         let (exec, exec_inside) = Channel::pair()?;
         let groups = cgroup.map(|cgroup| cgroup.entrances(root)).transpose()?.unwrap_or_default();
         let layer_ns = layer_map.map(|map| user_namespace::holding(root, map, self.privileged)).transpose()?;
-        let passed = Passed {
-            groups: groups.len(),
-            streams: streams.map(|stream| stream.is_some()),
-            listeners: listeners.len(),
-            layer_ns: layer_ns.is_some(),
-        };
+        let passed = Passed { groups: groups.len(), listeners: listeners.len(), layer_ns: layer_ns.is_some() };
         let descriptors: Vec<BorrowedFd<'_>> = [document.as_fd(), status_write.as_fd(), exec_inside.as_fd()]
             .into_iter()
+            .chain(streams.iter().map(AsFd::as_fd))
             .chain(groups.iter().map(AsFd::as_fd))
-            .chain(streams.into_iter().flatten().map(AsFd::as_fd))
             .chain(listeners.iter().copied())
             .chain(layer_ns.as_ref().map(AsFd::as_fd))
             .collect();

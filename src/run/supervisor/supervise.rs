@@ -22,9 +22,10 @@ use crate::run::supervisor::detach::Report;
 use crate::run::supervisor::exec_server::{self, ExecServer, Source};
 use crate::run::supervisor::record::Executed;
 use crate::run::supervisor::watch::Watch;
+use crate::run::terminal::relay::Relay;
 use crate::run::terminal::session::Session;
 use crate::run::terminal::signals::Signals;
-use crate::run::terminal::streams::{Relay, drain, move_on};
+use crate::run::terminal::streams::{drain, move_on};
 
 /// How long a payload has between SIGTERM and SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(10);
@@ -42,6 +43,8 @@ pub struct Outcome {
     pub relay_lost: bool,
     /// Something of the output was dropped, because the log was full.
     pub log_cut: bool,
+    /// Why something did not arrive at the payload, or at the caller, in words.
+    pub lost: Vec<String>,
     /// What was executed besides the payload.
     pub executed: Vec<Executed>,
 }
@@ -57,7 +60,7 @@ pub struct Supervised<'a> {
     pub init: OwnedFd,
     /// How long it may run.
     pub limit: Option<Duration>,
-    /// Output on its way to a terminal, of a payload that has none.
+    /// The streams of a payload that has no terminal.
     pub pipes: Vec<Relay>,
     /// The master side of the payload's own terminal.
     pub terminal: Option<OwnedFd>,
@@ -87,16 +90,19 @@ pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<
         relays.extend(joined);
     }
     Signals::never_stop()?;
+    let latest = run.limit.map(|limit| Instant::now() + limit);
     let ended = until_gone(&mut run, signals, session.as_ref(), &mut relays);
-    // What the payload wrote last is still on its way; the other ends are closed with the container.
-    drain(&mut relays, signals)?;
+    // What the payload wrote last is still on its way. Who reads has as long as the payload had, and the time of grace.
+    let latest = latest.map(|latest| latest.max(Instant::now()) + GRACE);
+    drain(&mut relays, signals, latest)?;
     if let Some(session) = session {
         session.end(&relays);
     }
     let outcome = ended?;
     let ending = if outcome.ending == Ending::TimedOut { Ending::TimedOut } else { read_ending(run.payload_status) };
     let executed = run.exec.map(ExecServer::into_executed).unwrap_or_default();
-    Ok(Outcome { ending, log_cut: relays.iter().any(Relay::was_cut), executed, ..outcome })
+    let lost = relays.iter().filter_map(Relay::lost).map(str::to_owned).collect();
+    Ok(Outcome { ending, log_cut: relays.iter().any(Relay::was_cut), lost, executed, ..outcome })
 }
 
 /// From the start to the end of the container; the ending is what ces knows of it, before PID 1's word is read.
@@ -168,6 +174,7 @@ fn until_gone(
                         exceeded,
                         relay_lost,
                         log_cut: false,
+                        lost: Vec::new(),
                         executed: Vec::new(),
                     });
                 }

@@ -2,7 +2,9 @@
 
 /// Signals of the caller.
 pub mod signals;
-/// The payload's output and input, on their way from and to the caller.
+/// One stream of bytes on its way.
+pub mod relay;
+/// The payload's three streams, joined to the caller's.
 pub mod streams;
 /// The payload's terminal, joined to the caller's.
 pub mod session;

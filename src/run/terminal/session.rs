@@ -14,7 +14,7 @@ use nix::unistd::{getpgrp, isatty, tcgetpgrp};
 
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::sys;
-use crate::run::terminal::streams::{self, Relay};
+use crate::run::terminal::relay::{self, Relay};
 
 /// Undoes what a program that was killed may have left switched on: reports of the mouse and of focus, bracketed paste, a
 /// hidden cursor, colours (xterm's control sequences, DECSET).
@@ -39,7 +39,7 @@ impl Session {
         largest: Option<u64>,
         unfiltered: bool,
     ) -> Result<(Self, Vec<Relay>)> {
-        streams::unblock(&master)?;
+        relay::unblock(&master)?;
         let mut relays = vec![Relay::from_terminal(master.as_fd(), largest, unfiltered)?];
         if interactive {
             let modes = tcgetattr(&master).map_err(|e| fail("read the modes of the container's terminal", e))?;

@@ -78,6 +78,7 @@ pub fn observe(pid: Pid, host: &Host) -> Result<Enforced> {
         routes: routes(&read("net/route")?),
         descriptors: descriptors(pid)?,
         streams: [0, 1, 2].map(|number| terminal::stream(pid, number)),
+        of_the_caller: [0, 1, 2].into_iter().filter_map(|number| terminal::of_the_caller(pid, number)).collect(),
         terminal: terminal::controlling(&read("stat")?)?,
         devices: devices(pid)?,
         rlimits: rlimits(&read("limits")?),

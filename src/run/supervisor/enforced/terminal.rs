@@ -1,7 +1,7 @@
-//! The container's own terminal: its three streams and nothing else.
+//! The container's three streams: its own terminal, or pipes.
 //!
 //! Takes the master side that the container sent out; gives the device that the kernel says belongs to it; trusts no name;
-//! refuses a controlling terminal that was not asked for.
+//! refuses a controlling terminal that was not asked for, and a stream that is the caller's own.
 
 use std::fs;
 use std::os::fd::BorrowedFd;
@@ -43,6 +43,18 @@ pub(super) fn stream(pid: Pid, number: u32) -> Option<Device> {
     found.file_type().is_char_device().then(|| Device { file_system: found.dev(), device: found.rdev() })
 }
 
+/// What a standard stream leads to, if that is neither a device nor a pipe without a name; one that cannot be seen does not
+/// count as closed.
+pub(super) fn of_the_caller(pid: Pid, number: u32) -> Option<String> {
+    let path = format!("/proc/{pid}/fd/{number}");
+    match fs::read_link(&path) {
+        Ok(target) if target.to_string_lossy().starts_with("pipe:[") || stream(pid, number).is_some() => None,
+        Ok(target) => Some(target.display().to_string()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => Some(error.to_string()),
+    }
+}
+
 /// The controlling terminal: the seventh field; the second is in parentheses and may hold any character.
 pub(super) fn controlling(stat: &str) -> Result<u64> {
     let fields = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
@@ -62,5 +74,13 @@ pub(super) fn compare(
     }
     if expected.terminal.is_some() && facts.streams != [expected.terminal; 3] {
         differs("a standard stream", &facts.streams, &expected.terminal);
+    }
+    if let Some(own) = facts.of_the_caller.first() {
+        differs("a standard stream", own, &"a pipe of ces's own, or the container's terminal");
+    }
+    let null = nix::sys::stat::makedev(1, 3);
+    let mut devices = facts.streams.iter().flatten().filter(|_| expected.terminal.is_none());
+    if let Some(other) = devices.find(|stream| stream.device != null) {
+        differs("a standard stream", other, &"a pipe, or the null device");
     }
 }

@@ -79,6 +79,7 @@ fn found() -> Enforced {
         interfaces: vec!["lo".to_owned(), "sit0".to_owned()],
         routes: Vec::new(),
         streams: [Some(TERMINAL); 3],
+        of_the_caller: Vec::new(),
         terminal: TERMINAL.device,
         devices: [("null", "c 1:3"), ("tty", "c 5:0"), ("console", "c 136:3")]
             .map(|(name, number)| (name.to_owned(), number.to_owned()))
@@ -92,10 +93,11 @@ fn found() -> Enforced {
 /// A protection less, and the words that name it.
 type Loss = (&'static str, fn(&mut Enforced));
 
-const LOSSES: [Loss; 62] = [
+const LOSSES: [Loss; 63] = [
     ("the controlling terminal", |f| f.terminal = 0),
     ("a standard stream", |f| f.streams[0] = Some(Device { file_system: 24, ..TERMINAL })),
     ("a standard stream", |f| f.streams[2] = None),
+    ("a standard stream", |f| f.of_the_caller = vec!["/home/researcher/log".to_owned()]),
     ("the user", |f| f.uids = vec![0; 4]),
     ("the user", |f| f.uids[2] = 0),
     ("the user", |f| f.uids.clear()),
@@ -253,7 +255,12 @@ fn no_protection_of_this_very_process_is_taken_for_in_force() {
 fn a_terminal_that_was_not_asked_for_is_named() {
     let expected = Expected { terminal: None, ..promised() };
     assert!(compare(&expected, &found()).iter().any(|what| what.contains("controlling terminal")));
-    assert_eq!(compare(&expected, &Enforced { terminal: 0, ..found() }), Vec::<String>::new());
+    let piped = Enforced { terminal: 0, streams: [None; 3], ..found() };
+    assert_eq!(compare(&expected, &piped), Vec::<String>::new());
+    let null = Device { file_system: 5, device: nix::sys::stat::makedev(1, 3) };
+    assert_eq!(compare(&expected, &Enforced { streams: [Some(null); 3], ..piped.clone() }), Vec::<String>::new());
+    let of_the_caller = Enforced { streams: [None, None, Some(TERMINAL)], ..piped };
+    assert!(compare(&expected, &of_the_caller).iter().any(|what| what.contains("a standard stream")));
 }
 
 #[test]
