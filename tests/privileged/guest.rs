@@ -41,9 +41,8 @@ fn researcher(desk: &Desk, script: &str) -> Command {
 
 /// How `caller` calls `ces` in a shell of theirs.
 fn ces(desk: &Desk) -> String {
-    let root = desk.host.tmp().join("ces");
     match desk.caller {
-        Caller::Sudo => format!("sudo -n {CES} --root={}", root.display()),
+        Caller::Sudo => format!("sudo -n {CES}"),
         _ => CES.to_owned(),
     }
 }

@@ -21,7 +21,7 @@ use crate::run::channel::Channel;
 use crate::run::container::execute;
 use crate::run::pipes;
 
-/// What PID 1 is told. With it come the gate, and, without a terminal, the three streams.
+/// What PID 1 is told. With it come a sync channel, and, without a terminal, the three streams.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Execute {
     /// The command's number, by which its end is told.
@@ -49,9 +49,9 @@ pub struct Ended {
     pub status: i32,
 }
 
-/// What a command's process says at the gate.
+/// What a command's process says on its sync channel.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum AtGate {
+pub enum CommandState {
     /// The master side of its terminal, which it keeps no longer.
     Terminal,
     /// It waits to execute, as the user (and group) whom it was to become; the kernel says which process that is.
@@ -70,20 +70,20 @@ pub struct Go;
 pub fn admit(requests: &Channel) -> Option<Option<(Pid, u32)>> {
     let Ok(Some((request, mut passed))) = requests.receive_with::<Execute>() else { return None };
     let number = request.number;
-    let gate = if passed.is_empty() { return Some(None) } else { passed.remove(0) };
-    let child = sys::fork(|| command(&request, gate, &passed));
-    // Without a process its gate closes, and ces knows.
+    let sync = if passed.is_empty() { return Some(None) } else { passed.remove(0) };
+    let child = sys::fork(|| command(&request, sync, &passed));
+    // Without a process its sync channel closes, and ces knows.
     Some(child.ok().map(|pid| (pid, number)))
 }
 
 /// In the child.
-fn command(request: &Execute, gate: OwnedFd, streams: &[OwnedFd]) -> i32 {
+fn command(request: &Execute, sync: OwnedFd, streams: &[OwnedFd]) -> i32 {
     // Closed below with all the others, not by its owner.
-    let gate = ManuallyDrop::new(gate);
-    let Ok(gate) = alone_with(&gate, streams, request.tty) else { return 125 };
+    let sync = ManuallyDrop::new(sync);
+    let Ok(sync) = alone_with(&sync, streams, request.tty) else { return 125 };
     let user = match request.user.as_deref().map(user).transpose() {
         Ok(user) => user,
-        Err(why) => return gate.send(&AtGate::NotUser(why)).map_or(125, |()| 126),
+        Err(why) => return sync.send(&CommandState::NotUser(why)).map_or(125, |()| 126),
     };
     let mut env = request.env.clone();
     if let Some(home) = user.as_ref().and_then(|user| user.home.as_ref()).filter(|_| !request.home_is_set) {
@@ -94,22 +94,22 @@ fn command(request: &Execute, gate: OwnedFd, streams: &[OwnedFd]) -> i32 {
     let ready = || -> Result<(), Errno> {
         if request.tty {
             let master = own_terminal(ids.map(|(uid, _)| Uid::from_raw(uid)))?;
-            gate.send_with(&AtGate::Terminal, &[master.as_fd()]).map_err(|_| Errno::EPIPE)?;
+            sync.send_with(&CommandState::Terminal, &[master.as_fd()]).map_err(|_| Errno::EPIPE)?;
         }
         if let Some((uid, gid)) = ids.filter(|_| !request.tty) {
             give_streams(Uid::from_raw(uid), Gid::from_raw(gid));
         }
         if let Some(Err(error)) = ids.map(|(uid, gid)| become_user(uid, gid)) {
             let why = format!("the container's first process may not change its user ({})", error.desc());
-            gate.send(&AtGate::NotUser(why)).map_err(|_| Errno::EPIPE)?;
+            sync.send(&CommandState::NotUser(why)).map_err(|_| Errno::EPIPE)?;
             return Err(error);
         }
-        gate.send(&AtGate::Ready(ids)).map_err(|_| Errno::EPIPE)?;
-        gate.receive::<Go>().ok().flatten().map(|_| ()).ok_or(Errno::EPERM)?;
+        sync.send(&CommandState::Ready(ids)).map_err(|_| Errno::EPIPE)?;
+        sync.receive::<Go>().ok().flatten().map(|_| ()).ok_or(Errno::EPERM)?;
         chdir(request.cwd.as_str())
     };
     let error = ready().err().unwrap_or_else(|| execute::execute(&request.args, &env));
-    gate.send(&AtGate::NotExecuted(error as i32)).map_or(125, |()| 127)
+    sync.send(&CommandState::NotExecuted(error as i32)).map_or(125, |()| 127)
 }
 
 /// Who `name` is in the container.
@@ -146,18 +146,18 @@ fn become_user(uid: u32, gid: u32) -> Result<(), Errno> {
     setresuid(uid, uid, uid)
 }
 
-/// A session, signals and descriptors of its own: the three streams and the gate, which closes when something is executed.
-fn alone_with(gate: &OwnedFd, streams: &[OwnedFd], tty: bool) -> std::io::Result<Channel> {
+/// A session, signals and descriptors of its own: the three streams and the sync channel, which closes when something is executed.
+fn alone_with(sync: &OwnedFd, streams: &[OwnedFd], tty: bool) -> std::io::Result<Channel> {
     execute::default_signals()?;
     setsid()?;
     if !tty {
         let [stdin, stdout, stderr] = streams else { return Err(std::io::ErrorKind::InvalidInput.into()) };
         sys::replace_streams([Some(stdin), Some(stdout), Some(stderr)])?;
     }
-    sys::place_fds(&[gate.as_fd()], GATE)?;
-    sys::close_from(GATE.unsigned_abs() + 1)?;
+    sys::place_fds(&[sync.as_fd()], SYNC_FD)?;
+    sys::close_from(SYNC_FD.unsigned_abs() + 1)?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-    Ok(Channel::from_fd(sys::inherited_fd(GATE)?))
+    Ok(Channel::from_fd(sys::inherited_fd(SYNC_FD)?))
 }
 
 /// The pipes to the caller become that user's.
@@ -169,8 +169,8 @@ fn give_streams(uid: Uid, gid: Gid) {
     }
 }
 
-/// The gate's number.
-const GATE: i32 = 3;
+/// The sync channel's descriptor.
+const SYNC_FD: i32 = 3;
 
 /// A new terminal of the container's devpts, `owner`'s, takes the place of the three streams; gives its master side.
 fn own_terminal(owner: Option<Uid>) -> Result<OwnedFd, Errno> {

@@ -21,7 +21,7 @@ use crate::host::privilege::{Root, as_root};
 use crate::host::site_dir::SiteDir;
 use crate::host::sys;
 use crate::run::channel::Channel;
-use crate::run::container::exec::{AtGate, Ended, Execute, Go};
+use crate::run::container::exec::{CommandState, Ended, Execute, Go};
 use crate::run::ending::Ending;
 use crate::run::job_id::JobId;
 use crate::run::pipes;
@@ -93,15 +93,15 @@ pub struct ExecServer<'a> {
     base: Base,
     check: Check<'a>,
     run: (SiteDir, JobId),
-    visits: Vec<Visit>,
+    sessions: Vec<Session>,
     executed: Vec<Executed>,
 }
 
-struct Visit {
+struct Session {
     client: Option<Channel>,
     /// Its place among the executed, once it has asked.
     number: Option<usize>,
-    gate: Option<Channel>,
+    sync: Option<Channel>,
     process: Option<OwnedFd>,
     tty: bool,
     master: Option<OwnedFd>,
@@ -116,8 +116,8 @@ pub enum Source {
     Init,
     /// A client says something.
     Client(usize),
-    /// A process is at its gate.
-    Gate(usize),
+    /// A process speaks on its sync channel.
+    Sync(usize),
 }
 
 /// Listens in the job's directory, for root and the run's own user alone.
@@ -165,15 +165,15 @@ fn address(job: &Path) -> std::io::Result<(std::fs::File, UnixAddr)> {
 impl<'a> ExecServer<'a> {
     /// Opens the way from `listener` to `init`, past `check`; what is executed is written to the audit log of `run` first.
     pub fn new(listener: OwnedFd, init: Channel, base: Base, run: (SiteDir, JobId), check: Check<'a>) -> Self {
-        Self { listener, init, base, check, run, visits: Vec::new(), executed: Vec::new() }
+        Self { listener, init, base, check, run, sessions: Vec::new(), executed: Vec::new() }
     }
 
     /// What to wait for.
     pub fn polled(&self) -> Vec<(Source, BorrowedFd<'_>)> {
         let mut all = vec![(Source::Listener, self.listener.as_fd()), (Source::Init, self.init.as_fd())];
-        for (at, visit) in self.visits.iter().enumerate() {
-            all.extend(visit.client.iter().map(|client| (Source::Client(at), client.as_fd())));
-            all.extend(visit.gate.iter().map(|gate| (Source::Gate(at), gate.as_fd())));
+        for (at, session) in self.sessions.iter().enumerate() {
+            all.extend(session.client.iter().map(|client| (Source::Client(at), client.as_fd())));
+            all.extend(session.sync.iter().map(|sync| (Source::Sync(at), sync.as_fd())));
         }
         all
     }
@@ -182,13 +182,13 @@ impl<'a> ExecServer<'a> {
     pub fn answer(&mut self, ready: &[Source]) {
         // The gates first: what is said there is said before PID 1 tells of the end.
         let (gates, others): (Vec<Source>, Vec<Source>) =
-            ready.iter().partition(|source| matches!(source, Source::Gate(_)));
+            ready.iter().partition(|source| matches!(source, Source::Sync(_)));
         for source in gates.into_iter().chain(others) {
             match source {
                 Source::Listener => self.listener(),
                 Source::Init => self.ended(),
                 Source::Client(at) => self.client(at),
-                Source::Gate(at) => self.gate(at),
+                Source::Sync(at) => self.sync(at),
             }
         }
     }
@@ -203,18 +203,18 @@ impl<'a> ExecServer<'a> {
         let known = getsockopt(&client, sockopt::PeerCredentials)
             .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == getuid().as_raw());
         // Visits keep their places, which are their names while they are polled.
-        let alive = self.visits.iter().filter(|visit| visit.client.is_some() || visit.gate.is_some()).count();
+        let alive = self.sessions.iter().filter(|session| session.client.is_some() || session.sync.is_some()).count();
         if known && alive < MOST {
             let client = Some(Channel::from_fd(client));
-            self.visits.push(Visit { client, number: None, gate: None, process: None, tty: false, master: None });
+            self.sessions.push(Session { client, number: None, sync: None, process: None, tty: false, master: None });
         }
     }
 
     fn client(&mut self, at: usize) {
-        let Some(visit) = self.visits.get_mut(at) else { return };
-        let said = visit.client.as_ref().and_then(|client| client.receive_with::<ExecRequest>().ok().flatten());
+        let Some(session) = self.sessions.get_mut(at) else { return };
+        let said = session.client.as_ref().and_then(|client| client.receive_with::<ExecRequest>().ok().flatten());
         match said {
-            Some((ExecRequest::Execute(command), streams)) if visit.number.is_none() => {
+            Some((ExecRequest::Execute(command), streams)) if session.number.is_none() => {
                 if let Err(error) = self.execute(at, command, &streams) {
                     self.refuse(at, &error);
                 }
@@ -222,7 +222,7 @@ impl<'a> ExecServer<'a> {
             Some((ExecRequest::Signal(signal), _)) => self.signal(at, signal),
             // It is gone, or makes no sense: its command is hung up.
             _ => {
-                visit.client = None;
+                session.client = None;
                 self.signal(at, Signal::SIGHUP as i32);
             }
         }
@@ -262,24 +262,24 @@ impl<'a> ExecServer<'a> {
             exit: None,
         };
         self.executed.push(at_work);
-        if let Some(visit) = self.visits.get_mut(at) {
-            (visit.number, visit.gate, visit.tty) = (Some(number), Some(ours), command.tty);
+        if let Some(session) = self.sessions.get_mut(at) {
+            (session.number, session.sync, session.tty) = (Some(number), Some(ours), command.tty);
         }
         Ok(())
     }
 
-    fn gate(&mut self, at: usize) {
-        let Some(visit) = self.visits.get_mut(at) else { return };
-        match visit.gate.as_ref().map(Channel::receive_from) {
-            Some(Ok(Some((AtGate::Terminal, mut passed, _)))) => visit.master = passed.pop(),
-            Some(Ok(Some((AtGate::Ready(user), _, Some(sender))))) if visit.process.is_none() => {
+    fn sync(&mut self, at: usize) {
+        let Some(session) = self.sessions.get_mut(at) else { return };
+        match session.sync.as_ref().map(Channel::receive_from) {
+            Some(Ok(Some((CommandState::Terminal, mut passed, _)))) => session.master = passed.pop(),
+            Some(Ok(Some((CommandState::Ready(user), _, Some(sender))))) if session.process.is_none() => {
                 if let Err(error) = self.ready(at, sender, user) {
                     self.signal(at, Signal::SIGKILL as i32);
                     self.refuse(at, &error);
                 }
             }
-            Some(Ok(Some((AtGate::NotUser(why), ..)))) => {
-                let user = visit.number.and_then(|number| self.executed.get(number)).and_then(|one| one.user.clone());
+            Some(Ok(Some((CommandState::NotUser(why), ..)))) => {
+                let user = session.number.and_then(|number| self.executed.get(number)).and_then(|one| one.user.clone());
                 let what = format!("cannot become user {} of the container", user.unwrap_or_default());
                 self.refuse(
                     at,
@@ -287,21 +287,21 @@ impl<'a> ExecServer<'a> {
                         .because(why)
                         .hint("only root of a run with --profile service may; or start the run with --user"),
                 );
-                self.drop_gate(at);
+                self.drop_sync(at);
             }
-            Some(Ok(Some((AtGate::NotExecuted(errno), ..)))) => {
+            Some(Ok(Some((CommandState::NotExecuted(errno), ..)))) => {
                 self.settle(at, Ending::NotExecuted(nix::Error::from_raw(errno)), &ExecReply::NotExecuted(errno));
-                self.drop_gate(at);
+                self.drop_sync(at);
             }
             // Closed: it is executed, or gone; then PID 1 tells.
-            _ => self.drop_gate(at),
+            _ => self.drop_sync(at),
         }
     }
 
-    fn drop_gate(&mut self, at: usize) {
-        if let Some(visit) = self.visits.get_mut(at) {
-            visit.gate = None;
-            if visit.process.is_none() {
+    fn drop_sync(&mut self, at: usize) {
+        if let Some(session) = self.sessions.get_mut(at) {
+            session.sync = None;
+            if session.process.is_none() {
                 let error = Error::new(Stage::Run, Kind::Failed, "the command's process could not be made");
                 self.refuse(at, &error.hint("is the limit of processes reached?"));
             }
@@ -310,24 +310,24 @@ impl<'a> ExecServer<'a> {
 
     /// A process waits: the kernel is asked, the audit log written, and then it may.
     fn ready(&mut self, at: usize, pid: Pid, user: Option<(u32, u32)>) -> Result<()> {
-        let Some(visit) = self.visits.get_mut(at) else { return Ok(()) };
-        let master = visit.master.take();
+        let Some(session) = self.sessions.get_mut(at) else { return Ok(()) };
+        let master = session.master.take();
         let process = sys::pidfd_open(pid).map_err(|e| fail("follow the command", e))?;
-        visit.process = Some(process);
-        if visit.tty != master.is_some() {
+        session.process = Some(process);
+        if session.tty != master.is_some() {
             return Err(Error::new(Stage::Run, Kind::Failed, "the command's terminal did not come"));
         }
         let terminal = master.as_ref().map(|master| Device::peer_of(master.as_fd())).transpose()?;
         let enforced = (self.check)(pid, terminal, user)?;
-        let Some(executed) = visit.number.and_then(|number| self.executed.get_mut(number)) else { return Ok(()) };
+        let Some(executed) = session.number.and_then(|number| self.executed.get_mut(number)) else { return Ok(()) };
         executed.enforced = serde_json::to_value(&enforced).ok();
         as_root(|root| record::audit_executed(root, &self.run.0, &self.run.1, executed))?;
         let passed: Vec<BorrowedFd<'_>> = master.iter().map(AsFd::as_fd).collect();
-        if let Some(client) = &visit.client {
+        if let Some(client) = &session.client {
             client.send_with(&ExecReply::Started, &passed)?;
         }
-        match &visit.gate {
-            Some(gate) => gate.send(&Go),
+        match &session.sync {
+            Some(sync) => sync.send(&Go),
             None => Ok(()),
         }
     }
@@ -335,32 +335,32 @@ impl<'a> ExecServer<'a> {
     fn ended(&mut self) {
         let Ok(Some(Ended { number, status })) = self.init.receive::<Ended>() else { return };
         let number = usize::try_from(number).ok();
-        if let Some(at) = self.visits.iter().position(|visit| visit.number == number && number.is_some()) {
+        if let Some(at) = self.sessions.iter().position(|session| session.number == number && number.is_some()) {
             self.settle(at, Ending::of(status), &ExecReply::Ended(status));
         }
     }
 
     fn settle(&mut self, at: usize, ending: Ending, word: &ExecReply) {
-        let Some(visit) = self.visits.get_mut(at) else { return };
-        if let Some(executed) = visit.number.and_then(|number| self.executed.get_mut(number)) {
+        let Some(session) = self.sessions.get_mut(at) else { return };
+        if let Some(executed) = session.number.and_then(|number| self.executed.get_mut(number)) {
             executed.exit.get_or_insert(ending.exit_status());
         }
-        if let Some(client) = visit.client.take() {
+        if let Some(client) = session.client.take() {
             // It may be gone: then there is no one to tell.
             client.send(word).ok();
         }
-        visit.process = None;
+        session.process = None;
     }
 
     fn refuse(&mut self, at: usize, error: &Error) {
-        let Some(visit) = self.visits.get_mut(at) else { return };
-        if let Some(client) = visit.client.take() {
+        let Some(session) = self.sessions.get_mut(at) else { return };
+        if let Some(client) = session.client.take() {
             client.send(&ExecReply::Failed(Failure::of(error))).ok();
         }
     }
 
     fn signal(&self, at: usize, signal: i32) {
-        if let Some(process) = self.visits.get(at).and_then(|visit| visit.process.as_ref()) {
+        if let Some(process) = self.sessions.get(at).and_then(|session| session.process.as_ref()) {
             // ESRCH: it has just ended.
             as_root(|_| sys::pidfd_kill(process.as_fd(), signal)).ok();
         }
