@@ -54,19 +54,19 @@ def measure(options):
                 ways[name] = ["env", f"CES_ROOT={own['CES_ROOT']}", str(program), "-q", "run", "-i", "--project", "bench",
                               "localhost/root", "/bin/busybox"]
             podman(work, ways)
-            # dd to the output, and from the input; without bytes, and with them.
+            # With bytes and without. Of a pipe dd would count what one read gives, however little.
             directions = {"to a pipe": '"$@" dd if=/dev/zero bs=1M count={n} | cat > /dev/null',
                           "to a file": f'"$@" dd if=/dev/zero bs=1M count={{n}} > {memory}/out',
                           "to an appended file": f': > {memory}/out; "$@" dd if=/dev/zero bs=1M count={{n}} >> {memory}/out',
-                          "from a file": f'"$@" dd of=/dev/null bs=1M count={{n}} < {source}'}
+                          "from a file": '"$@" cat < {source} > /dev/null'}
             say(f"measuring: {len(ways)} ways in turn, {options.rounds} rounds of {options.size >> 20} MiB each way")
             where = machine()
             results = {name: {direction: [] for direction in directions} for name in ways}
             for _ in range(options.rounds):
                 for direction, script in directions.items():
                     for name, argv in ways.items():
-                        nothing = take(script.format(n=0), argv, env)
-                        results[name][direction].append(take(script.format(n=blocks), argv, env) - nothing)
+                        nothing = take(script.format(n=0, source="/dev/null"), argv, env)
+                        results[name][direction].append(take(script.format(n=blocks, source=source), argv, env) - nothing)
         finally:
             shutil.rmtree(memory, ignore_errors=True)
             for record in work.path.glob("*/log/runs/*.json"):

@@ -19,8 +19,9 @@ use crate::host::ids::HostIds;
 use crate::host::privilege::Root;
 
 /// What a pipe holds, in bytes, where the kernel allows it (pipe(7), `/proc/sys/fs/pipe-user-pages-soft`): more than the
-/// usual 64 KiB, so that writer, `ces` and reader wait for each other less often.
-const ROOM: i32 = 256 * 1024;
+/// usual 64 KiB, so that writer, `ces` and reader wait for each other less often. As much as the kernel gives everyone
+/// (`/proc/sys/fs/pipe-max-size`): on busy processors a quarter of it moves half as many bytes (`scripts/bench streams`).
+const ROOM: i32 = 1024 * 1024;
 
 /// How bytes are written to a stream without waiting for whoever reads it. The caller's descriptors are shared with the
 /// caller's other programs, so `O_NONBLOCK` is never set on them (fcntl(2), "File status flags").

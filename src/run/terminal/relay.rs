@@ -22,7 +22,7 @@ use crate::text::{SessionFilter, TerminalFilter};
 const PIECE: usize = 16 * 1024;
 
 /// What is read at once of what stays as it is.
-const LARGE_PIECE: usize = 64 * 1024;
+const LARGE_PIECE: usize = 256 * 1024;
 
 /// What is written at once: little enough that a terminal which says it takes something takes it without waiting.
 const CHUNK: usize = 1024;
