@@ -135,6 +135,10 @@ fn small_log(host: &Host) -> PathBuf {
     host.inside(Path::new("/var/log/ces"))
 }
 
+fn unmount(host: &Host) {
+    assert!(host.command("umount").arg("/var/log/ces").status().unwrap().success());
+}
+
 fn fill(log: &Path) {
     use std::io::Write as _;
     let mut file = fs::OpenOptions::new().create(true).append(true).open(log.join("filling")).unwrap();
@@ -164,6 +168,7 @@ fn a_log_that_fills_up_during_a_run_loses_nothing_of_its_end() {
     // No other run starts without room for its record.
     fill(&log);
     host.sh(&[], "echo ran").refuses(125, &["cannot write the record"]);
+    unmount(&host);
     host.nothing_is_left();
 }
 
@@ -183,5 +188,6 @@ fn the_end_of_a_run_that_cannot_be_written_waits_for_the_next_command() {
     assert!(ran.code == Some(125) || ran.stderr.contains("cannot write the record"), "{ran:?}");
     fs::remove_file(log.join("filling")).unwrap();
     assert_eq!(state(&host, &id), ("finished".to_owned(), Some(143)));
+    unmount(&host);
     host.nothing_is_left();
 }

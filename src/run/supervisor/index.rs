@@ -152,7 +152,7 @@ pub fn of(root: &Root, log: &SiteDir, uid: Option<u32>) -> Result<Vec<Entry>> {
         let lines = last.into_values().filter(|line| own.as_ref().is_none_or(|own| line.contains(own.as_str())));
         let mut entries: Vec<Entry> = lines.filter_map(|line| serde_json::from_str(line).ok()).collect();
         entries.retain(|entry| uid.is_none_or(|uid| entry.uid == uid));
-        entries.sort_by(|a, b| a.id.cmp(&b.id));
+        entries.sort_by(|a, b| (&a.started, &a.id).cmp(&(&b.started, &b.id)));
         Ok(entries)
     };
     read().map_err(|e| fail(log, e))

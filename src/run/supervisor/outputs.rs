@@ -130,11 +130,7 @@ impl Few {
     /// One more.
     pub fn add(&mut self, text: &str) {
         if self.first.len() < SHOWN {
-            let mut short: String = text.chars().take(SHOWN_CHARACTERS).collect();
-            if short.len() < text.len() {
-                short.push('…');
-            }
-            self.first.push(short);
+            self.first.push(shortened(text));
         } else {
             self.more = self.more.saturating_add(1);
         }
@@ -156,6 +152,17 @@ impl Few {
     pub fn is_empty(&self) -> bool {
         self.first.is_empty()
     }
+}
+
+/// The begin and the end of a text that is long: names come first, reasons last.
+fn shortened(text: &str) -> String {
+    let length = text.chars().count();
+    if length <= SHOWN_CHARACTERS {
+        return text.to_owned();
+    }
+    let half = SHOWN_CHARACTERS / 2;
+    let begin = text.chars().take(half);
+    begin.chain(['…']).chain(text.chars().skip(length.saturating_sub(half))).collect()
 }
 
 impl From<Few> for Vec<String> {

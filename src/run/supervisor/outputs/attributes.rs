@@ -8,8 +8,9 @@ use std::os::fd::AsFd;
 
 const ACLS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
 const CAPABILITY: &str = "security.capability";
-/// The kernel gives no longer list (`XATTR_LIST_MAX`).
+/// The kernel gives no longer list (`XATTR_LIST_MAX`); nearly all are shorter.
 const LONGEST: usize = 64 << 10;
+const USUAL: usize = 512;
 
 /// What was removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -22,14 +23,21 @@ pub struct Removed {
 
 /// Removes them.
 pub fn remove(file: impl AsFd) -> Removed {
-    let mut removed = Removed::default();
-    // As nearly always: none at all, asked without a buffer.
-    if !matches!(rustix::fs::flistxattr(&file, &mut [0_u8; 0][..]), Ok(1..)) {
-        return removed;
+    let mut names = [0_u8; USUAL];
+    match rustix::fs::flistxattr(&file, &mut names[..]) {
+        Ok(length) => remove_each(file, names.get(..length).unwrap_or_default()),
+        Err(rustix::io::Errno::RANGE) => {
+            let mut names = vec![0_u8; LONGEST];
+            let length = rustix::fs::flistxattr(&file, &mut names[..]).unwrap_or(0);
+            remove_each(file, names.get(..length).unwrap_or_default())
+        }
+        Err(_) => Removed::default(),
     }
-    let mut names = vec![0_u8; LONGEST];
-    let Ok(length) = rustix::fs::flistxattr(&file, &mut names[..]) else { return removed };
-    for name in names.get(..length).unwrap_or_default().split_inclusive(|byte| *byte == 0) {
+}
+
+fn remove_each(file: impl AsFd, names: &[u8]) -> Removed {
+    let mut removed = Removed::default();
+    for name in names.split_inclusive(|byte| *byte == 0) {
         let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
         let text = name.to_string_lossy();
         let acl = ACLS.contains(&text.as_ref());
