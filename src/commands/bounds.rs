@@ -38,7 +38,8 @@ pub(super) fn kept(prepared: &Prepared, places: &Places) -> Vec<Kept> {
     as_root(|root| quota::choose(root, &[scratch, outputs], &identity.researcher()))
 }
 
-/// The bounds that ces watches: all that no file system keeps, and the sum of what two of them keep.
+/// The bounds that ces watches: all that no file system keeps, and the sum of what two of them keep; at the end also what files
+/// claim to hold, which none keeps.
 pub(super) fn watched(prepared: &Prepared, job: &Job) -> Result<Vec<Bound>> {
     let limits = &prepared.grant.limits;
     let scratch = Bound {
@@ -46,15 +47,16 @@ pub(super) fn watched(prepared: &Prepared, job: &Job) -> Result<Vec<Bound>> {
         dirs: vec![job.scratch_directory()?, job.work_directory()?],
         bytes: limits.scratch_bytes,
         files: limits.scratch_files,
+        kept: projects(&job.journal.quotas, SCRATCH) == 1,
     };
     let outputs = Bound {
         what: OUTPUTS,
         dirs: vec![job.outputs_directory()?],
         bytes: limits.outputs_bytes,
         files: limits.outputs_files,
+        kept: projects(&job.journal.quotas, OUTPUTS) == 1,
     };
-    let by_one = |bound: &Bound| projects(&job.journal.quotas, bound.what) == 1;
-    Ok([scratch, outputs].into_iter().filter(|bound| !by_one(bound)).collect())
+    Ok(vec![scratch, outputs])
 }
 
 /// The same in words, for the record.

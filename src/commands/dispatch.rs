@@ -3,6 +3,7 @@
 use crate::cli::{Command, Global, PullArgs};
 use crate::commands::{
     Context, bundle, doctor, exec, fsck, images, inspect, logs, manual, policy, prune, ps, pull, records, rmi, run,
+    verify,
 };
 use crate::error::Result;
 use crate::run::supervisor::spawn::Started;
@@ -43,7 +44,7 @@ pub fn dispatch(global: &Global, command: &Command, started: Option<Started>) ->
         Command::Exec(args) => exec::exec(global, args),
         Command::Runs(args) => records::runs(global, args),
         Command::Record(args) => records::record(global, args),
-        Command::Verify(args) => records::verify(global, args),
+        Command::Verify(args) => verify::verify(global, args),
     }
 }
 

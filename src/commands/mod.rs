@@ -46,8 +46,10 @@ pub mod ps;
 pub mod exec;
 /// `ces logs`.
 pub mod logs;
-/// `ces runs`, `ces record`, `ces verify`.
+/// `ces runs`, `ces record`.
 pub mod records;
+/// `ces verify`.
+pub mod verify;
 /// `ces doctor`.
 pub mod doctor;
 /// `ces policy`.

@@ -1,6 +1,4 @@
-//! `ces runs`, `ces record`, `ces verify`: what was run, and whether its outputs are still what the record says.
-
-use serde_json::json;
+//! `ces runs`, `ces record`: what was run.
 
 use super::{Site, print};
 use crate::cli::{Global, ListArgs, RecordArgs};
@@ -8,8 +6,8 @@ use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::privilege::as_root;
 use crate::run::job_id::JobId;
-use crate::run::supervisor::outputs;
-use crate::run::supervisor::record::{Record, State};
+use crate::run::supervisor::index::{self, Entry, State};
+use crate::run::supervisor::record::Record;
 
 /// Lists past runs of the caller; real root sees everyone's.
 ///
@@ -17,8 +15,7 @@ use crate::run::supervisor::record::{Record, State};
 /// When the records cannot be read.
 pub fn runs(global: &Global, args: &ListArgs) -> Result<u8> {
     let site = Site::swept(global)?;
-    let all = as_root(|root| Record::all(root, &site.dirs.log))?;
-    let records: Vec<Record> = all.into_iter().filter(|record| may_see(&site.caller, record)).collect();
+    let records = all(&site)?;
     if args.json {
         print::json(&records)?;
         return Ok(0);
@@ -47,37 +44,24 @@ pub fn record(global: &Global, args: &RecordArgs) -> Result<u8> {
     Ok(0)
 }
 
-/// Compares the outputs with the record: 0 the same, 1 changed.
-///
-/// # Errors
-/// When there is no record, or it tells of no outputs.
-pub fn verify(global: &Global, args: &RecordArgs) -> Result<u8> {
-    let record = find(&Site::swept(global)?, &args.id)?;
-    let told = record.outputs.ok_or_else(|| {
-        Error::new(Stage::Record, Kind::Failed, format!("the record of run {} tells of no outputs", record.id))
-            .hint("the run did not finish")
-    })?;
-    let found = outputs::survey(&told.path)?;
-    let mut changes = Vec::new();
-    for file in &told.files {
-        match found.files.iter().find(|f| f.path == file.path) {
-            None => changes.push(format!("missing: {}", file.path)),
-            Some(now) if now != file => changes.push(format!("changed: {}", file.path)),
-            Some(_) => {}
+/// What the index has of the caller's runs, or everyone's. What has only begun is looked up: its record, and whether there is
+/// still a job.
+fn all(site: &Site) -> Result<Vec<Entry>> {
+    let uid = (!site.caller.sees_everyone()).then(|| site.caller.uid.as_raw());
+    as_root(|root| {
+        let mut entries = index::of(root, &site.dirs.log, uid)?;
+        for entry in entries.iter_mut().filter(|entry| entry.state == State::Begun) {
+            // Asked first: what ends meanwhile writes its record before its journal goes.
+            let is_there = site.dirs.running.join(entry.id.as_str()).exists();
+            if let Some(now) = index::from_record(root, &site.dirs.log, &entry.id) {
+                *entry = now;
+            }
+            if entry.state == State::Begun && !is_there {
+                entry.state = State::Interrupted;
+            }
         }
-    }
-    changes.extend(
-        found.files.iter().filter(|f| told.files.iter().all(|t| t.path != f.path)).map(|f| format!("new: {}", f.path)),
-    );
-    if args.json {
-        print::json(&json!({"id": record.id, "unchanged": changes.is_empty(), "changes": changes}))?;
-    } else if changes.is_empty() {
-        let files = told.files.len();
-        print::line(&format!("{}: {files} {}, unchanged", record.id, if files == 1 { "file" } else { "files" }))?;
-    } else {
-        changes.iter().try_for_each(|change| print::line(change))?;
-    }
-    Ok(u8::from(!changes.is_empty()))
+        Ok(entries)
+    })
 }
 
 /// The record of a run of the caller's, by id, or the last one of that name.
@@ -85,9 +69,10 @@ pub fn verify(global: &Global, args: &RecordArgs) -> Result<u8> {
 /// # Errors
 /// When there is none that the caller may see.
 pub fn of(site: &Site, id: &str) -> Result<Record> {
-    let named = |record: &Record| record.name.as_deref() == Some(id) && may_see(&site.caller, record);
-    match as_root(|root| Record::all(root, &site.dirs.log))?.into_iter().rfind(named) {
-        Some(record) => Ok(record),
+    let uid = (!site.caller.sees_everyone()).then(|| site.caller.uid.as_raw());
+    let entries = as_root(|root| index::of(root, &site.dirs.log, uid))?;
+    match entries.iter().rfind(|entry| entry.name.as_deref() == Some(id)) {
+        Some(entry) => find(site, entry.id.as_str()),
         None => find(site, id),
     }
 }
@@ -96,7 +81,11 @@ fn may_see(caller: &Caller, record: &Record) -> bool {
     record.uid == caller.uid.as_raw() || caller.sees_everyone()
 }
 
-fn find(site: &Site, id: &str) -> Result<Record> {
+/// The record of a run of the caller's, by id.
+///
+/// # Errors
+/// When there is none that the caller may see.
+pub(super) fn find(site: &Site, id: &str) -> Result<Record> {
     let id = JobId::parse(id)?;
     let record = as_root(|root| Record::load(root, &site.dirs.log, &id))?;
     if may_see(&site.caller, &record) {

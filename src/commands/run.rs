@@ -28,7 +28,8 @@ use crate::run::supervisor::job::Job;
 use crate::run::supervisor::launch::{Checked, Launch, launch};
 use crate::run::supervisor::places::Places;
 use crate::run::supervisor::ports::Ports;
-use crate::run::supervisor::record::Record;
+use crate::run::supervisor::reading::Reading;
+use crate::run::supervisor::record::{self, Record};
 use crate::run::supervisor::spawn::{self, Idle, Started};
 use crate::run::terminal::session;
 
@@ -170,20 +171,22 @@ fn execute(
         record.warnings.extend(checked.warnings.iter().cloned());
         record.enforced = serde_json::to_value(&checked.enforced).ok();
         // No record, no run; and it says what is in force before anything runs.
-        as_root(|root| record.save(root, &prepared.dirs.log))
+        as_root(|root| record.begin(root, &prepared.dirs.log))
     };
-    let at_end = || {
+    let at_end = |reading: &mut Reading<'_>| {
         let used_up = job.used_up();
         let whose = Whose {
             researcher: prepared.identity.researcher(),
             map: prepared.identity.container.clone(),
             privileged: prepared.identity.caller.is_privileged(),
         };
+        let list = as_root(|root| record::make_list(root, &prepared.dirs.log, job.id()));
+        let (list, no_list) = list.map_or_else(|error| (None, Some(error)), |list| (Some(list), None));
         let outputs = job
             .outputs_directory()
-            .and_then(|dir| collect::hand_over(dir, &job.outputs(), &whose, &job.journal.quotas));
+            .and_then(|dir| collect::hand_over(&dir, &job.outputs(), &whose, &job.journal.quotas, list, reading));
         job.empty_scratch();
-        Leftovers { used_up, outputs }
+        Leftovers { used_up, outputs, no_list }
     };
     launch(idle, start, before_start, at_end)
 }

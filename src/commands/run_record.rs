@@ -22,6 +22,7 @@ use crate::run::supervisor::detach::log_path;
 use crate::run::supervisor::job::Job;
 use crate::run::supervisor::journal::Journal;
 use crate::run::supervisor::outputs::Outputs;
+use crate::run::supervisor::pending;
 use crate::run::supervisor::places::Places;
 use crate::run::supervisor::record::{Record, State, now};
 use crate::run::supervisor::supervise::Outcome;
@@ -36,6 +37,8 @@ pub(super) struct Leftovers {
     pub used_up: Vec<String>,
     /// What is in the outputs.
     pub outputs: Result<Outputs>,
+    /// Why there is no list of them.
+    pub no_list: Option<Error>,
 }
 
 /// What a sweep needs to know of the run.
@@ -118,9 +121,7 @@ pub(super) fn finish(
             record.state = State::Refused;
             record.ended = Some(error.to_string());
             job.forget_empty_outputs();
-            let saved = as_root(|root| record.save(root, &prepared.dirs.log));
-            job.end(&prepared.identity)?;
-            saved?;
+            close(prepared, job, &record)?;
             return Err(error);
         }
     };
@@ -140,6 +141,7 @@ pub(super) fn finish(
         Ok(outputs) => record.outputs = Some(outputs.clone()),
         Err(error) => record.warnings.push(error.to_string()),
     }
+    record.warnings.extend(left.no_list.iter().map(|error| format!("the outputs are not listed: {error}")));
     if outcome.relay_lost {
         let lost = "the relay of the published ports was killed before the run ended; they were closed from then on";
         report.say(&format!("warning: {lost}"));
@@ -147,16 +149,14 @@ pub(super) fn finish(
     }
     let others = others::notes(prepared);
     record.warnings.extend(others.iter().cloned());
-    let saved = as_root(|root| record.save(root, &prepared.dirs.log));
-    let ended = job.end(&prepared.identity);
+    let closed = close(prepared, job, &record);
     report.summary(prepared, &record, &ended_as, usage);
     others.iter().for_each(|note| report.say(&format!("note: {note}")));
     if advice::may_want_service(prepared, &outcome) {
         report.say(advice::SERVICE);
     }
     left.outputs?;
-    saved?;
-    ended?;
+    closed?;
     if let Some(error) = streams::not_whole(&outcome.lost) {
         report.always(&error.report());
     }
@@ -167,6 +167,23 @@ pub(super) fn finish(
     }
     // The payload's own success is none if nobody got what it said.
     Ok((if outcome.lost.is_empty() { status } else { status.max(1) }, record))
+}
+
+/// Writes the record and takes away the job. A record that cannot be written goes into the journal, which then stays: the next
+/// command of the researcher's finishes it.
+///
+/// # Errors
+/// When one of the two cannot be done.
+fn close(prepared: &Prepared, job: Job, record: &Record) -> Result<()> {
+    match as_root(|root| record.save(root, &prepared.dirs.log)) {
+        Ok(()) => job.end(&prepared.identity),
+        Err(error) => {
+            // Where even that cannot be written, the run is closed as interrupted.
+            as_root(|root| pending::keep(root, job.directory_of_its_own(), record)).ok();
+            job.leave(&prepared.identity)?;
+            Err(error)
+        }
+    }
 }
 
 /// `--json-summary`: the record, written with the researcher's rights.

@@ -27,6 +27,9 @@ pub(super) fn describe(outcome: &Outcome, usage: &Usage, used_up: &[String], rec
     if let Some(exceeded) = &outcome.exceeded {
         return Ended { text: exceeded.clone(), over_limit: true };
     }
+    if let (Some(exceeded), Ending::Exited(0)) = (&outcome.exceeded_at_end, outcome.ending) {
+        return Ended { text: exceeded.clone(), over_limit: true };
+    }
     let killed = matches!(outcome.ending, Ending::Killed | Ending::Signalled(libc::SIGKILL));
     // A shell reports its killed child as 128 + 9.
     let told = matches!(outcome.ending, Ending::Exited(137));
@@ -56,7 +59,7 @@ pub(super) fn describe(outcome: &Outcome, usage: &Usage, used_up: &[String], rec
     if usage.oom_kills > 0 {
         text.push_str(&format!(" ({} of its processes killed for want of memory)", usage.oom_kills));
     }
-    used_up.iter().for_each(|bound| text.push_str(&format!(" ({bound})")));
+    used_up.iter().chain(&outcome.exceeded_at_end).for_each(|bound| text.push_str(&format!(" ({bound})")));
     Ended { text, over_limit: false }
 }
 
@@ -107,15 +110,32 @@ impl Report {
             self.say(&line);
         }
         let Some(outputs) = &record.outputs else { return };
-        let files =
-            if outputs.files.len() == 1 { "1 file".to_owned() } else { format!("{} files", outputs.files.len()) };
+        let files = match outputs.files.count() {
+            1 => "1 file".to_owned(),
+            files => format!("{files} files"),
+        };
         let home = &prepared.identity.caller.home;
         let path = outputs
             .path
             .strip_prefix(home)
             .map_or_else(|_| outputs.path.clone(), |below| PathBuf::from("~").join(below));
         self.say(&format!("ces: {files}, {} in {}", show_size(outputs.bytes), path.display()));
-        outputs.refused.iter().for_each(|refused| self.say(&format!("warning: output {refused}")));
-        outputs.links.iter().for_each(|link| self.say(&format!("note: the output {link} is a symbolic link")));
+        outputs.refused.lines().iter().for_each(|refused| self.say(&format!("warning: output {refused}")));
+        outputs.links.lines().iter().for_each(|link| self.say(&format!("note: the output {link} is a symbolic link")));
+        if outputs.set_ids > 0 {
+            self.say(&format!("note: {} outputs lost their set-ID bits", outputs.set_ids));
+        }
+        if outputs.attributes > 0 {
+            self.say(&format!(
+                "note: {} ACLs and extended attributes were removed from the outputs",
+                outputs.attributes
+            ));
+        }
+        if outputs.not_hashed > 0 {
+            self.say(&format!("warning: {} outputs were not hashed; their list says why", outputs.not_hashed));
+        }
+        if let Some(cut) = outputs.list.as_ref().and_then(|list| list.cut.as_ref()) {
+            self.say(&format!("warning: the list of outputs is not whole: {cut}"));
+        }
     }
 }

@@ -155,6 +155,18 @@ impl Cgroup {
         observed.map_err(|e| fail("cannot read the limits back").because(e))
     }
 
+    /// Puts another process of one thread into the group.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the group is gone.
+    pub fn take_in(&self, _: &Root, pid: Pid) -> Result<()> {
+        let taken = match &self.0 {
+            Version::One(group) => group.take_in(pid),
+            Version::Two(group) => group.take_in(pid),
+        };
+        taken.map_err(|e| fail("cannot put a process into the control group").because(e))
+    }
+
     /// What the job used so far.
     pub fn usage(&self, _: &Root) -> Usage {
         match &self.0 {

@@ -16,6 +16,10 @@ mod guest;
 /// Several researchers, one store, one policy.
 mod through_sudo;
 mod store_holders;
+/// What a run leaves, however odd, deep, hollow or many.
+mod outputs;
+/// Records, their index, the lists of outputs, and disks that fill up.
+mod records;
 /// Limits, deadlines and exit codes.
 mod run_limits;
 /// Places of the host and of memory that a run asks for.

@@ -123,6 +123,11 @@ impl Group {
         self.directories().map(open).collect()
     }
 
+    pub(super) fn take_in(&self, pid: Pid) -> io::Result<()> {
+        let enter = |dir: &Path| fs::write(dir.join("tasks"), pid.to_string()).map_err(|e| named(dir, &e));
+        self.directories().try_for_each(enter)
+    }
+
     pub(super) fn observed(&self) -> io::Result<Observed> {
         let quota: i64 = number(&self.cpu.join("cpu.cfs_quota_us"))?;
         let period: u32 = number(&self.cpu.join("cpu.cfs_period_us"))?;

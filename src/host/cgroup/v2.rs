@@ -190,6 +190,10 @@ impl Group {
         self.limit(resources)
     }
 
+    pub(super) fn take_in(&self, pid: Pid) -> io::Result<()> {
+        join(&self.dir, pid)
+    }
+
     fn limit(&self, resources: &LinuxResources) -> io::Result<()> {
         let put =
             |file: &str, text: String| fs::write(self.dir.join(file), text).map_err(|e| named(Path::new(file), &e));

@@ -209,6 +209,14 @@ impl Job {
         as_root(|root| journal::forget(root, &self.dirs, &self.journal.id, self.lock))
     }
 
+    /// The same, but the journal stays, for the next command to finish what is not done.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn leave(self, identity: &Identity) -> Result<()> {
+        discard(&self.journal, &self.places, self.scratch.as_ref(), &identity.caller, &identity.container)
+    }
+
     /// Removes the outputs directory if it is empty: for runs in which nothing ran.
     pub fn forget_empty_outputs(&self) {
         // ENOTEMPTY keeps it, and that is meant.

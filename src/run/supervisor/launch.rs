@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 use oci_spec::runtime::{Capability, LinuxResources, Mount, Spec};
@@ -26,6 +26,7 @@ use crate::run::supervisor::detach::{LARGEST_LOG, Report};
 use crate::run::supervisor::enforced::{self, Device, Enforced, Expected, Host, Rlimit};
 use crate::run::supervisor::exec_server::{Base, ExecServer};
 use crate::run::supervisor::ports::Ports;
+use crate::run::supervisor::reading::{AtEnd, Reading};
 use crate::run::supervisor::spawn::{Idle, StageProcess};
 use crate::run::supervisor::supervise::{self, Outcome, Supervised};
 use crate::run::supervisor::watch::{Bound, Watch};
@@ -90,7 +91,7 @@ pub fn launch<T>(
     idle: Idle,
     mut launch: Launch<'_>,
     before_start: impl FnOnce(&Checked) -> Result<()>,
-    at_end: impl FnOnce() -> T,
+    at_end: impl FnOnce(&mut Reading<'_>) -> T,
 ) -> Result<(Outcome, Usage, T)> {
     let mut signals = Signals::hold()?;
     let identity = launch.identity;
@@ -134,8 +135,9 @@ pub fn launch<T>(
     let done = converse(&launch, stage, prepared, hooks, &mut signals, (pipes, watch, detached));
     process::end_orphans();
     let (ended, cgroup) = done;
-    let usage = match &cgroup {
-        Some(cgroup) => as_root(|root| cgroup.usage(root)),
+    let (usage, ended) = ended.map_or_else(|e| (None, Err(e)), |(outcome, usage, last)| (usage, Ok((outcome, last))));
+    let usage = match usage {
+        Some(usage) => usage,
         None => {
             let killed = cgroup::kills_around().zip(killed_before).map(|(after, before)| after.saturating_sub(before));
             Usage { peak_memory: None, oom_kills: killed.unwrap_or_default() }
@@ -198,15 +200,18 @@ fn as_required(launch: &Launch<'_>, made: Result<Cgroup>) -> Result<Placed> {
     }
 }
 
+/// What came of the payload, what it used where that is known, and what came of the hook at the end.
+type Conversed<T> = Result<(Outcome, Option<Usage>, T)>;
+
 /// The conversation with the stage process, from its id maps to the end; gives the cgroup in every case.
 fn converse<T>(
     launch: &Launch<'_>,
     stage: StageProcess,
     prepared: Option<Placed>,
-    (before_start, at_end): (impl FnOnce(&Checked) -> Result<()>, impl FnOnce() -> T),
+    (before_start, at_end): (impl FnOnce(&Checked) -> Result<()>, impl FnOnce(&mut Reading<'_>) -> T),
     signals: &mut Signals,
-    (pipes, watch, detached): (Vec<Relay>, Watch, Option<(Report, u64)>),
-) -> (Result<(Outcome, T)>, Option<Cgroup>) {
+    (pipes, mut watch, detached): (Vec<Relay>, Watch, Option<(Report, u64)>),
+) -> (Conversed<T>, Option<Cgroup>) {
     let pid = stage.pid();
     // While the stage works: once the container is there, it waits for nothing that could be known before.
     let (promised, host) = match Host::observe().and_then(|host| Ok((promised(launch, &host)?, host))) {
@@ -256,6 +261,7 @@ fn converse<T>(
         if signals.interrupted()? {
             return Err(Error::new(Stage::Run, Kind::Failed, "interrupted before the start; nothing was run"));
         }
+        as_root(|root| watch.container(root, init));
         let exec = launch.exec.as_ref().map(|(listener, log)| -> Result<ExecServer<'_>> {
             let copied =
                 |e: std::io::Error| Error::new(Stage::Run, Kind::Failed, "cannot copy a descriptor").because(e);
@@ -284,7 +290,12 @@ fn converse<T>(
             raw: launch.raw,
             watch,
         };
-        supervise::start_and_wait(run, signals).map(|outcome| (outcome, at_end()))
+        let until = launch.time.map(|time| Instant::now() + time);
+        let outcome = supervise::start_and_wait(run, signals)?;
+        // What the payload used, without what is read of its outputs afterwards.
+        let usage = cgroup.as_ref().map(|cgroup| as_root(|root| cgroup.usage(root)));
+        let last = at_end(&mut Reading::Run(AtEnd { cgroup: cgroup.as_ref(), until, signals }));
+        Ok((outcome, usage, last))
     });
     (outcome, cgroup)
 }

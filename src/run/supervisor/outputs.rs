@@ -1,46 +1,97 @@
-//! Outputs: after the container is dead, what is in `/safe_outputs` becomes the researcher's.
+//! Outputs: after the container is dead, what is in `/safe_outputs` becomes the researcher's, and is listed.
 //!
-//! Takes the outputs directory and the researcher's ids; gives an `Outputs` (names, sizes, SHA-256) for the record;
-//! trusts nothing in the tree: every step is by descriptor and follows no link; refuses devices, sockets and fifos
-//! (removed and reported) and strips setuid, setgid and sticky bits.
+//! Two walks, each in one file: `give` changes owners and modes, with power over the run's ids, and is always completed;
+//! `listing` reads as the researcher, who owns all of it by then, and may be stopped. Neither holds more than a few MiB
+//! whatever is there: the list is a file beside the record, and the record has its counts alone.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use nix::dir::Dir;
-use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{FileStat, Mode, fchmod, fstat, fstatat};
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, unlinkat};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
-use crate::error::{Error, Kind, Result, Stage};
-use crate::host::ids::HostIds;
-use crate::run::removal;
-use crate::run::supervisor::quota::Kept;
-use crate::text;
+/// Trees of any depth, walked.
+pub mod tree;
+/// A line of the list.
+pub mod line;
+/// The list, as it is written.
+pub mod list;
+/// ACLs, extended attributes.
+pub mod attributes;
+/// Owners and modes.
+pub mod give;
+/// What files hold.
+pub mod hash;
+/// What is there.
+pub mod listing;
+/// What is there against what was listed.
+pub mod compare;
 
-/// Deeper trees are reported, not entered: one descriptor a level is held.
-const DEPTH: usize = 256;
+/// The list goes no deeper; owners and modes do.
+pub const LISTED: usize = 256;
+/// How many links and refusals the record shows.
+const SHOWN: usize = 8;
+/// How much it shows of one, in characters.
+const SHOWN_CHARACTERS: usize = 160;
 
-/// What a run left.
+/// What a run left, as the record tells it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outputs {
     /// Where it is.
     pub path: PathBuf,
-    /// Regular files, sorted by name.
-    pub files: Vec<OutputFile>,
-    /// Bytes of all files together.
+    /// Regular files.
+    pub files: Files,
+    /// Bytes of all files together, as they tell their sizes.
     pub bytes: u64,
-    /// Symbolic links, kept as text: `name -> target`.
-    pub links: Vec<String>,
-    /// What was removed or could not be kept, and why.
-    pub refused: Vec<String>,
+    /// Bytes on disk.
+    #[serde(default)]
+    pub disk: u64,
+    /// Directories below the top.
+    #[serde(default)]
+    pub directories: u64,
+    /// Symbolic links, as text: `name -> target`; the first few.
+    pub links: Few,
+    /// What was removed, left alone or could not be read, and why; the first few.
+    pub refused: Few,
+    /// Files and directories that lost set-ID bits.
+    #[serde(default)]
+    pub set_ids: u64,
+    /// ACLs and extended attributes that were removed.
+    #[serde(default)]
+    pub attributes: u64,
+    /// Files without a hash, the list says why.
+    #[serde(default)]
+    pub not_hashed: u64,
+    /// The list; none in records of older versions, and where it could not be written.
+    #[serde(default)]
+    pub list: Option<List>,
 }
 
-/// One file of the outputs.
+/// Files: how many, or in records of older versions which.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Files {
+    /// How many.
+    Count(u64),
+    /// Each of them.
+    Each(Vec<OutputFile>),
+}
+
+impl Default for Files {
+    fn default() -> Self {
+        Self::Count(0)
+    }
+}
+
+impl Files {
+    /// How many.
+    pub fn count(&self) -> u64 {
+        match self {
+            Self::Count(count) => *count,
+            Self::Each(files) => u64::try_from(files.len()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// One file, in records of older versions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputFile {
     /// Path below the outputs directory; bytes that are not UTF-8 or not printable are escaped.
@@ -51,264 +102,104 @@ pub struct OutputFile {
     pub sha256: String,
 }
 
-/// Gives everything in the directory `dir` to `owner` and lists it; `path` is its name, for the list. For a process with
-/// power over every id in the tree. What belongs to no id of the run (`ids`) is not the run's, and is left alone; what the run's
-/// `quotas` have counted is counted no more.
-///
-/// # Errors
-/// When an entry cannot be given away.
-pub fn collect(
-    dir: OwnedFd,
-    path: &Path,
-    owner: &HostIds,
-    ids: impl Fn(u32) -> bool,
-    quotas: &[Kept],
-) -> Result<Outputs> {
-    let mut outputs = Outputs { path: path.to_path_buf(), ..Outputs::default() };
-    let owner = Owner { uid: Uid::from_raw(owner.uid), gid: Gid::from_raw(owner.gid) };
-    let mut walk = Walk { owner, outputs: &mut outputs, ids: &ids, quotas };
-    walk.directory(dir, Path::new(""), 0)?;
-    outputs.files.sort_by(|a, b| a.path.cmp(&b.path));
-    outputs.bytes = outputs.files.iter().map(|f| f.size).sum();
-    Ok(outputs)
+/// The list of outputs, a file beside the record (`ID.outputs.jsonl`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct List {
+    /// Its name.
+    pub file: String,
+    /// Its lines.
+    pub lines: u64,
+    /// Its bytes.
+    pub bytes: u64,
+    /// SHA-256 of it, in hexadecimal.
+    pub sha256: String,
+    /// Why it is not whole, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<String>,
 }
 
-/// Whether everything in the directory `dir`, and itself, is `owner`'s already and theirs to read: then [`collect`] needs no
-/// more power than theirs. What cannot be seen, or lies deeper than is entered, counts as not.
-pub fn all_of(dir: &OwnedFd, owner: &HostIds) -> bool {
-    let theirs = |stat: &FileStat| {
-        let needed = match stat.st_mode & libc::S_IFMT {
-            libc::S_IFDIR => 0o700,
-            libc::S_IFREG => 0o400,
-            _ => 0,
-        };
-        (stat.st_uid, stat.st_gid) == (owner.uid, owner.gid) && stat.st_mode & needed == needed
-    };
-    fstat(dir).is_ok_and(|stat| theirs(&stat)) && all_below(dir, &theirs, 0).unwrap_or(false)
+/// The first few of perhaps many texts: in a document, a list whose last element says how many more there were.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<String>", into = "Vec<String>")]
+pub struct Few {
+    first: Vec<String>,
+    more: u64,
 }
 
-fn all_below(dir: &OwnedFd, theirs: &dyn Fn(&FileStat) -> bool, depth: usize) -> nix::Result<bool> {
-    for entry in Dir::openat(dir, ".", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?.iter() {
-        let entry = entry?;
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        let stat = fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        if !theirs(&stat) {
-            return Ok(false);
-        }
-        if stat.st_mode & libc::S_IFMT == libc::S_IFDIR
-            && (depth >= DEPTH || !all_below(&removal::open(dir, name, removal::ALL)?, theirs, depth + 1)?)
-        {
-            return Ok(false);
+impl Few {
+    /// One more.
+    pub fn add(&mut self, text: &str) {
+        if self.first.len() < SHOWN {
+            self.first.push(shortened(text));
+        } else {
+            self.more = self.more.saturating_add(1);
         }
     }
-    Ok(true)
-}
 
-/// Lists and hashes without changing anything: for `ces verify`.
-///
-/// # Errors
-/// When the directory cannot be read.
-pub fn survey(path: &Path) -> Result<Outputs> {
-    let mut outputs = Outputs { path: path.to_path_buf(), ..Outputs::default() };
-    let mut pending = vec![PathBuf::new()];
-    while let Some(below) = pending.pop() {
-        for entry in std::fs::read_dir(path.join(&below)).map_err(|e| fail_io(path, &e))? {
-            let entry = entry.map_err(|e| fail_io(path, &e))?;
-            let name = below.join(entry.file_name());
-            let kind = entry.file_type().map_err(|e| fail_io(&name, &e))?;
-            if kind.is_dir() {
-                pending.push(name);
-            } else if kind.is_symlink() {
-                let target = std::fs::read_link(path.join(&name)).map_err(|e| fail_io(&name, &e))?;
-                outputs.links.push(format!("{} -> {}", shown(&name), shown(&target)));
-            } else if kind.is_file() {
-                let file = File::open(path.join(&name)).map_err(|e| fail_io(&name, &e))?;
-                outputs.files.push(hash(file, &name)?);
-            } else {
-                outputs.refused.push(format!("{}: not a regular file", shown(&name)));
-            }
-        }
-    }
-    outputs.files.sort_by(|a, b| a.path.cmp(&b.path));
-    outputs.links.sort();
-    outputs.bytes = outputs.files.iter().map(|f| f.size).sum();
-    Ok(outputs)
-}
-
-#[derive(Clone, Copy)]
-struct Owner {
-    uid: Uid,
-    gid: Gid,
-}
-
-struct Walk<'a> {
-    owner: Owner,
-    outputs: &'a mut Outputs,
-    ids: &'a dyn Fn(u32) -> bool,
-    quotas: &'a [Kept],
-}
-
-impl Walk<'_> {
-    fn directory(&mut self, dir: OwnedFd, name: &Path, depth: usize) -> Result<()> {
-        let stat = fstat(&dir).map_err(|e| fail(name, e))?;
-        fchown(&dir, Some(self.owner.uid), Some(self.owner.gid)).map_err(|e| fail(name, e))?;
-        // The owner must be able to look into it, and to delete it.
-        fchmod(&dir, Mode::from_bits_truncate(stat.st_mode & 0o777 | 0o700)).map_err(|e| fail(name, e))?;
-        self.quotas.iter().for_each(|kept| kept.release(&dir));
-        let copy = dir.try_clone().map_err(|e| fail_io(name, &e))?;
-        let mut entries = Vec::new();
-        for entry in Dir::from_fd(copy).map_err(|e| fail(name, e))?.iter() {
-            let entry = entry.map_err(|e| fail(name, e))?;
-            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-                entries.push(entry.file_name().to_owned());
-            }
-        }
-        entries.sort();
-        for entry in entries {
-            use std::os::unix::ffi::OsStrExt as _;
-            let path = name.join(std::ffi::OsStr::from_bytes(entry.to_bytes()));
-            let stat = fstatat(&dir, entry.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW).map_err(|e| fail(&path, e))?;
-            self.entry(&dir, &entry, &path, &stat, depth)?;
-        }
-        Ok(())
+    /// Those of `other`, too.
+    pub fn join(&mut self, other: &Self) {
+        other.first.iter().for_each(|text| self.add(text));
+        self.more = self.more.saturating_add(other.more);
     }
 
-    fn entry(
-        &mut self,
-        dir: &OwnedFd,
-        name: &std::ffi::CStr,
-        path: &Path,
-        stat: &FileStat,
-        depth: usize,
-    ) -> Result<()> {
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        if !(self.ids)(stat.st_uid) {
-            self.outputs.refused.push(format!(
-                "{}: belongs to uid {}, not to the run; left alone",
-                shown(path),
-                stat.st_uid
-            ));
-            return Ok(());
-        }
-        match stat.st_mode & libc::S_IFMT {
-            libc::S_IFDIR if depth >= DEPTH => {
-                self.outputs.refused.push(format!("{}: deeper than {DEPTH} levels", shown(path)))
-            }
-            libc::S_IFDIR => {
-                let below = removal::open(dir, name, self.ids).map_err(|e| fail(path, e))?;
-                self.directory(below, path, depth + 1)?;
-            }
-            libc::S_IFREG => {
-                let file = openat(dir, name, flags, Mode::empty()).map_err(|e| fail(path, e))?;
-                fchown(&file, Some(self.owner.uid), Some(self.owner.gid)).map_err(|e| fail(path, e))?;
-                fchmod(&file, Mode::from_bits_truncate(stat.st_mode & 0o777 | 0o600)).map_err(|e| fail(path, e))?;
-                self.quotas.iter().for_each(|kept| kept.release(&file));
-                self.outputs.files.push(hash(file.into(), path)?);
-            }
-            libc::S_IFLNK => {
-                fchownat(dir, name, Some(self.owner.uid), Some(self.owner.gid), AtFlags::AT_SYMLINK_NOFOLLOW)
-                    .map_err(|e| fail(path, e))?;
-                let target = nix::fcntl::readlinkat(dir, name).map_err(|e| fail(path, e))?;
-                self.outputs.links.push(format!("{} -> {}", shown(path), shown(Path::new(&target))));
-            }
-            kind => {
-                unlinkat(dir, name, UnlinkatFlags::NoRemoveDir).map_err(|e| fail(path, e))?;
-                let what = match kind {
-                    libc::S_IFIFO => "a fifo",
-                    libc::S_IFSOCK => "a socket",
-                    _ => "a device",
-                };
-                self.outputs.refused.push(format!("{}: {what}, removed", shown(path)));
-            }
-        }
-        Ok(())
+    /// Those that are shown, and the rest as a number in words.
+    pub fn lines(&self) -> Vec<String> {
+        let more = (self.more > 0).then(|| format!("and {} more", self.more));
+        self.first.iter().cloned().chain(more).collect()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.first.is_empty()
     }
 }
 
-fn hash(mut file: File, path: &Path) -> Result<OutputFile> {
-    let mut sha = Sha256::new();
-    let mut buffer = vec![0; 256 * 1024];
-    let mut size = 0_u64;
-    loop {
-        let read = file.read(&mut buffer).map_err(|e| fail_io(path, &e))?;
-        if read == 0 {
-            break;
-        }
-        sha.update(buffer.get(..read).unwrap_or_default());
-        size = size.saturating_add(u64::try_from(read).unwrap_or(0));
+/// The begin and the end of a text that is long: names come first, reasons last.
+fn shortened(text: &str) -> String {
+    let length = text.chars().count();
+    if length <= SHOWN_CHARACTERS {
+        return text.to_owned();
     }
-    let sha256 = sha.finalize().iter().map(|b| format!("{b:02x}")).collect();
-    Ok(OutputFile { path: shown(path), size, sha256 })
+    let half = SHOWN_CHARACTERS / 2;
+    let begin = text.chars().take(half);
+    begin.chain(['…']).chain(text.chars().skip(length.saturating_sub(half))).collect()
 }
 
-fn shown(path: &Path) -> String {
-    text::neutral_bytes(path.as_os_str().as_encoded_bytes())
+impl From<Few> for Vec<String> {
+    fn from(few: Few) -> Self {
+        few.lines()
+    }
 }
 
-fn fail(path: &Path, e: nix::Error) -> Error {
-    fail_io(path, &e.into())
-}
-
-fn fail_io(path: &Path, e: &std::io::Error) -> Error {
-    Error::new(Stage::Outputs, Kind::Failed, format!("cannot collect the output {}", shown(path)))
-        .because(e)
-        .hint("the outputs are kept as they are; ask the administrator to look at the directory")
+impl From<Vec<String>> for Few {
+    fn from(mut first: Vec<String>) -> Self {
+        let count = |text: &String| text.strip_prefix("and ")?.strip_suffix(" more")?.parse::<u64>().ok();
+        let more = first.last().filter(|_| first.len() > SHOWN).and_then(count);
+        if more.is_some() {
+            first.pop();
+        }
+        Self { first, more: more.unwrap_or_default() }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     #[test]
-    fn links_stay_text_fifos_go_and_setuid_is_stripped() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
-        std::fs::write(at("table.csv"), "1,2\n").unwrap();
-        std::fs::write(at("tool"), "x").unwrap();
-        std::fs::set_permissions(at("tool"), std::fs::Permissions::from_mode(0o4755)).unwrap();
-        symlink("/etc/shadow", at("link")).unwrap();
-        nix::unistd::mkfifo(&at("pipe"), Mode::from_bits_truncate(0o600)).unwrap();
-        let me = HostIds { uid: nix::unistd::getuid().as_raw(), gid: nix::unistd::getgid().as_raw(), groups: vec![] };
-        let open = || OwnedFd::from(File::open(dir.path()).unwrap());
-        assert_eq!(collect(open(), dir.path(), &me, |_| false, &[]).unwrap().refused.len(), 4);
-        let outputs = collect(open(), dir.path(), &me, |uid| uid == me.uid, &[]).unwrap();
-        assert_eq!(outputs.files.iter().map(|f| f.path.as_str()).collect::<Vec<_>>(), ["table.csv", "tool"]);
-        assert_eq!(outputs.links, ["link -> /etc/shadow"]);
-        assert_eq!(outputs.refused, ["pipe: a fifo, removed"]);
-        assert!(!at("pipe").exists());
-        assert_eq!(std::fs::metadata(at("tool")).unwrap().permissions().mode() & 0o7777, 0o755);
-        assert_eq!(outputs.bytes, 5);
-        assert_eq!(survey(dir.path()).unwrap().files, outputs.files);
+    fn a_record_of_an_older_version_with_its_files_inside_is_read() {
+        let old = r#"{"path":"/home/a/outputs_x","files":[{"path":"t.csv","size":4,"sha256":"00"}],"bytes":4,
+            "links":["a -> b"],"refused":[]}"#;
+        let read: Outputs = serde_json::from_str(old).unwrap();
+        assert_eq!((read.files.count(), read.list, read.links.lines()), (1, None, vec!["a -> b".to_owned()]));
     }
 
     #[test]
-    fn what_is_not_all_of_one_owner_or_not_theirs_to_read_needs_more_power() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
-        let me = HostIds { uid: nix::unistd::getuid().as_raw(), gid: nix::unistd::getgid().as_raw(), groups: vec![] };
-        let all = || all_of(&File::open(dir.path()).unwrap().into(), &me);
-        let mode =
-            |name: &str, mode| std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(mode)).unwrap();
-        std::fs::create_dir_all(at("a/b")).unwrap();
-        std::fs::write(at("a/b/table.csv"), "1,2\n").unwrap();
-        symlink("/etc/shadow", at("a/link")).unwrap();
-        assert!(all());
-        assert!(!all_of(&File::open(dir.path()).unwrap().into(), &HostIds { gid: me.gid + 1, ..me.clone() }));
-        mode("a/b/table.csv", 0o200);
-        assert!(!all());
-        mode("a/b/table.csv", 0o400);
-        mode("a/b", 0o500);
-        assert!(!all());
-        mode("a/b", 0o700);
-        assert!(all());
-        // Only root can make what is somebody else's.
-        if me.uid == 0 {
-            std::os::unix::fs::lchown(at("a/link"), Some(1), None).unwrap();
-            assert!(!all());
-        }
+    fn of_many_texts_the_first_few_are_shown_shortened_and_the_rest_counted() {
+        let mut few = Few::default();
+        (0..100).for_each(|n| few.add(&format!("{n}{}", "x".repeat(10_000))));
+        let text = serde_json::to_string(&few).unwrap();
+        assert!(text.len() < 4096 && text.contains("and 92 more"), "{text}");
+        assert_eq!(serde_json::from_str::<Few>(&text).unwrap(), few);
     }
 }

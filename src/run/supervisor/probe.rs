@@ -123,10 +123,10 @@ pub fn watch(caller: &Caller) -> Result<Result<Seen>> {
     });
     let map = IdMap::on_disk(caller)?;
     let seen = made.and_then(|made| {
-        let one = Bound { what: "trial", dirs: vec![made], bytes: None, files: Some(1) };
-        let watch = Watch::new(vec![one], map.clone(), researcher.clone(), privileged);
-        let look = || {
-            watch.look().and_then(|seen| match seen.as_deref() {
+        let one = Bound { what: "trial", dirs: vec![made], bytes: None, files: Some(1), kept: false };
+        let mut watch = Watch::new(vec![one], map.clone(), researcher.clone(), privileged);
+        let mut look = || {
+            watch.look(false).and_then(|seen| match seen.as_deref() {
                 Some("trial limit: 2 files are more than 1") => Ok(()),
                 other => Err(Error::new(Stage::Run, Kind::Host, "a run's files cannot be counted")
                     .because(other.unwrap_or("what is there was not found"))),

@@ -1,13 +1,24 @@
 //! The record: what was run, under which rules, what the kernel said, and what came out.
 //!
-//! Takes facts from every stage; gives `runs/<id>.json` (begun before the start, finished after) and a line in
-//! `audit.jsonl`; trusts the clock; refuses to let a run start whose record cannot be written.
+//! Takes facts from every stage; gives `runs/<id>.json` (begun before the start, finished after), a line in `audit.jsonl` and one
+//! in the index; trusts the clock; refuses to let a run start whose record cannot be written. A record does not grow with what a
+//! payload leaves, and room for its end is taken before the start: a file system that fills up meanwhile loses nothing of it.
+//!
+//! ```text
+//! LOG/runs/<id>.json            the record
+//! LOG/runs/<id>.outputs.jsonl   the list of its outputs
+//! LOG/runs/.<id>.end            room for the end of the record, while the run lasts
+//! LOG/runs/.<id>.line           room for the lines that tell of it
+//! LOG/runs.idx                  the index (`crate::run::supervisor::index`)
+//! LOG/audit.jsonl               a line for each begin, end and `ces exec`
+//! ```
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Write as _;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -17,22 +28,10 @@ use crate::host::caller::Mode;
 use crate::host::privilege::Root;
 use crate::host::site_dir::SiteDir;
 use crate::run::job_id::JobId;
+pub use crate::run::supervisor::index::State;
+use crate::run::supervisor::index::{self, Entry};
 use crate::run::supervisor::outputs::Outputs;
 use crate::run::supervisor::ports::Published;
-
-/// How far a run came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Begun; `ces` is at work.
-    Begun,
-    /// The payload ran and ended.
-    Finished,
-    /// Nothing of the payload ran.
-    Refused,
-    /// `ces` was killed, or the host went down.
-    Interrupted,
-}
 
 /// One run, as the file holds it. Times are UTC (RFC 3339), sizes bytes, durations seconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -145,29 +144,117 @@ pub fn path(log: &SiteDir, id: &JobId) -> PathBuf {
     log.join("runs").join(format!("{id}.json"))
 }
 
+/// Room for the end of a record, and for its lines in the audit log and the index.
+const ROOM: u64 = 64 << 10;
+const ROOM_FOR_LINES: u64 = 8 << 10;
+/// No record is longer, in memory; those of older versions grew with the outputs.
+const LARGEST: u64 = 512 << 20;
+
+fn room(dir: &Path, id: &JobId, what: &str) -> PathBuf {
+    dir.join(format!(".{id}.{what}"))
+}
+
+/// Makes the list of the outputs of `id`, empty; gives its name, too.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_list(_: &Root, log: &SiteDir, id: &JobId) -> Result<(File, String)> {
+    let name = format!("{id}.outputs.jsonl");
+    let path = log.join("runs").join(&name);
+    let options = || {
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+        options
+    };
+    let list = options().open(&path).map_err(|e| fail(&path, e))?;
+    Ok((list, name))
+}
+
+/// Opens the list of the outputs of `id`; none where there is none.
+///
+/// # Errors
+/// When it could have been written by others.
+pub fn open_list(_: &Root, log: &SiteDir, id: &JobId) -> Result<Option<File>> {
+    let Some(runs) = log.below(OsStr::new("runs"))? else { return Ok(None) };
+    runs.document(OsStr::new(&format!("{id}.outputs.jsonl")))
+}
+
 impl Record {
-    /// Writes the file: aside, then renamed over the old one, so that it is always whole.
+    /// Writes the begun record, and takes room for its end.
+    ///
+    /// # Errors
+    /// When it cannot be written, or there is no room.
+    pub fn begin(&self, root: &Root, log: &SiteDir) -> Result<()> {
+        self.save(root, log)?;
+        let dir = log.join("runs");
+        let begun = fs::metadata(path(log, &self.id)).map_or(0, |found| found.len());
+        let take = |what: &str, bytes: u64| -> std::io::Result<()> {
+            let file =
+                fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(room(&dir, &self.id, what))?;
+            allocate(&file, bytes)
+        };
+        take("end", ROOM.max(begun.saturating_add(ROOM / 2))).and_then(|()| take("line", ROOM_FOR_LINES)).map_err(|e| {
+            self.give_room_back(&dir);
+            fail(&path(log, &self.id), e)
+        })
+    }
+
+    fn give_room_back(&self, dir: &Path) {
+        // Never taken, or used: then there is nothing to give back.
+        ["end", "line"].iter().for_each(|what| drop(fs::remove_file(room(dir, &self.id, what))));
+    }
+
+    /// Writes the file: aside, into the room that was taken if it is the end, then renamed over the old one, so that it is
+    /// always whole; then its lines in the audit log and the index.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn save(&self, root: &Root, log: &SiteDir) -> Result<()> {
         let path = path(log, &self.id);
+        let dir = log.join("runs");
         let write = || -> std::io::Result<()> {
-            let dir = log.join("runs");
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-            let aside = dir.join(format!(".{}.new", self.id));
-            let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
             let mut text = serde_json::to_vec_pretty(self)?;
             text.push(b'\n');
+            let taken = room(&dir, &self.id, "end");
+            let end = fs::OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(&taken);
+            let (mut file, aside) = match end {
+                Ok(file) if self.state != State::Begun => (file, taken),
+                _ => {
+                    let new = room(&dir, &self.id, "new");
+                    (fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?, new)
+                }
+            };
             file.write_all(&text)?;
+            file.set_len(u64::try_from(text.len()).unwrap_or(u64::MAX))?;
             fs::rename(&aside, &path)
         };
-        write().map_err(|e| {
-            Error::new(Stage::Record, Kind::Failed, format!("cannot write the record {}", path.display()))
-                .because(e)
-                .hint("no run starts without a record; free space there, or name another place with --root")
-        })?;
-        self.audit(root, log)
+        write().map_err(|e| fail(&path, e))?;
+        if self.state != State::Begun {
+            self.give_room_back(&dir);
+        }
+        self.audit(root, log)?;
+        // The record is there: what the index lacks is found out by who reads it.
+        index::add(root, log, &self.entry()).ok();
+        Ok(())
+    }
+
+    /// The record in one line.
+    pub fn entry(&self) -> Entry {
+        Entry {
+            id: self.id.clone(),
+            uid: self.uid,
+            researcher: self.researcher.clone(),
+            project: self.project.clone(),
+            image: self.image.clone(),
+            state: self.state,
+            started: self.started.clone(),
+            seconds: self.seconds,
+            exit: self.exit,
+            ended: self.ended.clone(),
+            name: self.name.clone(),
+        }
+        .bounded()
     }
 
     /// Appends one line to the audit log; O_APPEND keeps lines of parallel runs whole.
@@ -192,34 +279,34 @@ impl Record {
     /// When there is none or it makes no sense.
     pub fn load(_: &Root, log: &SiteDir, id: &JobId) -> Result<Self> {
         let path = path(log, id);
-        let text = fs::read(&path).map_err(|e| {
+        let none = |e: &dyn std::fmt::Display| {
             Error::new(Stage::Record, Kind::Missing, format!("there is no record of run {id}"))
                 .because(e)
                 .hint("ces runs lists them")
-        })?;
+        };
+        let mut text = Vec::new();
+        let file = File::open(&path).map_err(|e| none(&e))?;
+        file.take(LARGEST).read_to_end(&mut text).map_err(|e| none(&e))?;
         serde_json::from_slice(&text).map_err(|e| {
             Error::new(Stage::Record, Kind::Failed, format!("the record {} makes no sense", path.display())).because(e)
         })
     }
+}
 
-    /// All records, oldest first; files that make no sense are left out.
-    ///
-    /// # Errors
-    /// When the directory cannot be read.
-    pub fn all(_: &Root, log: &SiteDir) -> Result<Vec<Self>> {
-        let entries = match fs::read_dir(log.join("runs")) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(Error::new(Stage::Record, Kind::Failed, "cannot read the records").because(e)),
-        };
-        let mut records: Vec<Self> = entries
-            .flatten()
-            .filter(|entry| entry.path().extension().is_some_and(|e| e == "json"))
-            .filter_map(|entry| serde_json::from_slice(&fs::read(entry.path()).ok()?).ok())
-            .collect();
-        records.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(records)
+/// Gives a file that much room on disk. Where the file system cannot, zeros are written.
+fn allocate(mut file: &File, bytes: u64) -> std::io::Result<()> {
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+            file.write_all(&vec![0; usize::try_from(bytes).unwrap_or(0)])
+        }
+        done => done.map_err(Into::into),
     }
+}
+
+fn fail(path: &Path, e: std::io::Error) -> Error {
+    Error::new(Stage::Record, Kind::Failed, format!("cannot write the record {}", path.display()))
+        .because(e)
+        .hint("no run starts without a record; make room on the file system of the log")
 }
 
 /// One line; O_APPEND keeps lines of parallel runs whole.

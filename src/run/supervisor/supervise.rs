@@ -39,6 +39,8 @@ pub struct Outcome {
     pub elapsed: Duration,
     /// The bound on scratch or outputs for which ces ended it, in words.
     pub exceeded: Option<String>,
+    /// The bound that was found exceeded when it had ended by itself, in words.
+    pub exceeded_at_end: Option<String>,
     /// Published ports were no longer served, before the end.
     pub relay_lost: bool,
     /// Something of the output was dropped, because the log was full.
@@ -168,10 +170,14 @@ fn until_gone(
                 Some(FromStage::Finished) | None => {
                     wait_gone(&run.init)?;
                     let ending = if deadline.passed { Ending::TimedOut } else { Ending::Killed };
+                    let elapsed = began.elapsed();
+                    // What was written since the last look.
+                    let exceeded_at_end = if exceeded.is_none() { run.watch.at_end() } else { None };
                     return Ok(Outcome {
                         ending,
-                        elapsed: began.elapsed(),
+                        elapsed,
                         exceeded,
+                        exceeded_at_end,
                         relay_lost,
                         log_cut: false,
                         lost: Vec::new(),

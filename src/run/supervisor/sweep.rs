@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::os::fd::AsFd as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -22,7 +22,9 @@ use crate::run::protocol::STAGE;
 use crate::run::supervisor::collect::{self, Whose};
 use crate::run::supervisor::job;
 use crate::run::supervisor::journal::{self, Journal, Life, Made};
-use crate::run::supervisor::record::{Record, State, now};
+use crate::run::supervisor::pending;
+use crate::run::supervisor::reading::Reading;
+use crate::run::supervisor::record::{self, Record, State, now};
 
 /// Cleans up after the jobs whose ces is gone: after the caller's own all that is left, after others' what costs little; gives
 /// what could not be cleaned up, in words.
@@ -36,12 +38,13 @@ pub fn sweep(dirs: &Dirs, caller: &Caller) -> Result<Vec<String>> {
     })?;
     // Whose that is nobody knows, so it is told to who may know of everything.
     let mut left = if caller.sees_everyone() { odd } else { Vec::new() };
+    let mut reading = Reading::Swept(Instant::now() + HASHING);
     for (journal, life) in jobs {
         let Life::Dead(lock) = life else { continue };
         // The lock is kept until the journal is gone, so that two sweeps do not meet.
         let own = caller.sees_everyone() || journal.uid == caller.uid.as_raw();
         let cleaned = match own {
-            true => clean(dirs, caller, &journal)
+            true => clean(dirs, caller, &journal, &mut reading)
                 .and_then(|()| as_root(|root| journal::forget(root, dirs, &journal.id, lock))),
             // What it left of files is for a command of its own researcher: nobody waits for another's.
             false => stop(dirs, caller, &journal),
@@ -92,20 +95,35 @@ fn stop(dirs: &Dirs, caller: &Caller, journal: &Journal) -> Result<()> {
     })
 }
 
-fn clean(dirs: &Dirs, caller: &Caller, journal: &Journal) -> Result<()> {
+/// How long all outputs of dead runs together are hashed: who waits wanted something else.
+const HASHING: Duration = Duration::from_secs(3);
+
+fn clean(dirs: &Dirs, caller: &Caller, journal: &Journal, reading: &mut Reading<'_>) -> Result<()> {
     stop(dirs, caller, journal)?;
     let places = journal.places(dirs, caller)?;
     let researcher = job::researcher(journal, caller);
     let made = as_root(|root| Made::load(root, dirs, &journal.id))?;
     let map = IdMap::on_disk(caller)?;
-    let outputs = job::reopen(&places.outputs(), made.outputs, &researcher).and_then(|dir| {
+    // It ended, and its record could not be written.
+    let ended = as_root(|root| pending::load(root, dirs, &journal.id))?;
+    let collected = ended.as_ref().is_some_and(|record| record.outputs.is_some());
+    let found = if collected { Ok(None) } else { job::reopen(&places.outputs(), made.outputs, &researcher) };
+    let outputs = found.and_then(|dir| {
         let Some(dir) = dir else { return Ok(None) };
+        // Without a list there are still counts.
+        let list = as_root(|root| record::make_list(root, &dirs.log, &journal.id)).ok();
         let whose = Whose { researcher: researcher.clone(), map: map.clone(), privileged: caller.is_privileged() };
-        collect::hand_over(dir, &places.outputs(), &whose, &journal.quotas).map(Some)
+        collect::hand_over(&dir, &places.outputs(), &whose, &journal.quotas, list, reading).map(Some)
     });
     let scratch = job::reopen(&places.scratch(), made.scratch, &researcher)?;
     job::discard(journal, &places, scratch.as_ref(), caller, &map)?;
     as_root(|root| {
+        if let Some(mut record) = ended {
+            if record.outputs.is_none() {
+                record.outputs = outputs.unwrap_or_default();
+            }
+            return record.save(root, &dirs.log);
+        }
         let Ok(mut record) = Record::load(root, &dirs.log, &journal.id) else { return Ok(()) };
         if record.state != State::Begun {
             return Ok(());

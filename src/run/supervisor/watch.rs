@@ -2,7 +2,9 @@
 //! them itself (`crate::run::supervisor::quota`).
 //!
 //! Takes open directories and their ceilings; gives the first one that is exceeded; trusts the kernel's block counts;
-//! refuses to pass over what it cannot count: that counts as exceeded. Between two looks a payload can write more than its
+//! refuses to pass over what it cannot count: that counts as exceeded. Counted are blocks, of files that are deleted and open too
+//! (`crate::run::supervisor::unnamed`), and apart from them what files claim to hold: a file of holes takes no room, and as much
+//! time to read. Between two looks a payload can write more than its
 //! bound, for at most `PAUSE` or twenty times as long as a look takes; the bound is therefore one on runs, not on moments.
 //!
 //! An ordinary user's ces looks as root of a user namespace with the run's ids: what a payload hides from the user (another
@@ -14,14 +16,16 @@ use std::time::{Duration, Instant};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, fstatat};
+use nix::sys::stat::{Mode, fstat, fstatat};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::idmap::IdMap;
 use crate::host::ids::HostIds;
-use crate::host::privilege::over_files;
+use crate::host::privilege::{Root, as_root, over_files};
 use crate::policy::units::show_size;
+use crate::run::supervisor::unnamed::{Container, Unnamed};
 use crate::run::user_namespace;
 
 /// The shortest time between two looks.
@@ -40,6 +44,8 @@ pub struct Bound {
     pub bytes: Option<u64>,
     /// Files, directories and links.
     pub files: Option<u64>,
+    /// The file system keeps it, except for what files claim to hold: looked at once, at the end.
+    pub kept: bool,
 }
 
 /// Looks at bounds from time to time.
@@ -50,57 +56,118 @@ pub struct Watch {
     owner: HostIds,
     privileged: bool,
     next: Instant,
+    container: Option<Container>,
+    /// With which process the next look at open files begins.
+    first: i32,
 }
 
 impl Watch {
     /// Watches `bounds`, those that bound anything, in the home of `owner` and with power over the ids of `map`.
     pub fn new(bounds: Vec<Bound>, map: IdMap, owner: HostIds, privileged: bool) -> Self {
         let bounds = bounds.into_iter().filter(|b| b.bytes.is_some() || b.files.is_some()).collect();
-        Self { bounds, map, owner, privileged, next: Instant::now() + PAUSE }
+        Self { bounds, map, owner, privileged, next: Instant::now() + PAUSE, container: None, first: 0 }
+    }
+
+    /// From now on what the processes of the container hold open counts, too; `init` is its first.
+    pub fn container(&mut self, _: &Root, init: Pid) {
+        if !self.bounds.is_empty() {
+            self.container = Container::of(init);
+        }
     }
 
     /// When to look next; never when there is nothing to watch.
     pub fn next(&self) -> Option<Instant> {
-        (!self.bounds.is_empty()).then_some(self.next)
+        self.bounds.iter().any(|bound| !bound.kept).then_some(self.next)
     }
 
     /// The first bound that is exceeded, in words; looks only when it is time.
     pub fn exceeded(&mut self) -> Option<String> {
         let began = Instant::now();
-        if self.bounds.is_empty() || began < self.next {
+        if self.next().is_none_or(|next| began < next) {
             return None;
         }
-        let found = self.look().unwrap_or_else(|error| Some(format!("the bounds cannot be watched: {error}")));
+        let found = self.look(false).unwrap_or_else(|error| Some(format!("the bounds cannot be watched: {error}")));
         self.next = Instant::now() + PAUSE.max(began.elapsed() * 20);
         found
     }
 
-    /// The first bound that is exceeded now, in words.
+    /// The first bound that is exceeded when the container is gone, in words.
+    pub fn at_end(&mut self) -> Option<String> {
+        if self.bounds.is_empty() {
+            return None;
+        }
+        self.container = None;
+        self.look(true).unwrap_or_else(|error| Some(format!("the bounds cannot be looked at: {error}")))
+    }
+
+    /// The first bound that is exceeded now, in words; at the `last` look those that are kept, too.
     ///
     /// # Errors
     /// When nothing can be counted.
-    pub fn look(&self) -> Result<Option<String>> {
+    pub fn look(&mut self, last: bool) -> Result<Option<String>> {
         let fail =
             |e: serde_json::Error| Error::new(Stage::Run, Kind::Failed, "cannot tell what was counted").because(e);
+        let bounds: Vec<&Bound> = self.bounds.iter().filter(|bound| last || !bound.kept).collect();
+        let open = || self.container.map(|container| container.look(&self.devices(container), self.first));
+        // Other processes are looked at with all of root's power, files of the run with that over files.
+        let by_root = if self.privileged { as_root(|_| open()) } else { None };
         let count = || {
-            let sums: Vec<Sum> = self.bounds.iter().map(|bound| Sum::of(&bound.dirs)).collect();
-            serde_json::to_vec(&sums).map_err(fail)
+            let sums: Vec<Sum> = bounds.iter().map(|bound| Sum::of(&bound.dirs)).collect();
+            let open = if self.privileged { None } else { open() };
+            serde_json::to_vec(&(sums, open)).map_err(fail)
         };
         let answer = over_files(&self.owner, |root| user_namespace::with_ids(root, &self.map, self.privileged, count))?;
-        let sums: Vec<Sum> = serde_json::from_slice(&answer).map_err(fail)?;
-        Ok(self.bounds.iter().zip(&sums).find_map(|(bound, sum)| bound.exceeded_by(sum)))
+        let (mut sums, open): (Vec<Sum>, Option<Unnamed>) = serde_json::from_slice(&answer).map_err(fail)?;
+        let Unnamed { bytes: mut unnamed, next } = by_root.or(open).unwrap_or_default();
+        for (bound, sum) in bounds.iter().zip(&mut sums) {
+            let devices = bound.devices(self.container);
+            // Each file system's for the first bound that is on it: which of two it was nobody can tell.
+            for (_, bytes) in unnamed.iter_mut().filter(|(device, _)| devices.contains(device)) {
+                sum.unnamed = sum.unnamed.saturating_add(std::mem::take(bytes));
+            }
+        }
+        let found = bounds.iter().zip(&sums).find_map(|(bound, sum)| bound.exceeded_by(sum));
+        self.first = next;
+        Ok(found)
+    }
+
+    fn devices(&self, container: Container) -> Vec<u64> {
+        let mut devices: Vec<u64> = self.bounds.iter().flat_map(|bound| bound.devices(Some(container))).collect();
+        devices.sort_unstable();
+        devices.dedup();
+        devices
     }
 }
 
 impl Bound {
+    /// The file systems of its directories; the container's root is over one of them, and is the first bound's, scratch.
+    fn devices(&self, container: Option<Container>) -> Vec<u64> {
+        let own = self.dirs.iter().filter_map(|dir| fstat(dir).ok()).map(|stat| stat.st_dev);
+        own.chain(container.and_then(|container| container.root())).collect()
+    }
+
     fn exceeded_by(&self, sum: &Sum) -> Option<String> {
         if let Some(why) = &sum.uncounted {
             return Some(format!("{} limit: {why}", self.what));
         }
-        if let Some(max) = self.bytes.filter(|max| sum.bytes > *max) {
-            return Some(format!("{} limit: {} are more than {}", self.what, show_size(sum.bytes), show_size(max)));
+        let bytes = sum.bytes.saturating_add(sum.unnamed);
+        if let Some(max) = self.bytes.filter(|max| !self.kept && bytes > *max) {
+            let deleted = match sum.unnamed {
+                0 => String::new(),
+                unnamed => format!(", {} of it deleted but open,", show_size(unnamed)),
+            };
+            return Some(format!(
+                "{} limit: {}{deleted} are more than {}",
+                self.what,
+                show_size(bytes),
+                show_size(max)
+            ));
         }
-        let max = self.files.filter(|max| sum.files > *max)?;
+        if let Some(max) = self.bytes.filter(|max| sum.apparent > *max) {
+            let (apparent, max) = (show_size(sum.apparent), show_size(max));
+            return Some(format!("{} limit: {apparent} (apparent size of its files) are more than {max}", self.what));
+        }
+        let max = self.files.filter(|max| !self.kept && sum.files > *max)?;
         Some(format!("{} limit: {} files are more than {max}", self.what, sum.files))
     }
 }
@@ -109,6 +176,12 @@ impl Bound {
 struct Sum {
     bytes: u64,
     files: u64,
+    /// What regular files claim to hold.
+    #[serde(default)]
+    apparent: u64,
+    /// On disk, of files that are deleted and open.
+    #[serde(default)]
+    unnamed: u64,
     /// Why some of it was not counted.
     uncounted: Option<String>,
 }
@@ -136,6 +209,9 @@ impl Sum {
             let Some(stat) = there(fstatat(&again, name, AtFlags::AT_SYMLINK_NOFOLLOW))? else { continue };
             self.files += 1;
             self.bytes = self.bytes.saturating_add(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512));
+            if stat.st_mode & libc::S_IFMT == libc::S_IFREG {
+                self.apparent = self.apparent.saturating_add(u64::try_from(stat.st_size).unwrap_or(0));
+            }
             if stat.st_mode & libc::S_IFMT != libc::S_IFDIR {
                 continue;
             }
@@ -167,7 +243,7 @@ mod tests {
     use super::*;
 
     fn bound(dir: &std::path::Path, bytes: Option<u64>, files: Option<u64>) -> Bound {
-        Bound { what: "outputs", dirs: vec![std::fs::File::open(dir).unwrap().into()], bytes, files }
+        Bound { what: "outputs", dirs: vec![std::fs::File::open(dir).unwrap().into()], bytes, files, kept: false }
     }
 
     fn exceeded(bound: &Bound) -> Option<String> {
@@ -187,6 +263,10 @@ mod tests {
         std::fs::File::open(dir.path().join("below/file")).unwrap().sync_all().unwrap();
         assert_eq!(exceeded(&bound(dir.path(), Some(1 << 30), Some(2))), None);
         assert!(exceeded(&bound(dir.path(), Some(50_000), None)).unwrap().starts_with("outputs limit: "));
+        std::fs::File::create(dir.path().join("hollow")).unwrap().set_len(15 << 40).unwrap();
+        let said = exceeded(&bound(dir.path(), Some(1 << 30), None)).unwrap();
+        assert_eq!(said, "outputs limit: 15 TiB (apparent size of its files) are more than 1 GiB");
+        std::fs::remove_file(dir.path().join("hollow")).unwrap();
         assert_eq!(exceeded(&bound(dir.path(), None, Some(1))).unwrap(), "outputs limit: 2 files are more than 1");
     }
 

@@ -1,0 +1,136 @@
+//! `ces verify`: whether the outputs of a run are still what was listed when it ended.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufReader, Seek as _, SeekFrom};
+use std::os::fd::OwnedFd;
+
+use serde_json::json;
+
+use super::{Site, print, records};
+use crate::cli::{Global, RecordArgs};
+use crate::error::{Error, Kind, Result, Stage};
+use crate::host::privilege::as_root;
+use crate::run::directory::open_directory;
+use crate::run::supervisor::outputs::compare::{Found, compare};
+use crate::run::supervisor::outputs::line::{Kind as What, Line};
+use crate::run::supervisor::outputs::{Files, List, OutputFile, list, listing};
+use crate::run::supervisor::record::{self, Record};
+use crate::text;
+
+/// How many differences are told at most; the rest is counted.
+const MOST: usize = 10_000;
+
+/// What was found.
+#[derive(Debug, Default)]
+struct Differences {
+    changes: Vec<String>,
+    more: u64,
+    not_compared: Vec<String>,
+    not_compared_more: u64,
+}
+
+impl Differences {
+    fn tell(&mut self, path: &[u8], found: Found) {
+        let path = text::neutral_bytes(path);
+        match found {
+            Found::Missing => self.change(format!("missing: {path}")),
+            Found::Changed => self.change(format!("changed: {path}")),
+            Found::New => self.change(format!("new: {path}")),
+            Found::NotCompared(why) => self.not_compared(format!("not compared: {path}: {}", text::neutral_line(&why))),
+        }
+    }
+
+    fn change(&mut self, change: String) {
+        if self.changes.len() < MOST { self.changes.push(change) } else { self.more += 1 }
+    }
+
+    fn not_compared(&mut self, what: String) {
+        if self.not_compared.len() < MOST { self.not_compared.push(what) } else { self.not_compared_more += 1 }
+    }
+}
+
+/// Compares the outputs with their list: 0 the same, 1 changed. What was not hashed is said.
+///
+/// # Errors
+/// When there is no record, or it tells of no outputs, or of a list that is not there.
+pub fn verify(global: &Global, args: &RecordArgs) -> Result<u8> {
+    let site = Site::swept(global)?;
+    let record = records::find(&site, &args.id)?;
+    let told = record
+        .outputs
+        .as_ref()
+        .ok_or_else(|| no_outputs(&record, "tells of no outputs").hint("the run did not finish"))?;
+    let top = open_directory(&told.path, true)?;
+    let mut found = Differences::default();
+    let files = match (&told.files, &told.list) {
+        (Files::Each(files), _) => of_old(&top, files, &mut found)?,
+        (_, Some(list)) => of_list(&site, &record, list, &top, &mut found)?,
+        (_, None) => return Err(no_outputs(&record, "has no list of outputs").because("it could not be written")),
+    };
+    if args.json {
+        print::json(&json!({
+            "id": record.id, "unchanged": found.changes.is_empty(), "changes": found.changes, "more_changes": found.more,
+            "not_compared": found.not_compared, "more_not_compared": found.not_compared_more
+        }))?;
+    } else {
+        say(&record, files, &found)?;
+    }
+    Ok(u8::from(!found.changes.is_empty()))
+}
+
+fn say(record: &Record, files: u64, found: &Differences) -> Result<()> {
+    if found.changes.is_empty() {
+        print::line(&format!("{}: {files} {}, unchanged", record.id, if files == 1 { "file" } else { "files" }))?;
+    }
+    let more = |count: u64, what: &str| (count > 0).then(|| format!("and {count} more {what}"));
+    let lines = found.changes.iter().cloned().chain(more(found.more, "changes"));
+    let others = found.not_compared.iter().cloned().chain(more(found.not_compared_more, "not compared"));
+    lines.chain(others).try_for_each(|line| print::line(&line))
+}
+
+fn no_outputs(record: &Record, why: &str) -> Error {
+    Error::new(Stage::Record, Kind::Failed, format!("the record of run {} {why}", record.id))
+}
+
+fn fail(e: std::io::Error) -> Error {
+    Error::new(Stage::Record, Kind::Failed, "cannot read the list of outputs").because(e)
+}
+
+fn of_list(site: &Site, record: &Record, told: &List, top: &OwnedFd, found: &mut Differences) -> Result<u64> {
+    let file = as_root(|root| record::open_list(root, &site.dirs.log, &record.id))?
+        .ok_or_else(|| no_outputs(record, "has lost its list of outputs"))?;
+    let is = list::summed(&file).map_err(fail)?;
+    if is != told.sha256 {
+        found.change(format!("changed: the list itself ({})", told.file));
+    }
+    if let Some(cut) = &told.cut {
+        found.not_compared(format!("not compared: what is not in the list, which is not whole: {cut}"));
+    }
+    (&file).seek(SeekFrom::Start(0)).map_err(fail)?;
+    compare(top, BufReader::new(&file), told.cut.is_none(), &mut |path, what| found.tell(path, what)).map_err(fail)
+}
+
+/// Records of older versions have their files inside, by the names that were shown.
+fn of_old(top: &OwnedFd, files: &[OutputFile], found: &mut Differences) -> Result<u64> {
+    let now: File = tempfile::tempfile().map_err(fail)?;
+    let owner = nix::sys::stat::fstat(top).map_err(|e| fail(e.into()))?.st_uid;
+    listing::list(top, owner, Some(&now), &|| None).map_err(|e| fail(e.into()))?;
+    (&now).seek(SeekFrom::Start(0)).map_err(fail)?;
+    let mut told: HashMap<&str, &OutputFile> = files.iter().map(|file| (file.path.as_str(), file)).collect();
+    for line in std::io::BufRead::lines(BufReader::new(&now)) {
+        let line: Line = serde_json::from_str(&line.map_err(fail)?).map_err(|e| fail(e.into()))?;
+        let Some(path) = line.path().filter(|_| line.kind == What::File) else { continue };
+        match told.remove(text::neutral_bytes(&path).as_str()) {
+            None => found.tell(&path, Found::New),
+            Some(old) if line.size != Some(old.size) => found.tell(&path, Found::Changed),
+            Some(old) => match (&line.sha256, line.not_hashed) {
+                (Some(sha256), _) if *sha256 != old.sha256 => found.tell(&path, Found::Changed),
+                (None, why) => found.tell(&path, Found::NotCompared(why.unwrap_or_default())),
+                _ => {}
+            },
+        }
+    }
+    told.keys().for_each(|path| found.change(format!("missing: {path}")));
+    Ok(u64::try_from(files.len()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,295 @@
+//! Records, a line each, so that a list of runs is one file to read.
+//!
+//! Takes entries; gives them back, the last line of a run being the one that counts; trusts the records more: it is brought up to
+//! date where the directory of records has changed since, and made anew where it is missing; refuses lines longer than
+//! [`LONGEST`]. Nothing that a payload names is in it.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufReader, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::PathBuf;
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Kind, Result, Stage};
+use crate::host::privilege::Root;
+use crate::host::site_dir::SiteDir;
+use crate::run::job_id::JobId;
+
+/// No line is longer, in bytes; JSON may need six of them for a character.
+const LONGEST: usize = 8 << 10;
+/// No text in it is longer, in characters.
+const LONGEST_TEXT: usize = 200;
+
+/// How far a run came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Begun; `ces` is at work.
+    Begun,
+    /// The payload ran and ended.
+    Finished,
+    /// Nothing of the payload ran.
+    Refused,
+    /// `ces` was killed, or the host went down.
+    Interrupted,
+}
+
+/// What the index has of a run; the words are those of the record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The run.
+    pub id: JobId,
+    /// Uid of the researcher.
+    pub uid: u32,
+    /// Login name of the researcher.
+    pub researcher: String,
+    /// The project.
+    pub project: Option<String>,
+    /// The image's reference.
+    pub image: String,
+    /// How far it came.
+    pub state: State,
+    /// When it began.
+    pub started: String,
+    /// Wall time.
+    pub seconds: Option<f64>,
+    /// Exit status of `ces run`.
+    pub exit: Option<u8>,
+    /// How it ended, in words.
+    pub ended: Option<String>,
+    /// The name it was given.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+impl Entry {
+    /// The same with texts of a bounded length.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        let short = |text: &mut String| {
+            if let Some((at, _)) = text.char_indices().nth(LONGEST_TEXT) {
+                text.truncate(at);
+                text.push('…');
+            }
+        };
+        [&mut self.researcher, &mut self.image, &mut self.started].into_iter().for_each(short);
+        [&mut self.project, &mut self.ended, &mut self.name].into_iter().flatten().for_each(short);
+        self
+    }
+
+    fn line(&self) -> std::io::Result<Vec<u8>> {
+        let mut line = serde_json::to_vec(self)?;
+        line.push(b'\n');
+        if line.len() > LONGEST { Err(std::io::ErrorKind::InvalidData.into()) } else { Ok(line) }
+    }
+}
+
+fn path(log: &SiteDir) -> PathBuf {
+    log.join("runs.idx")
+}
+
+/// The index, locked; it is the file of that name, and not one that was replaced while it was waited for.
+fn locked(log: &SiteDir) -> std::io::Result<Flock<File>> {
+    loop {
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path(log))?;
+        let held = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| std::io::Error::from(e))?;
+        let (is, named) = (held.metadata()?, fs::symlink_metadata(path(log)));
+        if named.is_ok_and(|named| (named.dev(), named.ino()) == (is.dev(), is.ino())) {
+            return Ok(held);
+        }
+    }
+}
+
+/// Appends a run's line.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn add(_: &Root, log: &SiteDir, entry: &Entry) -> Result<()> {
+    let append = || -> std::io::Result<()> {
+        let line = entry.line()?;
+        let held = locked(log)?;
+        append_to(&held, &line)
+    };
+    append().map_err(|e| fail(log, e))
+}
+
+/// What was torn by a full disk is ended first, so that it spoils no line but its own.
+fn append_to(mut file: &File, lines: &[u8]) -> std::io::Result<()> {
+    use std::os::unix::fs::FileExt as _;
+    let mut last = [b'\n'];
+    let size = file.metadata()?.len();
+    if size > 0 {
+        file.read_exact_at(&mut last, size - 1)?;
+    }
+    if last != [b'\n'] {
+        file.write_all(b"\n")?;
+    }
+    file.write_all(lines)
+}
+
+/// The runs of `uid`, or everyone's, oldest first.
+///
+/// # Errors
+/// When the index cannot be read or made.
+pub fn of(root: &Root, log: &SiteDir, uid: Option<u32>) -> Result<Vec<Entry>> {
+    let read = || -> std::io::Result<Vec<Entry>> {
+        let text = current(root, log)?;
+        let mut last = HashMap::new();
+        for (id, line) in text.lines().filter_map(|line| Some((id_of(line)?, line))) {
+            last.insert(id, line);
+        }
+        // Other people's lines are not even understood.
+        let own = uid.map(|uid| format!("\"uid\":{uid},"));
+        let lines = last.into_values().filter(|line| own.as_ref().is_none_or(|own| line.contains(own.as_str())));
+        let mut entries: Vec<Entry> = lines.filter_map(|line| serde_json::from_str(line).ok()).collect();
+        entries.retain(|entry| uid.is_none_or(|uid| entry.uid == uid));
+        entries.sort_by(|a, b| (&a.started, &a.id).cmp(&(&b.started, &b.id)));
+        Ok(entries)
+    };
+    read().map_err(|e| fail(log, e))
+}
+
+/// The id with which a line begins.
+fn id_of(line: &str) -> Option<&str> {
+    line.strip_prefix("{\"id\":\"")?.split('"').next()
+}
+
+/// The text of the index, once it has a line for every record.
+fn current(root: &Root, log: &SiteDir) -> std::io::Result<String> {
+    let changed = |found: &fs::Metadata| (found.mtime(), found.mtime_nsec());
+    let records = match fs::metadata(log.join("runs")) {
+        Ok(records) => records,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(String::new()),
+        Err(e) => return Err(e),
+    };
+    let read = || -> std::io::Result<(fs::Metadata, String)> {
+        let mut file = File::open(path(log))?;
+        let mut text = Vec::new();
+        let found = file.metadata()?;
+        file.read_to_end(&mut text)?;
+        Ok((found, String::from_utf8(text).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())))
+    };
+    match read() {
+        // A line is written after its record.
+        Ok((found, text)) if changed(&found) >= changed(&records) => return Ok(text),
+        _ => {}
+    }
+    bring_up_to_date(root, log)?;
+    read().map(|(_, text)| text)
+}
+
+/// Adds what the index lacks.
+fn bring_up_to_date(_: &Root, log: &SiteDir) -> std::io::Result<()> {
+    let held = locked(log)?;
+    let mut text = String::new();
+    BufReader::new(File::open(path(log))?).read_to_string(&mut text).unwrap_or_default();
+    let known: HashMap<&str, ()> = text.lines().filter_map(id_of).map(|id| (id, ())).collect();
+    let mut lines = Vec::new();
+    for entry in fs::read_dir(log.join("runs"))?.flatten() {
+        let name = entry.file_name();
+        let Some(id) = name.to_str().and_then(|name| name.strip_suffix(".json")) else { continue };
+        if known.contains_key(id) || JobId::parse(id).is_err() {
+            continue;
+        }
+        if let Ok(line) = entry_of(log, id).and_then(|entry| entry.line()) {
+            lines.extend_from_slice(&line);
+        }
+    }
+    append_to(&held, &lines)?;
+    // Also where nothing was lacking: until something changes again there is nothing to look for.
+    let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+    rustix::fs::futimens(&*held, &rustix::fs::Timestamps { last_access: now, last_modification: now })?;
+    Ok(())
+}
+
+/// The entry of a record, which may be one of an older version and large: what else is in it is passed over.
+fn entry_of(log: &SiteDir, id: &str) -> std::io::Result<Entry> {
+    let file = File::open(log.join("runs").join(format!("{id}.json")))?;
+    let entry: Entry = serde_json::from_reader(BufReader::new(file))?;
+    Ok(entry.bounded())
+}
+
+/// The entry as the record has it now; none where there is no such record.
+pub fn from_record(_: &Root, log: &SiteDir, id: &JobId) -> Option<Entry> {
+    entry_of(log, id.as_str()).ok()
+}
+
+fn fail(log: &SiteDir, e: std::io::Error) -> Error {
+    Error::new(Stage::Record, Kind::Failed, format!("cannot use the index {}", path(log).display()))
+        .because(e)
+        .hint("it can be deleted: it is made anew from the records")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::privilege::as_root;
+    use proptest::prelude::*;
+
+    fn entry(id: &JobId, uid: u32) -> Entry {
+        let text = |text: &str| text.to_owned();
+        Entry {
+            id: id.clone(),
+            uid,
+            researcher: text("r"),
+            project: None,
+            image: text("i"),
+            state: State::Begun,
+            started: text("2026-11-27T10:00:00.000Z"),
+            seconds: None,
+            exit: None,
+            ended: None,
+            name: None,
+        }
+    }
+
+    #[test]
+    fn the_last_line_counts_and_what_is_lacking_comes_from_the_records() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = SiteDir::of_the_caller(&dir.path().join("log")).unwrap();
+        let id = |n: u32| JobId::parse(&format!("20261127T100000-{n:06x}")).unwrap();
+        fs::create_dir(log.join("runs")).unwrap();
+        let of = |uid| as_root(|root| of(root, &log, uid)).unwrap();
+        assert_eq!(of(None), []);
+        as_root(|root| {
+            add(root, &log, &entry(&id(1), 1000)).unwrap();
+            add(root, &log, &Entry { state: State::Finished, exit: Some(3), ..entry(&id(1), 1000) }).unwrap();
+            add(root, &log, &entry(&id(2), 1001)).unwrap();
+        });
+        assert_eq!(of(Some(1000)).iter().map(|e| (e.state, e.exit)).collect::<Vec<_>>(), [(State::Finished, Some(3))]);
+        // A line that a full disk has torn spoils none but its own.
+        OpenOptions::new().append(true).open(path(&log)).unwrap().write_all(b"{\"id\":\"torn").unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs::write(log.join("runs").join(format!("{}.json", id(3))), serde_json::to_vec(&entry(&id(3), 7)).unwrap())
+            .unwrap();
+        assert_eq!(of(None).len(), 3);
+        assert_eq!(of(Some(7)).len(), 1);
+        fs::write(log.join("runs").join(format!("{}.json", id(4))), "no record").unwrap();
+        fs::remove_file(path(&log)).unwrap();
+        assert_eq!(of(None).iter().map(|e| e.id.clone()).collect::<Vec<_>>(), [id(3)]);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_texts_are_a_line_is_one_and_short(text in ".{0,2000}", times in 1_usize..50) {
+            let text = text.repeat(times);
+            let id = JobId::parse("20261127T100000-000001").unwrap();
+            let mut entry = entry(&id, 1);
+            (entry.image, entry.ended, entry.name, entry.project) =
+                (text.clone(), Some(text.clone()), Some(text.clone()), Some(text.clone()));
+            entry.researcher = text;
+            let line = entry.bounded().line().unwrap();
+            prop_assert!(line.len() <= LONGEST && line.iter().filter(|byte| **byte == b'\n').count() == 1);
+            prop_assert_eq!(id_of(std::str::from_utf8(&line).unwrap()), Some(id.as_str()));
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! ACLs and extended attributes: a payload can set both, nobody who checks outputs looks at them, and both travel with a file.
+//!
+//! Takes an open file or directory; gives what was removed; trusts the kernel's list (listxattr(2)); refuses nothing: names in
+//! other namespaces (`trusted`, other `security`) are no payload's to set, and stay.
+
+use std::ffi::CStr;
+use std::os::fd::AsFd;
+
+const ACLS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
+const CAPABILITY: &str = "security.capability";
+/// The kernel gives no longer list (`XATTR_LIST_MAX`); nearly all are shorter.
+const LONGEST: usize = 64 << 10;
+const USUAL: usize = 512;
+
+/// What was removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// ACLs and attributes.
+    pub count: u64,
+    /// There was an ACL: the bits of the group were its mask, not the group's.
+    pub acl: bool,
+}
+
+/// Removes them.
+pub fn remove(file: impl AsFd) -> Removed {
+    let mut names = [0_u8; USUAL];
+    match rustix::fs::flistxattr(&file, &mut names[..]) {
+        Ok(length) => remove_each(file, names.get(..length).unwrap_or_default()),
+        Err(rustix::io::Errno::RANGE) => {
+            let mut names = vec![0_u8; LONGEST];
+            let length = rustix::fs::flistxattr(&file, &mut names[..]).unwrap_or(0);
+            remove_each(file, names.get(..length).unwrap_or_default())
+        }
+        Err(_) => Removed::default(),
+    }
+}
+
+fn remove_each(file: impl AsFd, names: &[u8]) -> Removed {
+    let mut removed = Removed::default();
+    for name in names.split_inclusive(|byte| *byte == 0) {
+        let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
+        let text = name.to_string_lossy();
+        let acl = ACLS.contains(&text.as_ref());
+        if (acl || text == CAPABILITY || text.starts_with("user.")) && rustix::fs::fremovexattr(&file, name).is_ok() {
+            removed.count += 1;
+            removed.acl |= acl;
+        }
+    }
+    removed
+}

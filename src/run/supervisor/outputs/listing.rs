@@ -1,0 +1,153 @@
+//! What is in the outputs, line by line: with the researcher's own rights, who owns all of it by then.
+//!
+//! Takes the outputs directory; gives lines; trusts `fstat` of what it has opened; refuses to follow a link, and to open
+//! anything but regular files and directories.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat};
+use nix::sys::stat::{FileStat, Mode, fstat};
+use serde::{Deserialize, Serialize};
+
+use crate::run::supervisor::outputs::hash::{Ask, Hasher};
+use crate::run::supervisor::outputs::line::{Kind, Line};
+use crate::run::supervisor::outputs::list::ListWriter;
+use crate::run::supervisor::outputs::tree::{self, At, Visitor};
+use crate::run::supervisor::outputs::{Few, LISTED};
+use crate::text;
+
+/// What came of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// Files without a hash.
+    pub not_hashed: u64,
+    /// Why, of the first.
+    pub why: Option<String>,
+    /// What could not be looked at.
+    pub failed: Few,
+    /// Why the list is not whole, if it is not.
+    pub cut: Option<String>,
+}
+
+/// Lists what belongs to `owner` in `top`, until `ask` says no.
+///
+/// # Errors
+/// When the directory itself cannot be read.
+pub fn list(top: &OwnedFd, owner: u32, file: Option<&File>, ask: Ask<'_>) -> nix::Result<Listed> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let top = openat(top, c".", flags, Mode::empty())?;
+    let hasher = Hasher::new(ask);
+    let mut listing = Listing { owner, list: ListWriter::new(file), hasher, listed: Listed::default(), over: None };
+    tree::walk(top, &mut listing);
+    let Listing { mut list, mut listed, over, .. } = listing;
+    over.iter().for_each(|why| list.cut(why));
+    listed.cut = list.end();
+    Ok(listed)
+}
+
+struct Listing<'a> {
+    owner: u32,
+    list: ListWriter,
+    hasher: Hasher<'a>,
+    listed: Listed,
+    over: Option<String>,
+}
+
+/// Opens the entry `name` of `dir` without following a link, and looks at it.
+///
+/// # Errors
+/// The kernel's.
+pub fn held(dir: &OwnedFd, name: &CStr) -> nix::Result<(OwnedFd, FileStat)> {
+    let held = openat(dir, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
+    let stat = fstat(&held)?;
+    Ok((held, stat))
+}
+
+/// Opens what is held, a regular file or directory, for reading.
+///
+/// # Errors
+/// The kernel's.
+pub fn opened(held: &OwnedFd, flags: OFlag) -> nix::Result<OwnedFd> {
+    let itself = format!("/proc/self/fd/{}", held.as_raw_fd());
+    openat(AT_FDCWD, itself.as_str(), flags | OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// Permissions as they are written.
+pub fn octal(stat: &FileStat) -> String {
+    format!("{:04o}", stat.st_mode & 0o7777)
+}
+
+/// The hash of the regular file that is held.
+///
+/// # Errors
+/// The kernel's.
+pub fn hashed(hasher: &mut Hasher<'_>, held: &OwnedFd, stat: &FileStat) -> nix::Result<Result<String, String>> {
+    let file = File::from(opened(held, OFlag::O_NONBLOCK | OFlag::O_NOCTTY)?);
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    let disk = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
+    hasher.hash(&file, size, disk).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
+}
+
+impl Visitor for Listing<'_> {
+    fn entry(&mut self, dir: &OwnedFd, name: &CStr, at: At<'_>) -> nix::Result<Option<OwnedFd>> {
+        if self.over.is_none() {
+            self.over = self.hasher.is_over();
+        }
+        if at.depth >= LISTED {
+            return Ok(None);
+        }
+        let (held, stat) = held(dir, name)?;
+        if stat.st_uid != self.owner {
+            // Left alone, and listed as that.
+            return Ok(None);
+        }
+        match stat.st_mode & libc::S_IFMT {
+            libc::S_IFDIR => {
+                let deepest = at.depth + 1 >= LISTED;
+                let why = deepest.then(|| format!("what is in it is not listed: deeper than {LISTED} levels"));
+                let mut line = Line::new(at.path, Kind::Directory);
+                (line.mode, line.why) = (Some(octal(&stat)), why);
+                self.list.add(&line);
+                if deepest {
+                    let shown = text::neutral_bytes(at.path);
+                    self.listed.failed.add(&format!("{shown}: what is deeper than {LISTED} levels is not listed"));
+                    return Ok(None);
+                }
+                return opened(&held, OFlag::O_DIRECTORY).map(Some);
+            }
+            libc::S_IFREG => {
+                let hashed = hashed(&mut self.hasher, &held, &stat)?;
+                let mut line = Line::new(at.path, Kind::File);
+                (line.mode, line.size) = (Some(octal(&stat)), u64::try_from(stat.st_size).ok());
+                match hashed {
+                    Ok(sha256) => line.sha256 = Some(sha256),
+                    Err(why) => {
+                        self.listed.not_hashed += 1;
+                        self.listed.why.get_or_insert_with(|| why.clone());
+                        line.not_hashed = Some(why);
+                    }
+                }
+                self.list.add(&line);
+            }
+            libc::S_IFLNK => self.list.add(&Line::link(at.path, readlinkat(&held, c"")?.as_encoded_bytes())),
+            _ => self.list.add(&Line::refused(at.path, "not a regular file")),
+        }
+        Ok(None)
+    }
+
+    fn failed(&mut self, at: At<'_>, error: Errno) {
+        // Gone meanwhile: then it is no output.
+        if error != Errno::ENOENT {
+            let why = format!("could not be read ({})", error.desc());
+            self.listed.failed.add(&format!("{}: {why}", text::neutral_bytes(at.path)));
+            self.list.add(&Line::refused(at.path, &why));
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.is_some() || self.list.is_over()
+    }
+}
