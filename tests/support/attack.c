@@ -49,7 +49,7 @@ static int spin(const char *directory, int pairs) {
 }
 
 /* Executes a command whose three streams and descriptors 3 and 4 are one end of a socket pair of that type, sends it what stands
- * in a file, with a descriptor of / in the first packet, and prints what comes back within three seconds. */
+ * in a file, with a descriptor of / in the first packet, and prints what comes back within a moment. */
 static int talk(const char *type, const char *said, char **command) {
     int kind = strcmp(type, "packets") == 0 ? SOCK_SEQPACKET : SOCK_STREAM, pair[2];
     if (socketpair(AF_UNIX, kind, 0, pair) != 0) return 1;
@@ -76,7 +76,7 @@ static int talk(const char *type, const char *said, char **command) {
     memcpy(CMSG_DATA(rights), passed, sizeof passed);
     for (int n = 0; n < 3; n++) sendmsg(pair[0], &message, MSG_NOSIGNAL);
     struct pollfd waits = {.fd = pair[0], .events = POLLIN};
-    for (int n = 0; n < 100 && poll(&waits, 1, 3000) == 1; n++) {
+    for (int n = 0; n < 100 && poll(&waits, 1, 300) == 1; n++) {
         ssize_t got = recv(pair[0], text, sizeof text, 0);
         if (got <= 0) break;
         fwrite(text, 1, (size_t)got, stdout);

@@ -255,16 +255,16 @@ impl Attack {
 
     /// What is outside of anything that the first researcher may change.
     pub fn canary(&self) -> Canary {
-        let host = &self.desk.host;
-        let strict =
-            [host.inside(Path::new("/etc")), host.inside(Path::new("/root")), self.others(""), self.data("pb")];
+        // Whatever is changed in /etc, /root or /var is in the upper directory of the overlay there.
+        let strict = ["etc.upper", "root.upper", "var.upper"].map(|name| self.tmp(name)).into_iter();
+        let strict: Vec<_> = strict.chain([self.others(""), self.data("pb")]).collect();
         let growing = ["ces/log", "ces/store/layers", "ces/store/images"].map(|name| self.tmp(name));
         let mut seen = BTreeMap::new();
         strict.iter().for_each(|top| look(top, &mut seen));
         let mut kept = BTreeMap::new();
         growing.iter().for_each(|top| look(top, &mut kept));
         // What grows there has no time of its own, and a file is what it was as far as it was.
-        Canary { strict: strict.to_vec(), seen, kept }
+        Canary { strict, seen, kept }
     }
 
     /// How often a race is run: enough for every window to be hit, within a few seconds.
