@@ -240,17 +240,23 @@ impl Attack {
         let before = self.desk.named("outputs_");
         let script = format!("{script}\n: > /safe_outputs/ready; while [ ! -e /safe_outputs/go ]; do sleep 0.05; done");
         let words = [&["run"], options, &["localhost/demo", "/bin/sh", "-c", &script]].concat();
-        let child = self.desk.command(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("ces");
-        let mut id = String::new();
-        wait_until("the payload has started", || {
+        let mut command = self.desk.command(&words);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("ces");
+        let began = Instant::now();
+        let id = loop {
             let new = self.desk.named("outputs_").into_iter().filter(|dir| !before.contains(dir));
             let ready = new.filter(|dir| dir.join("ready").exists()).last();
-            id = ready
-                .and_then(|dir| Some(dir.file_name()?.to_str()?.strip_prefix("outputs_")?.to_owned()))
-                .unwrap_or_default();
-            !id.is_empty()
-        });
-        Waiting { child: Some(child), outputs: self.home(&format!("outputs_{id}")), id }
+            if let Some(id) = ready.as_ref().and_then(|dir| dir.file_name()?.to_str()?.strip_prefix("outputs_")) {
+                break id.to_owned();
+            }
+            let is_over = child.try_wait().expect("a child").is_some();
+            if is_over || began.elapsed() > SOON {
+                self.desk.host.clear();
+                panic!("the payload did not start: {:?}", Ran::from(child.wait_with_output()));
+            }
+            sleep(Duration::from_millis(20));
+        };
+        Waiting { child: Some(child), outputs: self.home(&format!("outputs_{id}")), owner: self.desk.owner(), id }
     }
 
     /// What is outside of anything that the first researcher may change.
@@ -267,10 +273,26 @@ impl Attack {
         Canary { strict, seen, kept }
     }
 
+    /// The record that was written last: names of one second have any order.
+    pub fn record(&self) -> serde_json::Value {
+        let path = newest(children(&self.tmp("ces/log/runs")).into_iter().filter(|path| path.extension().is_some()));
+        serde_json::from_str(&fs::read_to_string(path).expect("a record")).expect("JSON")
+    }
+
+    /// The first researcher's outputs that were made last.
+    pub fn outputs(&self) -> PathBuf {
+        newest(self.desk.named("outputs_").into_iter())
+    }
+
     /// How often a race is run: enough for every window to be hit, within a few seconds.
     pub fn rounds(&self) -> usize {
         if std::env::var_os("CES_LONG").is_some() { 500 } else { 100 }
     }
+}
+
+fn newest(paths: impl Iterator<Item = PathBuf>) -> PathBuf {
+    let born = |path: &PathBuf| fs::metadata(path).and_then(|found| found.created()).expect("a time of birth");
+    paths.max_by_key(born).expect("one at least")
 }
 
 fn reader(stream: Option<impl std::io::Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
@@ -289,24 +311,42 @@ pub struct Waiting {
     pub id: String,
     /// Its outputs, by a path on the same mount as all else of the test.
     pub outputs: PathBuf,
+    owner: u32,
 }
 
 impl Waiting {
     /// Lets the payload go on, and waits for the end of the run.
     pub fn go(mut self) -> Ran {
-        fs::write(self.outputs.join("go"), "").expect("a word to the payload");
+        let go = self.outputs.join("go");
+        fs::write(&go, "")
+            .and_then(|()| chown(&go, Some(self.owner), Some(self.owner)))
+            .expect("a word to the payload");
         Ran::from(self.child.take().expect("a run").wait_with_output())
     }
 
-    /// Ends `ces` with SIGKILL, as the kernel may for want of memory.
-    pub fn kill(mut self, attack: &Attack) -> (String, PathBuf) {
+    /// Ends `ces` with SIGKILL, as the kernel may for want of memory, and with it what does not end by itself.
+    pub fn kill(self, attack: &Attack) -> (String, PathBuf) {
+        let (killed, left) = self.kill_ces_alone(attack);
+        if !left.is_empty() {
+            attack.desk.host.clear();
+            wait_until("the container is gone", || attack.desk.host.processes().is_empty());
+        }
+        killed
+    }
+
+    /// Ends `ces` with SIGKILL; gives its id and outputs, and the processes that are left of it five seconds later.
+    pub fn kill_ces_alone(mut self, attack: &Attack) -> ((String, PathBuf), Vec<String>) {
         let journal = fs::read_to_string(attack.tmp("ces/run").join(&self.id).join("job.json")).expect("a journal");
         let journal: serde_json::Value = serde_json::from_str(&journal).expect("JSON");
         let pid = journal["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).expect("a process");
         kill(Pid::from_raw(pid), Signal::SIGKILL).expect("ces is there");
-        Ran::from(self.child.take().expect("a run").wait_with_output());
-        wait_until("the container is gone", || attack.desk.host.processes().is_empty());
-        (std::mem::take(&mut self.id), self.outputs.clone())
+        let mut child = self.child.take().expect("a run");
+        child.wait().expect("a run");
+        let began = Instant::now();
+        while !attack.desk.host.processes().is_empty() && began.elapsed() < Duration::from_secs(5) {
+            sleep(Duration::from_millis(20));
+        }
+        ((std::mem::take(&mut self.id), self.outputs.clone()), attack.desk.host.processes())
     }
 }
 

@@ -38,7 +38,7 @@ fn limits_of_the_callers_shell_bind_the_payload_and_never_ces_or_its_record() {
             // Sudo itself may not start so, and ces may say that it has too little: then nothing ran.
             assert!(ran.code != Some(0) && ran.code != Some(7), "ulimit {limit}: {ran:?}");
         } else {
-            let record = attack.desk.record();
+            let record = attack.record();
             assert_eq!(record["state"], "finished", "ulimit {limit}: {ran:?} {record}");
             assert_eq!(
                 (record["exit"].as_i64(), ran.code.map(i64::from)),
@@ -56,13 +56,13 @@ fn limits_of_the_callers_shell_bind_the_payload_and_never_ces_or_its_record() {
     let script =
         "ulimit -f 400; ces run localhost/demo /bin/sh -c 'head -c 1000000 /dev/zero > /safe_outputs/x; exit 3'";
     let ran = attack.sh(script);
-    let record = attack.desk.record();
+    let record = attack.record();
     assert_eq!(
         (record["state"].as_str(), record["exit"].as_i64()),
         (Some("finished"), ran.code.map(i64::from)),
         "{ran:?}"
     );
-    let left = fs::metadata(attack.desk.outputs().join("x")).unwrap().len();
+    let left = fs::metadata(attack.outputs().join("x")).unwrap().len();
     assert!(left <= 400 * 1024, "the payload is bound: {left}");
     assert!(record["outputs"]["bytes"].as_u64() == Some(left), "{record}");
     canary.is_unchanged();
@@ -78,7 +78,7 @@ fn a_limit_of_file_size_does_not_keep_an_audit_log_that_is_longer_from_growing()
     let before = fs::metadata(&audit).unwrap().len();
     attack.sh("ulimit -f 400; ces run localhost/demo true").exits(0);
     assert!(fs::metadata(&audit).unwrap().len() > before);
-    assert_eq!(attack.desk.record()["state"], "finished");
+    assert_eq!(attack.record()["state"], "finished");
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn secrets_of_a_call_that_goes_through_sudo_by_itself_are_in_no_word_of_any_proc
         }
         let ran = crate::support::Ran::from(child.wait_with_output());
         assert_eq!(ran.code, Some(0), "{ran:?}");
-        assert_eq!(fs::read_to_string(attack.desk.outputs().join("seen")).unwrap(), format!("{SECRET} {SECRET}\n"));
+        assert_eq!(fs::read_to_string(attack.outputs().join("seen")).unwrap(), format!("{SECRET} {SECRET}\n"));
         seen.retain(|words| !words.starts_with(&format!("{bin}/ces")));
         assert!(seen.is_empty(), "in ps: {seen:?}");
         let logged = fs::read_to_string(&log).unwrap();
