@@ -29,7 +29,7 @@ fn a_payload_gives_nothing_set_id_bits_wherever_it_may_write() {
                 chmod 0755 $dir/tool
             done
             mkdir -m 2755 $dir/made 2>/dev/null && [ -g $dir/made ] && [ $dir != /safe_data ] && echo a directory in $dir
-        done; chmod 0777 /safe_outputs; exit 0";
+        done; chmod 0777 /safe_outputs";
     let began = attack.start(&["-v", "~/bound:/mnt"], script);
     // While it runs, too.
     let tops =
