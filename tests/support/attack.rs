@@ -244,8 +244,8 @@ impl Attack {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("ces");
         let began = Instant::now();
         let id = loop {
-            let new = self.desk.named("outputs_").into_iter().filter(|dir| !before.contains(dir));
-            let ready = new.filter(|dir| dir.join("ready").exists()).last();
+            let mut new = self.desk.named("outputs_").into_iter().filter(|dir| !before.contains(dir));
+            let ready = new.find(|dir| dir.join("ready").exists());
             if let Some(id) = ready.as_ref().and_then(|dir| dir.file_name()?.to_str()?.strip_prefix("outputs_")) {
                 break id.to_owned();
             }
