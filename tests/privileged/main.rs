@@ -52,6 +52,8 @@ mod isolation_files;
 mod shown;
 /// The same bundles under crun and runc: calls, facts, documents.
 mod portable;
+/// Researchers who attack the host and each other.
+mod boundary;
 /// Payloads that take all they can get.
 mod attacks;
 /// What the engine would do by itself.

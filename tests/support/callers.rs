@@ -1,7 +1,7 @@
 //! The four ways to call `ces`, each as it is done on a real host.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -31,6 +31,8 @@ impl Caller {
 
 /// Another researcher, who is in no project of the first's.
 pub const OTHER: &str = "cesother";
+/// Their user id and group id.
+pub const OTHER_ID: u32 = 45999;
 
 /// A test's host with somebody who calls.
 pub struct Desk {
@@ -54,8 +56,12 @@ impl Desk {
         }
         // Another researcher, of another project.
         let passwd = fs::read_to_string(etc.join("passwd")).expect("passwd");
-        fs::write(etc.join("passwd"), format!("{passwd}{OTHER}:x:45999:45999::/home/{OTHER}:/bin/sh\n"))
-            .expect("passwd");
+        let theirs = host.tmp().join(OTHER);
+        fs::create_dir(&theirs).expect("their home");
+        fs::set_permissions(&theirs, fs::Permissions::from_mode(0o700)).expect("a private home");
+        chown(&theirs, Some(OTHER_ID), Some(OTHER_ID)).expect("an owner");
+        let line = format!("{OTHER}:x:{OTHER_ID}:{OTHER_ID}::{}:/bin/sh\n", theirs.display());
+        fs::write(etc.join("passwd"), format!("{passwd}{line}")).expect("passwd");
         let shadow = fs::read_to_string(etc.join("shadow")).expect("shadow");
         fs::write(etc.join("shadow"), format!("{shadow}{OTHER}:*:19000:0:99999:7:::\n")).expect("shadow");
         let sudoers = format!("{name} ALL=(root) NOPASSWD: {ces}\n{OTHER} ALL=(root) NOPASSWD: {ces}\n");

@@ -71,7 +71,7 @@ impl Host {
     }
 
     /// Ends what a failed test left running, and removes its control groups; what resists is for a person to see.
-    pub(super) fn clear(&self) {
+    pub fn clear(&self) {
         for process in self.processes() {
             let number = process.split(' ').next().and_then(|n| n.parse().ok());
             number.map(|n| kill(Pid::from_raw(n), Signal::SIGKILL).ok());

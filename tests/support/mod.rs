@@ -2,6 +2,8 @@
 
 /// The four ways to call `ces`.
 pub mod callers;
+/// Researchers who attack, and what must not change meanwhile.
+pub mod attack;
 /// OCI layouts made by tests: the demonstration image with another configuration.
 pub mod layout;
 /// What is left on a host after runs: mounts, control groups, processes, directories.

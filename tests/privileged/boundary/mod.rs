@@ -1,0 +1,23 @@
+//! What a researcher whose one right is `sudo ces` tries against the host and against the others on it. After each attack nothing
+//! outside has changed (`Canary`), and nothing was learnt (`SECRETS`).
+
+/// Places that a caller names, and pages written through links.
+mod places;
+/// Documents that nobody but root could have written, and odd all the same.
+mod journals;
+/// What runs under another name than `ces`.
+mod entries;
+/// A bundle beside a process that exchanges its directories.
+mod bundles;
+/// Images from files that are not the caller's, from registries that are.
+mod images;
+/// Where safe data really is.
+mod safe_data;
+/// What is given to a researcher after a run.
+mod hand_over;
+/// What a killed run left, with something else in its place.
+mod sweeps;
+/// Limits of the caller's shell, words of others, secrets.
+mod words;
+/// Every verb with every option that names a place.
+mod matrix;
