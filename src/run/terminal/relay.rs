@@ -291,7 +291,10 @@ impl Relay {
         (self.sent, self.full) = (0, false);
         buffer.resize(if plain && self.largest.is_none() { LARGE_PIECE } else { PIECE }, 0);
         match read(from, &mut buffer) {
-            Err(Errno::EINTR | Errno::EAGAIN) => return,
+            Err(Errno::EINTR | Errno::EAGAIN) => {
+                (self.sent, self.held) = (buffer.len(), buffer);
+                return;
+            }
             Ok(n) if n > 0 => buffer.truncate(n),
             failed => {
                 self.ended = true;
@@ -331,11 +334,8 @@ impl Relay {
         };
         match written {
             Ok(written) => {
+                // What is written stays, so that its memory is not filled with zeros for the next piece.
                 self.sent += written;
-                if self.sent >= self.held.len() {
-                    self.held.clear();
-                    self.sent = 0;
-                }
                 true
             }
             Err(Errno::EINTR | Errno::EAGAIN) => true,
