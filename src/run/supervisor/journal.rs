@@ -194,11 +194,14 @@ pub fn begin(root: &Root, dirs: &Dirs, journal: &Journal) -> Result<(PathBuf, Fl
     Ok((dir, lock))
 }
 
+/// What the journals tell: each run with what it is doing, and a warning for each journal that is not one.
+pub type Listed = (Vec<(Journal, Life)>, Vec<String>);
+
 /// The journals of jobs, each with what has become of its ces; and what is there that is no journal of a job, in words.
 ///
 /// # Errors
 /// When the directory cannot be read.
-pub fn list_all(_: &Root, dirs: &Dirs) -> Result<(Vec<(Journal, Life)>, Vec<String>)> {
+pub fn list_all(_: &Root, dirs: &Dirs) -> Result<Listed> {
     let running = dirs.running.path();
     let entries = match fs::read_dir(running) {
         Ok(entries) => entries,

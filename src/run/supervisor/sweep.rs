@@ -59,7 +59,7 @@ pub fn sweep(dirs: &Dirs, caller: &Caller) -> Result<Vec<String>> {
 
 /// The journals, once no lock is held for a ces that is dead: what it forked a moment before it was killed holds a copy of
 /// its lock until it dies too. Another sweep at work holds locks as well; it is waited for just so.
-fn settled(root: &Root, dirs: &Dirs) -> Result<(Vec<(Journal, Life)>, Vec<String>)> {
+fn settled(root: &Root, dirs: &Dirs) -> Result<journal::Listed> {
     for _ in 0..SETTLE_LOOKS {
         let (jobs, odd) = journal::list_all(root, dirs)?;
         let dying = |(journal, life): &(Journal, Life)| matches!(life, Life::Alive) && is_gone(journal.pid);
