@@ -38,7 +38,8 @@ fn line<'a>(lines: &'a [Value], path: &str) -> &'a Value {
 fn a_hole_of_fifteen_tebibytes_ends_the_run_in_time_and_is_listed_without_a_hash() {
     for host in hosts() {
         let began = Instant::now();
-        let script = "cd /safe_outputs; for i in 1 2 3; do truncate -s 16492674416640 $i || exit 9; done; echo x > plain";
+        let script =
+            "cd /safe_outputs; for i in 1 2 3; do truncate -s 16492674416640 $i || exit 9; done; echo x > plain";
         host.sh(&[], script).exits(0);
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
         let outputs = host.records().pop().unwrap()["outputs"].clone();
