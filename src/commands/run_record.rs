@@ -177,6 +177,11 @@ pub(super) fn finish(
 fn close(prepared: &Prepared, job: Job, record: &Record) -> Result<()> {
     match as_root(|root| record.save(root, &prepared.dirs.log)) {
         Ok(()) => job.end(&prepared.identity),
+        // It was never begun: nothing says that it runs.
+        Err(error) if !as_root(|root| Record::exists(root, &prepared.dirs.log, &record.id)) => {
+            job.end(&prepared.identity)?;
+            Err(error)
+        }
         Err(error) => {
             // Where even that cannot be written, the run is closed as interrupted.
             as_root(|root| pending::keep(root, job.directory_of_its_own(), record)).ok();

@@ -180,23 +180,34 @@ pub fn open_list(_: &Root, log: &SiteDir, id: &JobId) -> Result<Option<File>> {
 }
 
 impl Record {
-    /// Writes the begun record, and takes room for its end.
+    /// Takes room for the end of the record, and writes it as begun.
     ///
     /// # Errors
-    /// When it cannot be written, or there is no room.
+    /// When there is no room, or it cannot be written.
     pub fn begin(&self, root: &Root, log: &SiteDir) -> Result<()> {
-        self.save(root, log)?;
         let dir = log.join("runs");
-        let begun = fs::metadata(path(log, &self.id)).map_or(0, |found| found.len());
         let take = |what: &str, bytes: u64| -> std::io::Result<()> {
             let file =
                 fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(room(&dir, &self.id, what))?;
             allocate(&file, bytes)
         };
-        take("end", ROOM.max(begun.saturating_add(ROOM / 2))).and_then(|()| take("line", ROOM_FOR_LINES)).map_err(|e| {
+        let take_all = || -> std::io::Result<()> {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+            let begun = u64::try_from(serde_json::to_vec_pretty(self)?.len()).unwrap_or(u64::MAX);
+            take("end", ROOM.max(begun.saturating_add(ROOM / 2)))?;
+            take("line", ROOM_FOR_LINES)
+        };
+        // Before the record: its line in the index is to be the last change, for that tells that nothing is lacking.
+        let begun = take_all().map_err(|e| fail(&path(log, &self.id), e)).and_then(|()| self.save(root, log));
+        if begun.is_err() && !Self::exists(root, log, &self.id) {
             self.give_room_back(&dir);
-            fail(&path(log, &self.id), e)
-        })
+        }
+        begun
+    }
+
+    /// Whether there is a record of `id`, begun or ended.
+    pub fn exists(_: &Root, log: &SiteDir, id: &JobId) -> bool {
+        path(log, id).exists()
     }
 
     fn give_room_back(&self, dir: &Path) {
