@@ -6,8 +6,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
+use nix::dir::Dir;
 use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{Mode, fchmod, mkdirat};
+use nix::sys::stat::{Mode, fchmod, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, fchown};
 
 use super::prepare::{self, Prepared};
@@ -53,8 +54,8 @@ pub fn bundle(global: &Global, args: &BundleArgs) -> Result<u8> {
     prepared.identity = prepared.identity.portable()?;
     let dir = std::path::absolute(&args.dir)
         .map_err(|e| Error::new(Stage::Cli, Kind::Usage, format!("cannot use {}", args.dir.display())).because(e))?;
-    let made = make_directories(&prepared, &dir)?;
-    let filled = fill(&prepared, &dir, &made);
+    let (made, rootfs) = make_directories(&prepared, &dir)?;
+    let filled = fill(&prepared, &dir, &rootfs);
     if filled.is_err() {
         // The first error is the one to show.
         discard(&prepared, &dir, &made).ok();
@@ -64,8 +65,8 @@ pub fn bundle(global: &Global, args: &BundleArgs) -> Result<u8> {
     Ok(0)
 }
 
-/// Makes the directory and those in it, with the researcher's rights; gives the directory as it was made.
-fn make_directories(prepared: &Prepared, dir: &Path) -> Result<OwnedFd> {
+/// Makes the directory and those in it, with the researcher's rights; gives the directory and its rootfs as they were made.
+fn make_directories(prepared: &Prepared, dir: &Path) -> Result<(OwnedFd, OwnedFd)> {
     let identity = &prepared.identity;
     let fail = |path: &Path, e: nix::Error| {
         Error::new(Stage::Bundle, Kind::Failed, format!("cannot make {}", path.display()))
@@ -83,8 +84,14 @@ fn make_directories(prepared: &Prepared, dir: &Path) -> Result<OwnedFd> {
         fchmod(&made, Mode::from_bits_truncate(mode)).map(|()| made)
     };
     // Others may pass through, as the container's users must, but not look.
+    let make = |at: &OwnedFd, name: &OsStr, mode: u32| {
+        let made = make(at, name, mode)?;
+        // Another directory may have taken the name before it was opened: then it is not empty, or somebody else's.
+        let is_ours = fstat(&made)?.st_uid == identity.caller.uid.as_raw() && is_empty(&made)?;
+        is_ours.then_some(made).ok_or(nix::Error::EEXIST)
+    };
     let made = make(&parent, name, 0o711).map_err(|e| fail(dir, e))?;
-    make(&made, OsStr::new("rootfs"), 0o700).map_err(|e| fail(&dir.join("rootfs"), e))?;
+    let rootfs = make(&made, OsStr::new("rootfs"), 0o700).map_err(|e| fail(&dir.join("rootfs"), e))?;
     let payload = identity.payload();
     for name in ["safe_outputs", "scratch"] {
         let below = make(&made, OsStr::new(name), 0o700).map_err(|e| fail(&dir.join(name), e))?;
@@ -94,7 +101,17 @@ fn make_directories(prepared: &Prepared, dir: &Path) -> Result<OwnedFd> {
             as_root(|_| fchown(&below, Some(uid), Some(gid))).map_err(|e| fail(&dir.join(name), e))?;
         }
     }
-    Ok(made)
+    Ok((made, rootfs))
+}
+
+fn is_empty(dir: &OwnedFd) -> nix::Result<bool> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    for entry in Dir::openat(dir, ".", flags, Mode::empty())? {
+        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Removes a bundle that could not be made whole: what is in the directory that was made, and then its name.
@@ -112,7 +129,7 @@ fn discard(prepared: &Prepared, dir: &Path, made: &OwnedFd) -> Result<()> {
     fs::remove_dir(dir).map_err(|e| Error::new(Stage::Bundle, Kind::Failed, "cannot remove the bundle").because(e))
 }
 
-fn fill(prepared: &Prepared, dir: &Path, made: &OwnedFd) -> Result<()> {
+fn fill(prepared: &Prepared, dir: &Path, target: &OwnedFd) -> Result<()> {
     let id = JobId::new()?;
     let hostname = prepared.hostname("ces").to_owned();
     let [hosts, hostname, resolv_conf] = prepare::write_etc(dir, &hostname)?;
@@ -132,18 +149,16 @@ fn fill(prepared: &Prepared, dir: &Path, made: &OwnedFd) -> Result<()> {
     })?;
     let fail =
         |e: nix::Error| Error::new(Stage::Bundle, Kind::Failed, "cannot use the bundle's rootfs").because(e.desc());
-    let open = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let target = openat(made, "rootfs", open, Mode::empty()).map_err(fail)?;
     let work = prepared.dirs.store.join("work").join(format!("bundle-{id}"));
     let identity = &prepared.identity;
     if !identity.caller.is_privileged() {
-        return as_root(|root| copy_rootfs(root, prepared, &target, &work));
+        return as_root(|root| copy_rootfs(root, prepared, target, &work));
     }
     as_root(|root| {
         // Until it is whole nobody but root enters it: what is made in it is what was made.
-        let own = |uid: Uid, gid: Gid| fchown(&target, Some(uid), Some(gid)).map_err(fail);
+        let own = |uid: Uid, gid: Gid| fchown(target, Some(uid), Some(gid)).map_err(fail);
         own(Uid::from_raw(0), Gid::from_raw(0))?;
-        let copied = copy_rootfs(root, prepared, &target, &work);
+        let copied = copy_rootfs(root, prepared, target, &work);
         if copied.is_err() {
             own(identity.caller.uid, identity.caller.gid)?;
         }

@@ -4,7 +4,6 @@
 //! nothing; refuses what the readers of `crate::policy::request` refuse.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -14,7 +13,7 @@ use clap::Parser;
 use crate::cli::run::OptFile;
 use crate::cli::{RunArgs, RunOptions};
 use crate::error::{Error, Kind, Result, Stage};
-use crate::host::privilege;
+use crate::host::{named_file, privilege};
 use crate::policy::request::places::{self, MountRequest};
 use crate::policy::request::{self, RunRequest, Ulimit, files};
 
@@ -130,7 +129,7 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     let fail = |kind, why: String| {
         Error::new(Stage::Cli, kind, format!("cannot read {}", path.display())).because(why).hint("check the path")
     };
-    let mut file = File::open(path).map_err(|e| fail(Kind::Missing, e.to_string()))?;
+    let mut file = named_file::to_read(path).map_err(|e| fail(Kind::Missing, e.to_string()))?;
     let mut bytes = Vec::new();
     file.by_ref().take(LARGEST + 1).read_to_end(&mut bytes).map_err(|e| fail(Kind::Failed, e.to_string()))?;
     if bytes.len() as u64 > LARGEST {

@@ -2,6 +2,7 @@
 //!
 //! Takes a prepared run and what came of it; gives the documents; trusts the stages for their facts; refuses nothing.
 
+use std::io::Write as _;
 use std::path::Path;
 
 use oci_spec::runtime::Spec;
@@ -15,6 +16,7 @@ use super::run_report::{Report, describe};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::cgroup::Usage;
 use crate::host::machine::Machine;
+use crate::host::named_file;
 use crate::host::privilege::as_root;
 use crate::run::ending::Ending;
 use crate::run::job_id::JobId;
@@ -200,5 +202,5 @@ pub(super) fn write_summary(path: &Path, record: &Record) -> Result<()> {
         Error::new(Stage::Cli, Kind::Failed, format!("cannot write {}", path.display())).because(e)
     };
     let text = serde_json::to_vec_pretty(record).map_err(|e| fail(&e))?;
-    std::fs::write(path, text).map_err(|e| fail(&e))
+    named_file::to_write(path).and_then(|mut file| file.write_all(&text)).map_err(|e| fail(&e))
 }

@@ -26,6 +26,8 @@ pub mod idmap;
 pub mod kernel_files;
 /// Which machine this is, where several share a file system.
 pub mod machine;
+/// Files that a caller names.
+pub mod named_file;
 /// Whether a process of `ces` was started by `ces`.
 pub mod parent;
 /// Signals that ask long work to stop.

@@ -79,7 +79,9 @@ pub fn raise() -> Result<()> {
         set => set,
     };
     let fail = |name: &str, e: nix::Error| {
-        Error::new(Stage::Host, Kind::Host, format!("cannot raise the limit {name} of this process")).because(e.desc())
+        Error::new(Stage::Host, Kind::Host, format!("cannot raise the limit {name} of this process"))
+            .because(e.desc())
+            .hint("unset the limit in the calling shell (ulimit -a), or give ces CAP_SYS_RESOURCE where root has not got it")
     };
     for (name, resource) in RAISED {
         or_keep(setrlimit(resource, u64::MAX, u64::MAX)).map_err(|e| fail(name, e))?;

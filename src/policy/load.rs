@@ -13,6 +13,7 @@ use super::approved::Approved;
 use super::{HostFacts, Policy};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
+use crate::host::named_file;
 use crate::host::privilege::Root;
 use crate::host::site_dir::SiteDir;
 
@@ -97,7 +98,7 @@ fn of_the_site(root: &Root, path: &Path) -> Result<Option<String>> {
 
 /// The text of a file that the caller names; `None` if there is no such file.
 fn of_the_caller(path: &Path) -> Result<Option<String>> {
-    match File::open(path) {
+    match named_file::to_read(path) {
         Ok(file) => text(path, file).map(Some),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(unusable(path, "cannot be read").because(e)),

@@ -229,7 +229,7 @@ fn circles(sources: &[Source]) -> Vec<String> {
 }
 
 /// Where root's power is named, lent or taken, and what for. Everything else has the caller's rights and no more.
-const POWER: [(&str, &str); 49] = [
+const POWER: [(&str, &str); 53] = [
     ("host/privilege.rs", "lends it"),
     ("host/site_dir.rs", "opens what root alone can change"),
     ("host/dirs.rs", "the site's directories"),
@@ -253,17 +253,21 @@ const POWER: [(&str, &str); 49] = [
     ("run/reown.rs", "makes layers in the store"),
     ("run/exec_client.rs", "the socket is in the journal's directory"),
     ("run/stage/in_child.rs", "mounts, for a bundle"),
-    ("run/terminal/streams.rs", "opens the caller's own terminal once more, which sudo may have made"),
+    ("run/pipes.rs", "gives pipes to the container's user"),
+    ("run/terminal/relay.rs", "opens the caller's own terminal once more, which sudo may have made"),
     ("run/supervisor/collect.rs", "gives files of the container's ids to the researcher"),
     ("run/supervisor/detach.rs", "the log is root's"),
     ("run/supervisor/enforced.rs", "looks at processes with ids of the container"),
     ("run/supervisor/exec_server.rs", "the socket is in the journal's directory"),
+    ("run/supervisor/index.rs", "records are root's"),
     ("run/supervisor/job.rs", "the throw-away layer, and files of the container's ids"),
     ("run/supervisor/journal.rs", "what root obeys, root wrote"),
     ("run/supervisor/launch.rs", "control group, id maps, the check"),
+    ("run/supervisor/pending.rs", "the end of a record, in the journal's directory"),
     ("run/supervisor/ports.rs", "another's socket is removed with that other's rights"),
     ("run/supervisor/probe.rs", "tries what a run does, for doctor"),
     ("run/supervisor/quota.rs", "quotactl(2)"),
+    ("run/supervisor/reading.rs", "takes the process that hashes into the run's control group"),
     ("run/supervisor/record.rs", "records are root's"),
     ("run/supervisor/spawn.rs", "starts the stage process"),
     ("run/supervisor/supervise.rs", "signals the container"),
@@ -282,12 +286,13 @@ const POWER: [(&str, &str); 49] = [
 ];
 
 /// The same for what is the record's.
-const RECORDS: [(&str, &str); 5] = [
+const RECORDS: [(&str, &str); 6] = [
     ("commands/logs.rs", "logs are root's"),
     ("commands/records.rs", "records are root's"),
     ("commands/run.rs", "starts the stage process, writes the record"),
     ("commands/run_plan.rs", "layers of an ordinary user's own"),
     ("commands/run_record.rs", "writes the record"),
+    ("commands/verify.rs", "records are root's"),
 ];
 
 /// Which files may change the ids of a process, and why.

@@ -318,10 +318,16 @@ fn overflow_id() -> u32 {
 }
 
 /// A directory of a dead job, opened with the researcher's rights, if it is the one that was made for it; none if it is gone.
+/// It belongs to one of the run's `ids`, as the host numbers them: the number of an inode that is gone may be another's by now.
 ///
 /// # Errors
 /// When something else is there, which is left alone, or it cannot be opened.
-pub fn reopen(path: &Path, made: Option<Inode>, researcher: &HostIds) -> Result<Option<OwnedFd>> {
+pub fn reopen(
+    path: &Path,
+    made: Option<Inode>,
+    researcher: &HostIds,
+    ids: &dyn Fn(u32) -> bool,
+) -> Result<Option<OwnedFd>> {
     let opened = acting_as(researcher, || {
         if path.symlink_metadata().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
             return Ok(None);
@@ -334,8 +340,9 @@ pub fn reopen(path: &Path, made: Option<Inode>, researcher: &HostIds) -> Result<
         opened => opened?,
     };
     let Some(dir) = opened else { return Ok(None) };
+    let of_the_run = fstat(&dir).is_ok_and(|found| ids(found.st_uid));
     match (inode_of(&dir), made) {
-        (Some(is), Some(must)) if is == must => Ok(Some(dir)),
+        (Some(is), Some(must)) if is == must && of_the_run => Ok(Some(dir)),
         // Killed before it was noted: then nothing has run, and nothing is in it.
         (_, None) => Ok(None),
         _ => Err(Error::new(Stage::Run, Kind::Failed, format!("{} is left alone", path.display()))

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -104,10 +105,13 @@ fn clean(dirs: &Dirs, caller: &Caller, journal: &Journal, reading: &mut Reading<
     let researcher = job::researcher(journal, caller);
     let made = as_root(|root| Made::load(root, dirs, &journal.id))?;
     let map = IdMap::on_disk(caller)?;
+    // On the host all ids are as they are, whoever calls.
+    let ids = job::ids_of(&map, true, researcher.uid);
+    let reopen = |path: &Path, made| job::reopen(path, made, &researcher, &ids);
     // It ended, and its record could not be written.
     let ended = as_root(|root| pending::load(root, dirs, &journal.id))?;
     let collected = ended.as_ref().is_some_and(|record| record.outputs.is_some());
-    let found = if collected { Ok(None) } else { job::reopen(&places.outputs(), made.outputs, &researcher) };
+    let found = if collected { Ok(None) } else { reopen(&places.outputs(), made.outputs) };
     let outputs = found.and_then(|dir| {
         let Some(dir) = dir else { return Ok(None) };
         // Without a list there are still counts.
@@ -115,7 +119,7 @@ fn clean(dirs: &Dirs, caller: &Caller, journal: &Journal, reading: &mut Reading<
         let whose = Whose { researcher: researcher.clone(), map: map.clone(), privileged: caller.is_privileged() };
         collect::hand_over(&dir, &places.outputs(), &whose, &journal.quotas, list, reading).map(Some)
     });
-    let scratch = job::reopen(&places.scratch(), made.scratch, &researcher)?;
+    let scratch = reopen(&places.scratch(), made.scratch)?;
     job::discard(journal, &places, scratch.as_ref(), caller, &map)?;
     as_root(|root| {
         if let Some(mut record) = ended {
