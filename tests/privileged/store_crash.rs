@@ -138,3 +138,14 @@ fn after_a_pull_that_was_killed_at_any_moment_what_is_listed_runs_right_and_the_
         "{met} of {kills} kills met a pull at work; after {whole} the image was there, after {unnamed} without a name"
     );
 }
+
+#[test]
+fn a_directory_of_a_layer_that_was_killed_before_the_images_root_got_it_goes_with_the_next_pull() {
+    let Some(host) = Host::with_demo() else { return };
+    // As mkdir(2) makes it under umask 077: root's, and closed to the ids of images.
+    let tree = host.root().join("store/tmp/layer-killed/fs");
+    std::fs::create_dir_all(&tree).unwrap();
+    std::fs::set_permissions(&tree, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    Ran::from(host.ces().args(["prune"]).output()).exits(0);
+    assert_eq!(children(&host.root().join("store/tmp")), Vec::<std::path::PathBuf>::new());
+}

@@ -108,7 +108,8 @@ pub(crate) fn discard(path: &Path, unpacker: &Unpacker) -> Result<()> {
     // Trees: a layer's own, and those on top of an image.
     for name in list(path).unwrap_or_default() {
         let of_trees = name == "fs" || name.starts_with("own-");
-        if of_trees && path.join(&name).is_dir() {
+        // An empty one may be root's still: killed before it was given to the image's root.
+        if of_trees && path.join(&name).is_dir() && fs::remove_dir(path.join(&name)).is_err() {
             unpacker.remove(&path.join(name))?;
         }
     }
