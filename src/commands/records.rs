@@ -6,8 +6,8 @@ use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::privilege::as_root;
 use crate::run::job_id::JobId;
-use crate::run::supervisor::index::{self, Entry, State};
 use crate::run::supervisor::record::Record;
+use crate::run::supervisor::record::index::{self, Entry, State};
 
 /// Lists past runs of the caller; real root sees everyone's.
 ///

@@ -19,7 +19,7 @@
 //! | `image::store`, `image::pull` | layers, images, names | shared by projects that may not see each other |
 //! | `image::unpack::parent` | starting the child that unpacks, its id maps | files of ids that belong to no one |
 //! | `run::supervisor::{journal, record, detach}` | journals, records, logs | what root obeys, root wrote; evidence |
-//! | `run::supervisor::{job, collect, sweep, quota, watch}` | throw-away layers, changing owners, counting, limits | ids of the container |
+//! | `run::supervisor::{job, collect, sweep, quota, watch}`, `run::pipes` | throw-away layers, changing owners, counting, limits | ids of the container |
 //! | `run::supervisor::{spawn, launch, supervise}` | stage process, id maps, control group, the check, signals | namespaces, idmapped mounts |
 //! | `run::supervisor::exec_server`, `run::exec_client` | the socket of `ces exec` | it lies in the journal |
 //! | `commands::doctor` | trying all this | as above |

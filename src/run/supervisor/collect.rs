@@ -15,9 +15,9 @@ use crate::run::supervisor::job::ids_of;
 use crate::run::supervisor::outputs::give::{self, Given, Rights};
 use crate::run::supervisor::outputs::hash::Ask;
 use crate::run::supervisor::outputs::listing::{self, Listed};
+use crate::run::supervisor::outputs::reading::Reading;
 use crate::run::supervisor::outputs::{Files, List, Outputs, list};
 use crate::run::supervisor::quota::Kept;
-use crate::run::supervisor::reading::Reading;
 use crate::run::user_namespace;
 
 /// Files, and bytes of them, that are hashed without a process of its own: in less time than it takes to start one.

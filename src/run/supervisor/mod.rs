@@ -14,18 +14,10 @@ pub mod journal;
 pub mod job;
 /// What a run leaves, given to the researcher.
 pub mod outputs;
-/// Reading them, within the run's bounds.
-pub mod reading;
 /// The outputs, given away with power over the run's ids, and listed.
 pub mod collect;
 /// What happened, on disk.
 pub mod record;
-/// The end of a record that has to wait.
-pub mod pending;
-/// Records, a line each.
-pub mod index;
-/// Files that are open and have no name.
-pub mod unnamed;
 /// Bounds that ces watches.
 pub mod watch;
 /// Starts the stage process.

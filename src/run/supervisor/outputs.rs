@@ -22,6 +22,8 @@ pub mod give;
 pub mod hash;
 /// What is there.
 pub mod listing;
+/// Reading them, within the run's bounds.
+pub mod reading;
 /// What is there against what was listed.
 pub mod compare;
 

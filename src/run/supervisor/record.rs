@@ -9,9 +9,14 @@
 //! LOG/runs/<id>.outputs.jsonl   the list of its outputs
 //! LOG/runs/.<id>.end            room for the end of the record, while the run lasts
 //! LOG/runs/.<id>.line           room for the lines that tell of it
-//! LOG/runs.idx                  the index (`crate::run::supervisor::index`)
+//! LOG/runs.idx                  the index (`crate::run::supervisor::record::index`)
 //! LOG/audit.jsonl               a line for each begin, end and `ces exec`
 //! ```
+
+/// Records, a line each.
+pub mod index;
+/// The end of a record that has to wait.
+pub mod pending;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -23,15 +28,15 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::index::Entry;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Mode;
 use crate::host::privilege::Root;
 use crate::host::site_dir::SiteDir;
 use crate::run::job_id::JobId;
-pub use crate::run::supervisor::index::State;
-use crate::run::supervisor::index::{self, Entry};
 use crate::run::supervisor::outputs::Outputs;
 use crate::run::supervisor::ports::Published;
+pub use crate::run::supervisor::record::index::State;
 
 /// One run, as the file holds it. Times are UTC (RFC 3339), sizes bytes, durations seconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]

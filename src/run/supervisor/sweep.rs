@@ -23,8 +23,8 @@ use crate::run::protocol::STAGE;
 use crate::run::supervisor::collect::{self, Whose};
 use crate::run::supervisor::job;
 use crate::run::supervisor::journal::{self, Journal, Life, Made};
-use crate::run::supervisor::pending;
-use crate::run::supervisor::reading::Reading;
+use crate::run::supervisor::outputs::reading::Reading;
+use crate::run::supervisor::record::pending;
 use crate::run::supervisor::record::{self, Record, State, now};
 
 /// Cleans up after the jobs whose ces is gone: after the caller's own all that is left, after others' what costs little; gives

@@ -3,12 +3,15 @@
 //!
 //! Takes open directories and their ceilings; gives the first one that is exceeded; trusts the kernel's block counts;
 //! refuses to pass over what it cannot count: that counts as exceeded. Counted are blocks, of files that are deleted and open too
-//! (`crate::run::supervisor::unnamed`), and apart from them what files claim to hold: a file of holes takes no room, and as much
+//! (`crate::run::supervisor::watch::unnamed`), and apart from them what files claim to hold: a file of holes takes no room, and as much
 //! time to read. Between two looks a payload can write more than its
 //! bound, for at most `PAUSE` or twenty times as long as a look takes; the bound is therefore one on runs, not on moments.
 //!
 //! An ordinary user's ces looks as root of a user namespace with the run's ids: what a payload hides from the user (another
 //! of its ids, a directory of mode 0) is counted too.
+
+/// Files that are open and have no name.
+pub mod unnamed;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -25,7 +28,7 @@ use crate::host::idmap::IdMap;
 use crate::host::ids::HostIds;
 use crate::host::privilege::{Root, as_root, over_files};
 use crate::policy::units::show_size;
-use crate::run::supervisor::unnamed::{Container, Unnamed};
+use crate::run::supervisor::watch::unnamed::{Container, Unnamed};
 use crate::run::user_namespace;
 
 /// The shortest time between two looks.
