@@ -135,6 +135,7 @@ pub(super) fn finish(
     record.seconds = Some(outcome.elapsed.as_secs_f64());
     record.peak_memory = usage.peak_memory;
     record.executed = outcome.executed.clone();
+    record.warnings.extend(outcome.failed.iter().map(|why| format!("ces lost the container and ended it: {why}")));
     if outcome.log_cut {
         record.warnings.push("the log was full: some of the output was dropped".to_owned());
     }
@@ -159,6 +160,10 @@ pub(super) fn finish(
     }
     left.outputs?;
     closed?;
+    if let Some(why) = &outcome.failed {
+        let error = Error::new(Stage::Run, Kind::Failed, "ces lost the container and ended it");
+        report.always(&error.because(why).hint("what it had written is kept, and the record says so").report());
+    }
     if let Some(error) = streams::not_whole(&outcome.lost) {
         report.always(&error.report());
     }
@@ -168,7 +173,8 @@ pub(super) fn finish(
         report.always(&error.report());
     }
     // The payload's own success is none if nobody got what it said.
-    Ok((if outcome.lost.is_empty() { status } else { status.max(1) }, record))
+    let whole = outcome.lost.is_empty() && outcome.failed.is_none();
+    Ok((if whole { status } else { status.max(1) }, record))
 }
 
 /// Writes the record and takes away the job. A record that cannot be written goes into the journal, which then stays: the next

@@ -106,7 +106,11 @@ impl Cgroup {
     /// # Errors
     /// When the host has no control groups, or the kernel refuses a limit.
     pub fn prepare(_: &Root, job: &str, resources: &LinuxResources) -> Result<Option<Self>> {
-        match setup()? {
+        let setup = setup()?;
+        membership::leave_groups_of_others().map_err(|e| {
+            fail("cannot leave the control group in which ces was called, which is not root's").because(e)
+        })?;
+        match setup {
             Setup::Two => Ok(None),
             Setup::One => v1::Group::create(job, resources)
                 .map(|group| Some(Self(Version::One(group))))

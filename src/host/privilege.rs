@@ -32,6 +32,7 @@ use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 use caps::{CapSet, Capability};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{geteuid, getuid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
@@ -40,6 +41,7 @@ use crate::error::{Error, Kind, Result, Stage};
 use crate::host::ids::HostIds;
 use crate::host::process_limits;
 use crate::host::sudoer::Sudoer;
+use crate::host::sys;
 
 /// What this process began with.
 #[derive(Debug)]
@@ -72,6 +74,10 @@ thread_local! {
 /// When sudo's variables name nobody, or ids cannot be changed: then nothing may be done any more.
 pub fn begin() -> Result<()> {
     process_limits::remember();
+    // A caller who ignores it would have the kernel reap this process's children, and the container's, unseen (wait(2)).
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    sys::set_signal_action(Signal::SIGCHLD, &default)
+        .map_err(|e| Error::new(Stage::Host, Kind::Host, "cannot wait for children").because(e.desc()))?;
     if !geteuid().is_root() {
         return settle(Power::User);
     }

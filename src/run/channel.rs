@@ -12,8 +12,9 @@ use crate::error::{Error, Kind, Result, Stage};
 use crate::host::sys;
 use crate::run::protocol::ToStage;
 
-/// The longest packet; a message is a few hundred bytes, a failure report a few thousand.
-const PACKET: usize = 64 * 1024;
+/// The longest packet, in bytes; a message is a few hundred, a failure report a few thousand, arguments may be many. As much as a
+/// socket takes at once by default (`/proc/sys/net/core/wmem_default`, 212,992).
+const PACKET: usize = 200 * 1024;
 
 /// A message, the descriptors that came with it, and who sent it.
 pub type Letter<T> = (T, Vec<OwnedFd>, Option<Pid>);
@@ -53,6 +54,12 @@ impl Channel {
     pub fn send_with<T: Serialize>(&self, message: &T, passed: &[BorrowedFd<'_>]) -> Result<()> {
         let text = serde_json::to_vec(message)
             .map_err(|e| Error::new(Stage::Run, Kind::Failed, "cannot write a message").because(e))?;
+        if text.len() > PACKET {
+            let error = Error::new(Stage::Run, Kind::Usage, "a command is too long");
+            return Err(error
+                .because(format!("with its arguments and variables it takes {} bytes, of at most {PACKET}", text.len()))
+                .hint("put what is long into a file that the command reads"));
+        }
         let numbers: Vec<RawFd> = passed.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&numbers)];
         let rights = if numbers.is_empty() { &[][..] } else { &rights[..] };

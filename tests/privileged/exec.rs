@@ -137,6 +137,23 @@ fn status_streams_environment_and_directory_are_those_of_a_command() {
 }
 
 #[test]
+fn what_is_executed_is_bounded_as_the_record_is_and_a_refusal_says_so() {
+    let Some((host, running)) = host_and_run(&["--name", "one"]) else { return };
+    let long = "x".repeat(100_000);
+    exec(&host, &["one", "true", &long]).exits(0);
+    exec(&host, &["one", "true", &long, &long, &long]).refuses(125, &["too long", "bytes", "file"]);
+    (0..9).for_each(|_| drop(exec(&host, &["one", "true", &long]).exits(0).to_owned()));
+    exec(&host, &["one", "true", &long]).refuses(125, &["record holds no more commands"]);
+    running.signal(Signal::SIGTERM);
+    running.finish();
+    let record = host.records().pop().expect("a record");
+    let executed = record["executed"].as_array().expect("a list");
+    assert_eq!(executed.iter().filter(|one| one["exit"] == 0).count(), executed.len());
+    assert_eq!(executed.iter().filter(|one| one["command"][1].as_str().is_some_and(|word| word == long)).count(), 10);
+    host.nothing_is_left();
+}
+
+#[test]
 fn a_command_becomes_another_user_only_where_the_run_may() {
     let Some(host) = Host::with_probe() else { return };
     host.policy(ALLOWED);

@@ -31,6 +31,9 @@ use crate::run::supervisor::record::{self, Executed};
 
 /// More commands at once are refused.
 const MOST: usize = 32;
+/// How many commands a run's record tells of, and how long they are together, in bytes.
+const MOST_EXECUTED: usize = 1000;
+const LONGEST_EXECUTED: usize = 1 << 20;
 
 /// What `ces exec` says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -178,12 +181,12 @@ impl<'a> ExecServer<'a> {
         all
     }
 
-    /// Answers what is ready. Nothing of a visitor's is an error of the run.
+    /// Answers what is ready. Nothing of a client's is an error of the run.
     pub fn answer(&mut self, ready: &[Source]) {
-        // The gates first: what is said there is said before PID 1 tells of the end.
-        let (gates, others): (Vec<Source>, Vec<Source>) =
+        // The sync channels first: what is said there is said before PID 1 tells of the end.
+        let (syncs, others): (Vec<Source>, Vec<Source>) =
             ready.iter().partition(|source| matches!(source, Source::Sync(_)));
-        for source in gates.into_iter().chain(others) {
+        for source in syncs.into_iter().chain(others) {
             match source {
                 Source::Listener => self.listener(),
                 Source::Init => self.ended(),
@@ -202,7 +205,7 @@ impl<'a> ExecServer<'a> {
         let Ok(client) = sys::passed::accept(self.listener.as_fd()) else { return };
         let known = getsockopt(&client, sockopt::PeerCredentials)
             .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == getuid().as_raw());
-        // Visits keep their places, which are their names while they are polled.
+        // Sessions keep their places, which are their names while they are polled.
         let alive = self.sessions.iter().filter(|session| session.client.is_some() || session.sync.is_some()).count();
         if known && alive < MOST {
             let client = Some(Channel::from_fd(client));
@@ -241,6 +244,13 @@ impl<'a> ExecServer<'a> {
             env.push(format!("{name}={value}"));
         }
         let number = self.executed.len();
+        let length: usize =
+            self.executed.iter().flat_map(|one| &one.command).chain(&command.args).map(String::len).sum();
+        if number >= MOST_EXECUTED || length > LONGEST_EXECUTED {
+            return Err(Error::new(Stage::Run, Kind::Usage, "the run's record holds no more commands")
+                .because(format!("{MOST_EXECUTED} are kept, of together {LONGEST_EXECUTED} bytes with their arguments"))
+                .hint("start another run, or one shell in which the commands are given (ces exec -it)"));
+        }
         let request = Execute {
             number: u32::try_from(number).unwrap_or(u32::MAX),
             args: command.args.clone(),

@@ -35,6 +35,8 @@ pub const GRACE: Duration = Duration::from_secs(10);
 pub struct Outcome {
     /// How the payload ended.
     pub ending: Ending,
+    /// What went wrong with ces itself while the payload ran, for which it ended it, in words.
+    pub failed: Option<String>,
     /// Wall time from start to end.
     pub elapsed: Duration,
     /// The bound on scratch or outputs for which ces ended it, in words.
@@ -49,6 +51,22 @@ pub struct Outcome {
     pub lost: Vec<String>,
     /// What was executed besides the payload.
     pub executed: Vec<Executed>,
+}
+
+impl Outcome {
+    fn killed(elapsed: Duration) -> Self {
+        Self {
+            ending: Ending::Killed,
+            failed: None,
+            elapsed,
+            exceeded: None,
+            exceeded_at_end: None,
+            relay_lost: false,
+            log_cut: false,
+            lost: Vec::new(),
+            executed: Vec::new(),
+        }
+    }
 }
 
 /// A created container under supervision.
@@ -81,7 +99,7 @@ pub struct Supervised<'a> {
 /// Starts the payload and stays until the container is gone.
 ///
 /// # Errors
-/// When the stage process fails.
+/// When it could not be started: nothing of the payload ran.
 pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<Outcome> {
     let mut relays = std::mem::take(&mut run.pipes);
     let mut session = None;
@@ -93,18 +111,30 @@ pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<
     }
     Signals::never_stop()?;
     let latest = run.limit.map(|limit| Instant::now() + limit);
-    let ended = until_gone(&mut run, signals, session.as_ref(), &mut relays);
+    // Before: once it is sent, others may run first.
+    let began = Instant::now();
+    run.channel.send(&ToStage::Start)?;
+    if let Some((report, _)) = run.detached.take() {
+        report.started();
+    }
+    // From here on the payload runs: no error says any more that nothing did.
+    let ended = until_gone(&mut run, signals, session.as_ref(), &mut relays, began);
     // What the payload wrote last is still on its way. Who reads has as long as the payload had, and the time of grace.
     let latest = latest.map(|latest| latest.max(Instant::now()) + GRACE);
-    drain(&mut relays, signals, latest)?;
+    let drained = drain(&mut relays, signals, latest);
     if let Some(session) = session {
         session.end(&relays);
     }
-    let outcome = ended?;
+    let failed = ended.as_ref().err().or(drained.as_ref().err()).map(ToString::to_string);
+    let outcome = ended.unwrap_or_else(|_| {
+        // ESRCH and the like: then nothing of it is there any more.
+        wait_gone(&run.init).ok();
+        Outcome::killed(began.elapsed())
+    });
     let ending = if outcome.ending == Ending::TimedOut { Ending::TimedOut } else { read_ending(run.payload_status) };
     let executed = run.exec.map(ExecServer::into_executed).unwrap_or_default();
     let lost = relays.iter().filter_map(Relay::lost).map(str::to_owned).collect();
-    Ok(Outcome { ending, log_cut: relays.iter().any(Relay::was_cut), lost, executed, ..outcome })
+    Ok(Outcome { failed, ending, log_cut: relays.iter().any(Relay::was_cut), lost, executed, ..outcome })
 }
 
 /// From the start to the end of the container; the ending is what ces knows of it, before PID 1's word is read.
@@ -113,13 +143,8 @@ fn until_gone(
     signals: &mut Signals,
     session: Option<&Session>,
     relays: &mut [Relay],
+    began: Instant,
 ) -> Result<Outcome> {
-    // Before: once it is sent, others may run first.
-    let began = Instant::now();
-    run.channel.send(&ToStage::Start)?;
-    if let Some((report, _)) = run.detached.take() {
-        report.started();
-    }
     let mut exceeded = None;
     let mut relay_lost = false;
     let mut deadline = Deadline::new(run.limit.map(|limit| began + limit));
@@ -173,16 +198,7 @@ fn until_gone(
                     let elapsed = began.elapsed();
                     // What was written since the last look.
                     let exceeded_at_end = if exceeded.is_none() { run.watch.at_end() } else { None };
-                    return Ok(Outcome {
-                        ending,
-                        elapsed,
-                        exceeded,
-                        exceeded_at_end,
-                        relay_lost,
-                        log_cut: false,
-                        lost: Vec::new(),
-                        executed: Vec::new(),
-                    });
+                    return Ok(Outcome { ending, exceeded, exceeded_at_end, relay_lost, ..Outcome::killed(elapsed) });
                 }
                 Some(FromStage::Failed(failure)) => return Err(failure.into()),
                 Some(other) => {

@@ -2,14 +2,16 @@
 //! said.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
+use std::process::Stdio;
 
 use serde_json::json;
 
-use crate::support::Ran;
 use crate::support::attack::{Attack, Canary};
 use crate::support::callers::OTHER_ID;
+use crate::support::{Ran, children, wait_until};
 
 /// A run that was killed: its id, and where its two directories are.
 fn killed(attack: &Attack) -> (String, std::path::PathBuf, std::path::PathBuf) {
@@ -51,6 +53,36 @@ fn a_payload_does_not_outlive_the_ces_that_bounds_it() {
     let later = attack.desk.host.processes();
     attack.desk.host.clear();
     assert!(left.is_empty(), "it runs on without a deadline: {left:?}; after the next command {later:?}: {ran:?}");
+}
+
+#[test]
+fn a_group_that_belongs_to_the_caller_has_no_supervisor_in_it_to_freeze() {
+    let Some(attack) = Attack::new() else { return };
+    let trees = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
+    let tree = trees.into_iter().find(|tree| tree.join("cgroup.controllers").exists()).expect("a tree of version 2");
+    let group = tree.join(format!("ces-test-{}", attack.desk.host.token()));
+    fs::create_dir(&group).unwrap();
+    let owner = Some(attack.desk.owner());
+    for path in [group.clone(), group.join("cgroup.procs")] {
+        std::os::unix::fs::chown(path, owner, None).unwrap();
+    }
+    let payload = ": > /safe_outputs/ready; while [ ! -e /safe_outputs/go ]; do sleep 0.05; done";
+    let mut command = attack.script(&format!("read x; ces run localhost/demo /bin/sh -c '{payload}'"));
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    fs::write(group.join("cgroup.procs"), child.id().to_string()).unwrap();
+    child.stdin.take().unwrap().write_all(b"\n").unwrap();
+    let outputs = || attack.desk.named("outputs_").into_iter().find(|dir| dir.join("ready").exists());
+    wait_until("the payload", || outputs().is_some());
+    let jobs = children(&attack.tmp("ces/run"));
+    let journal = jobs.iter().find_map(|job| fs::read_to_string(job.join("job.json")).ok()).expect("a journal");
+    let journal: serde_json::Value = serde_json::from_str(&journal).unwrap();
+    let of = |pid: &str| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let (supervisor, sudo) = (of(&journal["pid"].to_string()), of(&child.id().to_string()));
+    fs::write(outputs().unwrap().join("go"), "").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    wait_until("an empty group", || fs::remove_dir(&group).is_ok());
+    let name = group.file_name().unwrap().to_string_lossy().into_owned();
+    assert!(sudo.contains(&name) && !supervisor.contains(&name), "{supervisor}");
 }
 
 #[test]

@@ -84,6 +84,17 @@ fn a_limit_of_file_size_is_the_payloads_alone_and_keeps_neither_record_nor_audit
 }
 
 #[test]
+fn a_caller_who_ignores_the_ends_of_children_gets_the_same_run_and_the_same_record() {
+    let Some(attack) = Attack::new() else { return };
+    let ignoring = |then: &str| format!("exec perl -e '$SIG{{CHLD}} = \"IGNORE\"; exec @ARGV' sudo -n $CES {then}");
+    let payload = "run --timeout 20 localhost/demo /bin/sh -c 'true; (true); echo x > /safe_outputs/x; exit 7'";
+    assert_eq!(attack.sh(&ignoring(payload)).code, Some(7));
+    let record = attack.record();
+    assert_eq!((&record["state"], &record["exit"]), (&"finished".into(), &7.into()), "{record}");
+    assert_eq!(record["outputs"]["files"], 1, "{record}");
+}
+
+#[test]
 fn runs_of_others_are_answered_for_as_if_they_had_never_been() {
     let Some(attack) = Attack::new() else { return };
     let mut theirs = attack.desk.host.command("runuser");
