@@ -3,10 +3,10 @@
 //! Takes the ids a process begins with and sudo's word for who calls; gives root's power to a closure and takes it back;
 //! trusts the kernel's saved ids (credentials(7)); refuses to go on where ids cannot be changed: the process ends.
 //!
-//! Through sudo, `ces` *is* the researcher: [`begin`] is the first thing the program does, before it reads an argument. Real
+//! Through sudo, `ces` *is* the researcher: `begin` is the first thing the program does, before it reads an argument. Real
 //! and saved user id stay root's, so that the researcher can neither signal nor trace the process (kill(2), ptrace(2)), and
-//! the effective ids, with which the kernel opens files, are the researcher's. What needs more says so: [`as_root`] lends
-//! root's ids to the *calling thread* alone, and proves it by a [`Root`], which functions that need that power take as an
+//! the effective ids, with which the kernel opens files, are the researcher's. What needs more says so: `as_root` lends
+//! root's ids to the *calling thread* alone, and proves it by a `Root`, which functions that need that power take as an
 //! argument. Real root keeps its ids all the time, and an ordinary user has nothing to lend: the same code serves all three,
 //! and a `Root` is then the proof of all the power that there is.
 //!

@@ -5,7 +5,7 @@
 //!
 //! A name that a registry of everybody's gives to an image is everybody's. Every other name is its researcher's own and their
 //! project's: `localhost/tool` of one project is another image than that of the next, and neither knows of the other. Words
-//! are looked up in the order of [`Nearness`].
+//! are looked up in the order of `Nearness`.
 //!
 //! Older stores have names of researchers' own among those of everybody: such a name is its image's holders'.
 

@@ -1,7 +1,7 @@
 //! What files hold: SHA-256, of what is there to read.
 //!
 //! Takes an open file; gives its hash, or why there is none; trusts the file system to tell of holes (lseek(2), `SEEK_HOLE`);
-//! refuses to read more than [`HOLES`] of nothing: a file of no bytes on disk can claim to be fifteen tebibytes.
+//! refuses to read more than `HOLES` of nothing: a file of no bytes on disk can claim to be fifteen tebibytes.
 
 use std::fs::File;
 use std::io::Read as _;

@@ -1,7 +1,7 @@
 //! The list of outputs, line by line into a file that was opened for it.
 //!
 //! Takes lines; gives how many there are and why there are no more; trusts the file to be nobody else's; refuses to grow beyond
-//! [`LARGEST`], or a file system that is full: then the list is cut, and says so.
+//! `LARGEST`, or a file system that is full: then the list is cut, and says so.
 
 use std::fs::File;
 use std::io::{BufWriter, Read as _, Seek as _, SeekFrom, Write as _};

@@ -2,7 +2,7 @@
 //!
 //! Takes entries; gives them back, the last line of a run being the one that counts; trusts the records more: it is brought up to
 //! date where the directory of records has changed since, and made anew where it is missing; refuses lines longer than
-//! [`LONGEST`]. Nothing that a payload names is in it.
+//! `LONGEST`. Nothing that a payload names is in it.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};

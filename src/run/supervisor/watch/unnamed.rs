@@ -1,7 +1,7 @@
 //! Files without a name that a run holds open: no walk finds them, and they take the same room.
 //!
 //! Takes the container's first process; gives the room that such files take on the file systems in question; trusts `/proc` and
-//! the PID namespace, which no payload can leave or make; refuses to look at more than [`MOST`] descriptors at once: the next look
+//! the PID namespace, which no payload can leave or make; refuses to look at more than `MOST` descriptors at once: the next look
 //! begins where this one ended. A file that is mapped and not open is not found.
 
 use std::collections::HashSet;
