@@ -4,6 +4,9 @@
 repo=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 export repo
 
+# Who calls a script through sudo wants it done as root, in places of its own: ces would take them for a researcher.
+unset SUDO_UID SUDO_GID SUDO_USER SUDO_COMMAND
+
 # Says what happens next, on stderr: data alone goes to stdout.
 say() { printf '==> %s\n' "$*" >&2; }
 

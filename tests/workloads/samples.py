@@ -44,13 +44,13 @@ class Session:
 
     def command(self, *words):
         """How this caller calls `ces`."""
-        env = ["env", "-i", "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL=C.UTF-8", f"CES_ROOT={self.root}"]
+        env = ["env", "-i", "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL=C.UTF-8"]
         if self.who == "root":
             env += ["HOME=/root", f"SUDO_UID={self.user.pw_uid}", f"SUDO_GID={self.user.pw_gid}",
                     f"SUDO_USER={self.user.pw_name}", "SUDO_COMMAND=ces"]
             return [*env, self.ces, *words]
         ids = ["setpriv", f"--reuid={self.user.pw_uid}", f"--regid={self.user.pw_gid}", "--init-groups"]
-        return [*ids, *env, f"HOME={self.user.pw_dir}", self.ces, *words]
+        return [*ids, *env, f"HOME={self.user.pw_dir}", f"CES_ROOT={self.root}", self.ces, *words]
 
     def call(self, *words, timeout=600):
         """`ces` to its end; gives what it said on standard output."""

@@ -397,9 +397,17 @@ fn reopen(fd: BorrowedFd<'_>, access: OFlag) -> Option<OwnedFd> {
     match open() {
         // The terminal that sudo makes for its command (sudoers(5), `use_pty`) is root's by name, though the caller types
         // into it.
-        Err(Errno::EACCES | Errno::EPERM) if isatty(fd).unwrap_or(false) => as_root(|_| open()).ok(),
+        Err(Errno::EACCES | Errno::EPERM) if isatty(fd).unwrap_or(false) && allows(fd, access) => {
+            as_root(|_| open()).ok()
+        }
         opened => opened.ok(),
     }
+}
+
+/// Whether what is on `fd` was opened for that already: nobody gets more of a terminal than they hold.
+fn allows(fd: BorrowedFd<'_>, access: OFlag) -> bool {
+    let held = fcntl(fd, FcntlArg::F_GETFL).map(|flags| OFlag::from_bits_retain(flags) & OFlag::O_ACCMODE);
+    held.is_ok_and(|held| held == OFlag::O_RDWR || held == access & OFlag::O_ACCMODE)
 }
 
 fn copy(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
