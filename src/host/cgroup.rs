@@ -100,17 +100,25 @@ pub struct Usage {
 }
 
 impl Cgroup {
+    /// Takes this process of root's out of a group that somebody else may change: they could freeze it.
+    ///
+    /// # Errors
+    /// When the kernel refuses: then nothing should run.
+    pub fn leave_groups_of_others(_: &Root) -> Result<()> {
+        membership::leave_groups_of_others().map_err(|e| {
+            fail("cannot leave the control group in which ces was called, which is not root's")
+                .because(e)
+                .hint("call ces from a login shell, outside of a scope or service of your own")
+        })
+    }
+
     /// Makes the cgroup `ces-<job>` and sets the limits, where a process can enter it by itself, through its [`entrances`](Self::entrances):
     /// version 1; `None` elsewhere, where [`create`](Self::create) moves it.
     ///
     /// # Errors
     /// When the host has no control groups, or the kernel refuses a limit.
     pub fn prepare(_: &Root, job: &str, resources: &LinuxResources) -> Result<Option<Self>> {
-        let setup = setup()?;
-        membership::leave_groups_of_others().map_err(|e| {
-            fail("cannot leave the control group in which ces was called, which is not root's").because(e)
-        })?;
-        match setup {
+        match setup()? {
             Setup::Two => Ok(None),
             Setup::One => v1::Group::create(job, resources)
                 .map(|group| Some(Self(Version::One(group))))

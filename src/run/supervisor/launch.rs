@@ -103,6 +103,8 @@ pub fn launch<T>(
     // What a killed stage process leaves becomes this process's own, to end.
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|e| Error::new(Stage::Run, Kind::Host, "cannot take over orphans").because(e.desc()))?;
+    // Not one of the limits that a policy may do without: it would be the deadline that somebody else may stop.
+    as_root(Cgroup::leave_groups_of_others)?;
     let prepared = as_root(|root| prepare(root, &launch))?;
     let request = StageRequest {
         placed: matches!(prepared, Some((_, Ok(_)))),
