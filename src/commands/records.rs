@@ -21,15 +21,15 @@ pub fn runs(global: &Global, args: &ListArgs) -> Result<u8> {
         return Ok(0);
     }
     let mut rows = vec![["ID", "IMAGE", "PROJECT", "TIME", "ENDED"].map(str::to_owned)];
-    rows.extend(records.iter().map(|r| {
+    rows.extend(records.into_iter().map(|r| {
         let ended = match r.state {
             State::Begun => "running".to_owned(),
             State::Refused => "refused".to_owned(),
             State::Interrupted => "interrupted".to_owned(),
-            State::Finished => r.ended.clone().unwrap_or_default(),
+            State::Finished => r.ended.unwrap_or_default(),
         };
         let time = r.seconds.map_or_else(|| "-".to_owned(), |s| format!("{s:.1} s"));
-        [r.id.to_string(), r.image.clone(), r.project.clone().unwrap_or_else(|| "-".to_owned()), time, ended]
+        [r.id.to_string(), r.image, r.project.unwrap_or_else(|| "-".to_owned()), time, ended]
     }));
     print::table(&rows)?;
     Ok(0)
