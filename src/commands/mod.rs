@@ -50,6 +50,10 @@ pub mod logs;
 pub mod records;
 /// `ces verify`.
 pub mod verify;
+/// `ces show`.
+pub mod show;
+/// `ces outputs`.
+pub mod outputs;
 /// `ces doctor`.
 pub mod doctor;
 /// `ces policy`.

@@ -47,10 +47,7 @@ pub fn json_text(document: &[u8]) -> Result<()> {
 /// When standard output is closed.
 pub fn bytes(bytes: &[u8]) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    stdout
-        .write_all(bytes)
-        .and_then(|()| stdout.flush())
-        .map_err(|e| Error::new(Stage::Cli, Kind::Failed, "cannot write to standard output").because(e))
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(fail)
 }
 
 /// Says something beside the data, on standard error.
@@ -64,9 +61,16 @@ pub fn note(text: &str) -> Result<()> {
 
 fn out(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{text}")
-        .and_then(|()| stdout.flush())
-        .map_err(|e| Error::new(Stage::Cli, Kind::Failed, "cannot write to standard output").because(e))
+    writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(fail)
+}
+
+/// A reader that has seen enough, `ces runs | head`, is no failure: the program ends as SIGPIPE would end it, and says nothing.
+fn fail(e: std::io::Error) -> Error {
+    let kind = match e.kind() {
+        std::io::ErrorKind::BrokenPipe => Kind::Interrupted(nix::libc::SIGPIPE),
+        _ => Kind::Failed,
+    };
+    Error::new(Stage::Cli, kind, "cannot write to standard output").because(e)
 }
 
 /// Prints rows in columns; the first row is the head. In one piece: a list may have a hundred thousand of them.

@@ -431,10 +431,11 @@ impl Policy {
                 "letters, digits, `-` and `.`, at most 63",
             ));
         }
-        if let Some(name) = request.name.as_deref().filter(|name| !is_run_name(name)) {
+        // `last` is the run that began last, wherever an id is taken.
+        if let Some(name) = request.name.as_deref().filter(|name| !is_run_name(name) || *name == "last") {
             return Err(usage(
                 format!("--name {name} is not a run's name"),
-                "letters, digits, `_`, `.` and `-`, at most 64",
+                "letters, digits, `_`, `.` and `-`, at most 64, and not `last`",
             ));
         }
         if request.read_only {

@@ -18,6 +18,8 @@ mod through_sudo;
 mod store_holders;
 /// What a run leaves, however odd, deep, hollow or many.
 mod outputs;
+/// Lists, pages and places of runs that are over.
+mod past_runs;
 /// Records, their index, the lists of outputs, and disks that fill up.
 mod records;
 /// Limits, deadlines and exit codes.

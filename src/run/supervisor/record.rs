@@ -348,5 +348,14 @@ fn append(_: &Root, log: &SiteDir, line: &Value) -> Result<()> {
 
 /// The time now, UTC, RFC 3339, whole milliseconds.
 pub fn now() -> String {
-    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
+    written(jiff::Timestamp::now())
+}
+
+/// The same of a moment in the past; none if it is before all times.
+pub fn ago(duration: std::time::Duration) -> Option<String> {
+    jiff::Timestamp::now().checked_sub(duration).ok().map(written)
+}
+
+fn written(time: jiff::Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
 }

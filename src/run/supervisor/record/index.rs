@@ -178,8 +178,8 @@ fn current(root: &Root, log: &SiteDir) -> std::io::Result<String> {
     };
     let read = || -> std::io::Result<(fs::Metadata, String)> {
         let mut file = File::open(path(log))?;
-        let mut text = Vec::new();
         let found = file.metadata()?;
+        let mut text = Vec::with_capacity(usize::try_from(found.len()).unwrap_or(0).saturating_add(1));
         file.read_to_end(&mut text)?;
         Ok((found, String::from_utf8(text).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())))
     };
