@@ -12,6 +12,8 @@ pub mod request;
 pub mod facts;
 /// What `run`, `spec`, `bundle` and `policy explain` have in common: everything up to the spec.
 pub mod prepare;
+/// Whether what is pulled may run here.
+mod pull_outlook;
 /// `ces pull`.
 pub mod pull;
 /// `ces images`.

@@ -196,6 +196,14 @@ impl Policy {
         })
     }
 
+    /// Whether an image with this name and digest may run, named by its digest, for the project of `facts`; nothing else is looked at.
+    ///
+    /// # Errors
+    /// Why not, as a run would say it.
+    pub fn image_may_run(&self, facts: &GrantFacts) -> Result<()> {
+        self.image(facts, &mut Log::default())
+    }
+
     fn image(&self, facts: &GrantFacts, log: &mut Log) -> Result<()> {
         if let Some(rule) = &self.registries.allow {
             if !rule.value.contains(&facts.registry) {

@@ -89,6 +89,10 @@ mod fsck;
 /// Registries, honest and lying.
 mod registry;
 mod registry_support;
+/// Registries as they are found: busy, cut off, old, behind proxies.
+mod registry_found;
+/// How an image that was pulled is found again.
+mod image_names;
 mod image_support;
 #[path = "../support/mod.rs"]
 mod support;
