@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use oci_distribution::errors::OciEnvelope;
 use reqwest::{RequestBuilder, Response, StatusCode};
 
 use super::Registry;
@@ -103,8 +104,7 @@ impl Registry {
             _ => failed(format!("the registry {host} does not give {image}"))
                 .hint("try again later, or tell who runs the registry"),
         };
-        let words: String = String::from_utf8_lossy(answer).chars().take(300).collect();
-        let words = text::neutral_line(words.trim());
+        let words = words_of(answer);
         error.because(if words.is_empty() {
             format!("it answers {status}")
         } else {
@@ -126,5 +126,46 @@ impl Registry {
         Error::new(Stage::Pull, Kind::Failed, what).caused_by(error).hint(
             "check the name and the network; a site's own certificate goes into the policy ([registries.\"HOST\"] ca)",
         )
+    }
+}
+
+/// The most that is shown of what a registry says, in characters.
+const SHOWN_MAX: usize = 300;
+
+/// What a registry says of a failure: its messages, where it answers as the distribution specification has it ("Error Codes"),
+/// or else the beginning of its answer; in one line, harmless to a terminal.
+fn words_of(answer: &[u8]) -> String {
+    let said = match serde_json::from_slice::<OciEnvelope>(answer) {
+        Ok(envelope) if envelope.errors.iter().any(|error| !error.message.is_empty()) => {
+            let messages = envelope.errors.into_iter().map(|error| error.message).filter(|message| !message.is_empty());
+            messages.collect::<Vec<_>>().join("; ")
+        }
+        _ => String::from_utf8_lossy(answer).into_owned(),
+    };
+    let said: String = said.trim().chars().take(SHOWN_MAX).collect();
+    text::neutral_line(&said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::words_of;
+
+    #[test]
+    fn a_registry_is_quoted_by_its_messages_and_else_by_what_it_answers() {
+        let answer = br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":{"Tag":"1"}},
+            {"code":"TOOMANYREQUESTS","message":"slow \u001b[2Jdown"}]}"#;
+        assert_eq!(words_of(answer), "manifest unknown; slow \\x1b[2Jdown");
+        for (answer, words) in [
+            (&b""[..], ""),
+            (b" <html>\n502", "<html>\\n502"),
+            (br#"{"errors":[]}"#, r#"{"errors":[]}"#),
+            (
+                br#"{"errors":[{"code":"NOT_A_CODE","message":"m"}]}"#,
+                r#"{"errors":[{"code":"NOT_A_CODE","message":"m"}]}"#,
+            ),
+        ] {
+            assert_eq!(words_of(answer), words);
+        }
+        assert_eq!(words_of(&[b'x'; 1000]).len(), 300);
     }
 }
