@@ -369,9 +369,9 @@ impl Job<'_> {
             }
         });
         match (read, stopped_after) {
-            (Ok(()), _) => checked.finish().map_err(|error| self.damaged(task.position, &error)),
+            (Ok(()), _) => checked.finish().map_err(|error| self.damaged(task, &error)),
             (Err(_), Some(after)) if seen - after > DRAIN_MAX => Ok(()),
-            (Err(error), _) => Err(self.damaged(task.position, &error)),
+            (Err(error), _) => Err(self.damaged(task, &error)),
         }
     }
 
@@ -457,12 +457,17 @@ impl Job<'_> {
         error.hint(fault.hint.unwrap_or_else(|| hint.to_owned()))
     }
 
-    fn damaged(&self, position: usize, error: &Error) -> Error {
+    fn damaged(&self, task: &Task, error: &Error) -> Error {
         if let Kind::Interrupted(_) = error.kind() {
             let told = Error::new(error.stage(), error.kind(), "interrupted");
             return told.hint("layers that were whole are kept; the rest is gone. The same command goes on from there");
         }
-        let told = Error::new(error.stage(), error.kind(), format!("cannot fetch {}", self.which(position)));
+        let told = Error::new(error.stage(), error.kind(), format!("cannot fetch {}", self.which(task.position)));
+        if error.kind() == Kind::Missing && task.descriptor.foreign {
+            return told.because(error).because("it is a foreign layer, which is to be fetched from other addresses; ces never calls them").hint(
+                "push the image with all its layers to the registry (docker: allow-nondistributable-artifacts), or save it to an archive",
+            );
+        }
         told.because(error)
             .hint("nothing of it was kept; try again, and if it happens again tell who runs the registry")
     }
