@@ -88,12 +88,11 @@ pub fn layer(data: &[u8]) {
     }
 }
 
-/// A manifest or an index: what is taken has no addresses of its own and a number of layers that can be stacked.
+/// A manifest or an index: what is taken has a number of layers that can be stacked, and is pinned by its bytes.
 pub fn manifest(data: &[u8]) {
     match Document::parse(data.to_vec()) {
         Ok(Document::Manifest(manifest)) => {
             assert!(manifest.layers.len() <= 500 && manifest.digest.matches(data));
-            assert!(!String::from_utf8_lossy(data).contains("\"urls\":[\""));
         }
         Ok(Document::Index(index)) => {
             for platform in ["linux/amd64", "linux/arm64/v8", "linux/arm"] {

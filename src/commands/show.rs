@@ -142,6 +142,7 @@ fn limits(page: &mut Page, record: &Record) {
         page.line("limits", format!("processes and threads {pids}"));
     }
     for (what, how) in &record.bounds {
+        let how = if how == "none" { "not bounded" } else { how };
         page.line("limits", format!("{what}: {how}"));
     }
 }

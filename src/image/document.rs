@@ -2,7 +2,8 @@
 //!
 //! Takes bytes whose digest was checked; gives a `Manifest` with its layers, or the entry of an index for a platform.
 //! Trusts nothing in them: sizes, counts, types and digests are checked before anything is fetched.
-//! Refuses ambiguous documents, nested indexes, layers to be fetched from elsewhere (`urls`), unknown layer types.
+//! Refuses ambiguous documents, nested indexes, unknown layer types. Whether a configuration is an image's is told by its
+//! contents, not by its media type. Addresses that a descriptor lists (`urls`) are never fetched.
 
 use std::fmt;
 use std::str::FromStr;
@@ -54,6 +55,8 @@ pub struct LayerDescriptor {
     pub blob: Descriptor,
     /// How the blob is packed.
     pub compression: Compression,
+    /// Whether the manifest says that the blob is to be had elsewhere: a "foreign" or "non-distributable" layer.
+    pub foreign: bool,
 }
 
 /// A checked image manifest.
@@ -96,14 +99,13 @@ pub struct Index {
 }
 
 /// An operating system, an architecture and perhaps a variant of it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Platform {
     /// `linux`.
     pub os: String,
     /// `amd64`, `arm64` …, as Go calls them.
     pub architecture: String,
     /// `v8`, `v3` ….
-    #[serde(default)]
     pub variant: Option<String>,
 }
 
@@ -117,6 +119,25 @@ impl Platform {
             other => other,
         };
         Self { os: "linux".to_owned(), architecture: architecture.to_owned(), variant: None }
+    }
+
+    /// The platform that an index names, in whatever form builders write it: with an empty or null variant, in capitals,
+    /// with the variant in the architecture, under the kernel's names. `None`: it names none.
+    fn offered(value: &serde_json::Value) -> Option<Self> {
+        let text = |key| {
+            let text = value.get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
+            text.trim().to_ascii_lowercase()
+        };
+        let (os, mut architecture, mut variant) = (text("os"), text("architecture"), text("variant"));
+        if let Some((name, rest)) = architecture.clone().split_once('/') {
+            if variant.is_empty() {
+                rest.clone_into(&mut variant);
+            }
+            name.clone_into(&mut architecture);
+        }
+        let architecture = canonical(architecture);
+        let variant = (!variant.is_empty()).then_some(variant);
+        (!os.is_empty() && !architecture.is_empty()).then_some(Self { os, architecture, variant })
     }
 
     /// How well an offered platform serves this one; `None` if not at all, else smaller is better.
@@ -137,19 +158,29 @@ impl Platform {
     }
 }
 
+/// Go's name of an architecture, for those that the kernel calls otherwise.
+fn canonical(architecture: String) -> String {
+    match architecture.as_str() {
+        "x86_64" => "amd64".to_owned(),
+        "aarch64" => "arm64".to_owned(),
+        _ => architecture,
+    }
+}
+
 impl FromStr for Platform {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let parts: Vec<&str> = text.split('/').collect();
+        let lower = text.to_ascii_lowercase();
+        let parts: Vec<&str> = lower.split('/').collect();
         let word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric());
         match parts.as_slice() {
             [os, architecture] if word(os) && word(architecture) => {
-                Ok(Self { os: (*os).to_owned(), architecture: (*architecture).to_owned(), variant: None })
+                Ok(Self { os: (*os).to_owned(), architecture: canonical((*architecture).to_owned()), variant: None })
             }
             [os, architecture, variant] if word(os) && word(architecture) && word(variant) => Ok(Self {
                 os: (*os).to_owned(),
-                architecture: (*architecture).to_owned(),
+                architecture: canonical((*architecture).to_owned()),
                 variant: Some((*variant).to_owned()),
             }),
             _ => Err(Error::new(Stage::Pull, Kind::Usage, format!("\"{text}\" is not a platform"))
@@ -187,7 +218,8 @@ struct RawDescriptor {
     size: u64,
     #[serde(default)]
     urls: Option<Vec<String>>,
-    platform: Option<Platform>,
+    /// As it comes: a builder's odd platform must not spoil the entries beside it.
+    platform: Option<serde_json::Value>,
     annotations: Option<std::collections::BTreeMap<String, String>>,
 }
 
@@ -213,13 +245,19 @@ impl Document {
                 let entry = |raw: RawDescriptor| {
                     let nested = raw.media_type.contains("index") || raw.media_type.contains("manifest.list");
                     let name = raw.annotations.and_then(|mut a| a.remove("org.opencontainers.image.ref.name"));
-                    (Descriptor { digest: raw.digest, size: raw.size }, raw.platform, name, nested)
+                    (
+                        Descriptor { digest: raw.digest, size: raw.size },
+                        raw.platform.as_ref().and_then(Platform::offered),
+                        name,
+                        nested,
+                    )
                 };
                 Ok(Self::Index(Index { entries: manifests.into_iter().map(entry).collect() }))
             }
             (Some(config), Some(layers), None) if declared_index != Some(true) => {
-                let config = config_descriptor(config)?;
-                let layers = layers.into_iter().map(layer_descriptor).collect::<Result<Vec<_>>>()?;
+                let layer = |raw| layer_descriptor(raw, &config.media_type);
+                let layers = layers.into_iter().map(layer).collect::<Result<Vec<_>>>()?;
+                let config = config_descriptor(&config)?;
                 if layers.len() > LAYERS_MAX {
                     return Err(malformed(format!(
                         "the image has {} layers; at most {LAYERS_MAX} can be stacked",
@@ -256,11 +294,8 @@ impl Index {
             .iter()
             .filter_map(|entry| entry.1.as_ref().and_then(|offered| platform.rank(offered)).map(|rank| (rank, entry)))
             .min_by_key(|(rank, _)| *rank);
-        // An index with a single entry that names no platform leaves the check to the configuration.
-        let only = match self.entries.as_slice() {
-            [entry] if entry.1.is_none() => Some(entry),
-            _ => None,
-        };
+        // An entry that names no platform leaves the check to the configuration; the first one counts, as with podman.
+        let only = self.entries.iter().find(|entry| entry.1.is_none());
         match best.map(|(_, entry)| entry).or(only) {
             Some((_, _, _, true)) => Err(malformed("the image index points to another index, which is not followed")),
             Some((descriptor, _, _, false)) => Ok(descriptor),
@@ -314,8 +349,15 @@ impl Config {
     /// # Errors
     /// When it is malformed, or lists another number of layers than the manifest.
     pub fn parse(bytes: Vec<u8>, layers: usize) -> Result<Self> {
-        let parsed: ImageConfiguration = serde_json::from_slice(&bytes)
-            .map_err(|e| malformed("the image's configuration is malformed").because(e))?;
+        let parsed: ImageConfiguration = serde_json::from_slice(&bytes).map_err(|e| {
+            // Charts and other artifacts have configurations of their own, or empty ones.
+            match serde_json::from_slice::<serde_json::Value>(&bytes) {
+                Ok(value) if value.get("rootfs").is_none() => malformed("this is not a container image")
+                    .because("its configuration lists no layers (rootfs)")
+                    .hint("charts, SIF files and other artifacts are no images: ask its author for an image"),
+                _ => malformed("the image's configuration is malformed").because(e),
+            }
+        })?;
         if parsed.rootfs().typ() != "layers" {
             return Err(malformed("the image's configuration is malformed")
                 .because("its root file system is not made of layers"));
@@ -334,7 +376,9 @@ impl Config {
     /// # Errors
     /// When the image is for another one, whatever its index said.
     pub fn check_platform(&self, wanted: &Platform) -> Result<()> {
-        let (os, architecture) = (self.parsed.os().to_string(), self.parsed.architecture().to_string());
+        let lower = |text: String| text.to_ascii_lowercase();
+        let (os, architecture) =
+            (lower(self.parsed.os().to_string()), canonical(lower(self.parsed.architecture().to_string())));
         if (os.as_str(), architecture.as_str()) == (wanted.os.as_str(), wanted.architecture.as_str()) {
             return Ok(());
         }
@@ -356,54 +400,53 @@ impl Config {
     }
 }
 
-fn config_descriptor(raw: RawDescriptor) -> Result<Descriptor> {
-    match raw.media_type.as_str() {
-        "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json" => {}
-        other => {
-            return Err(
-                malformed("this is not a container image").because(format!("its configuration is of type {other}"))
-            );
-        }
-    }
-    refuse_urls(&raw)?;
+/// Whether a configuration's media type says that it is an image's. Others do not say that it is none: builders write
+/// `application/octet-stream`, `text/plain` or nothing.
+fn is_image_config(media_type: &str) -> bool {
+    matches!(media_type, "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json")
+}
+
+fn config_descriptor(raw: &RawDescriptor) -> Result<Descriptor> {
     if raw.size > DOCUMENT_MAX {
         return Err(malformed(format!(
             "the image's configuration is {} bytes; at most {DOCUMENT_MAX} are read",
             raw.size
         )));
     }
-    Ok(Descriptor { digest: raw.digest, size: raw.size })
+    Ok(Descriptor { digest: raw.digest.clone(), size: raw.size })
 }
 
-fn layer_descriptor(raw: RawDescriptor) -> Result<LayerDescriptor> {
-    refuse_urls(&raw)?;
-    let compression = match raw.media_type.as_str() {
-        "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => Compression::None,
+/// A layer; foreign ones (Docker) and non-distributable ones (OCI) are as others, if the blob is there.
+fn layer_descriptor(raw: RawDescriptor, config_type: &str) -> Result<LayerDescriptor> {
+    let (compression, foreign) = match raw.media_type.as_str() {
+        "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => {
+            (Compression::None, false)
+        }
         "application/vnd.oci.image.layer.v1.tar+gzip" | "application/vnd.docker.image.rootfs.diff.tar.gzip" => {
-            Compression::Gzip
+            (Compression::Gzip, false)
         }
         "application/vnd.oci.image.layer.v1.tar+zstd" | "application/vnd.docker.image.rootfs.diff.tar.zstd" => {
-            Compression::Zstd
+            (Compression::Zstd, false)
+        }
+        "application/vnd.oci.image.layer.nondistributable.v1.tar"
+        | "application/vnd.docker.image.rootfs.foreign.diff.tar" => (Compression::None, true),
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+        | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => (Compression::Gzip, true),
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
+        | "application/vnd.docker.image.rootfs.foreign.diff.tar.zstd" => (Compression::Zstd, true),
+        other if !is_image_config(config_type) => {
+            return Err(malformed("this is not a container image")
+                .because(format!("its configuration is of type \"{config_type}\", its contents of type \"{other}\""))
+                .hint("charts, SIF files and other artifacts are no images: ask its author for an image"));
         }
         other => {
             return Err(malformed("a layer is of a type that ces does not unpack")
                 .because(format!("{other} (known: tar, tar with gzip, tar with zstd)"))
-                .hint("build the image again without encrypted, foreign, bzip2 or xz layers"));
+                .hint("build the image again without encrypted, bzip2 or xz layers"));
         }
     };
-    Ok(LayerDescriptor { blob: Descriptor { digest: raw.digest, size: raw.size }, compression })
-}
-
-/// A layer from elsewhere would make `ces` fetch whatever address an image names.
-fn refuse_urls(raw: &RawDescriptor) -> Result<()> {
-    match &raw.urls {
-        Some(urls) if !urls.is_empty() => {
-            Err(malformed("the image wants parts of itself fetched from other addresses")
-                .because(format!("{} lists urls", raw.digest))
-                .hint("push the image with all its layers (foreign layers included) to the registry"))
-        }
-        _ => Ok(()),
-    }
+    let foreign = foreign || raw.urls.is_some_and(|urls| !urls.is_empty());
+    Ok(LayerDescriptor { blob: Descriptor { digest: raw.digest, size: raw.size }, compression, foreign })
 }
 
 fn malformed(what: impl Into<String>) -> Error {

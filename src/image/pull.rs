@@ -10,6 +10,9 @@
 //! 4. base first, layers that ask what lies below them
 //! 5. the image, then its name
 
+/// What failed, in words.
+mod failure;
+
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,11 +32,10 @@ use super::store::viewer::Rights;
 use super::store::workspace::Workspace;
 use super::store::{ImageRecord, LayerRecord, Store};
 use super::unpack::parent::{BlobPipe, Unpacker};
-use super::unpack::protocol::{Fault, FaultKind, Open, RawPath, Report, Work};
+use super::unpack::protocol::{Fault, Open, Report, Work};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::privilege::as_root;
 use crate::host::signals::Interrupt;
-use crate::text;
 
 /// Layers fetched and unpacked at once.
 const AT_ONCE: usize = 3;
@@ -389,9 +391,9 @@ impl Job<'_> {
             }
         });
         match (read, stopped_after) {
-            (Ok(()), _) => checked.finish().map_err(|error| self.damaged(task.position, &error)),
+            (Ok(()), _) => checked.finish().map_err(|error| self.damaged(task, &error)),
             (Err(_), Some(after)) if seen - after > DRAIN_MAX => Ok(()),
-            (Err(error), _) => Err(self.damaged(task.position, &error)),
+            (Err(error), _) => Err(self.damaged(task, &error)),
         }
     }
 
@@ -444,49 +446,6 @@ impl Job<'_> {
 
     fn which(&self, position: usize) -> String {
         format!("layer {} of {} of {}", position + 1, self.layers, self.request.reference)
-    }
-
-    /// The child's fault, in the words of the whole.
-    fn refuse(&self, position: usize, fault: Fault) -> Error {
-        let which = self.which(position);
-        let because = match &fault.entry {
-            Some(RawPath(entry)) => format!("entry \"{}\": {}", text::neutral_bytes(entry), fault.text),
-            None => fault.text,
-        };
-        let (what, kind, hint) = match fault.kind {
-            FaultKind::Refused | FaultKind::Malformed => (
-                format!("refused {which}"),
-                Kind::Hostile,
-                "the image is malformed or hostile; nothing of it was kept. Rebuild it, or report it to its author",
-            ),
-            FaultKind::NoSpace => (
-                format!("no space left for {which}"),
-                Kind::Host,
-                "make room (ces prune deletes what nothing uses), or put the store elsewhere: --root, through sudo [site] in the policy",
-            ),
-            FaultKind::Host => (format!("cannot unpack {which}"), Kind::Host, "nothing of it was kept"),
-        };
-        let mut error = Error::new(Stage::Unpack, kind, what).because(because);
-        if fault.kind == FaultKind::NoSpace {
-            let needed: u64 = self.bytes.load(Ordering::Relaxed);
-            if let Ok(free) = free_bytes(self.store) {
-                let root = self.store.root().display();
-                error = error.because(format!("{root} has {free} bytes free; the layers so far needed {needed} bytes"));
-            }
-        }
-        error.hint(fault.hint.unwrap_or_else(|| hint.to_owned()))
-    }
-
-    fn damaged(&self, position: usize, error: &Error) -> Error {
-        if let Kind::Interrupted(_) = error.kind() {
-            let told = Error::new(error.stage(), error.kind(), "interrupted");
-            return told.hint("what came is kept; the same command goes on from there");
-        }
-        let told = Error::new(error.stage(), error.kind(), format!("cannot fetch {}", self.which(position)));
-        told.because(error).hint(match error.kind() {
-            Kind::Hostile => "nothing of it was kept; try again, and if it happens again tell who runs the registry",
-            _ => "try again: the same command goes on from what came, if it comes from a registry",
-        })
     }
 }
 

@@ -42,12 +42,17 @@ fn a_manifest_that_is_malformed_or_ambiguous_is_refused() {
     refused(|d| d["layers"][0]["size"] = json!(-1), "malformed");
     refused(|d| d["layers"][0]["size"] = json!(1e300), "malformed");
     refused(|d| d["layers"][0]["digest"] = json!("sha256:../../etc"), "malformed");
-    refused(|d| d["layers"][0]["urls"] = json!(["http://192.0.2.1/"]), "other addresses");
     refused(
         |d| d["layers"][0]["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar+gzip+encrypted"),
         "does not unpack",
     );
-    refused(|d| d["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json"), "not a container image");
+    refused(
+        |d| {
+            d["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json");
+            d["layers"][0]["mediaType"] = json!("application/vnd.cncf.helm.chart.content.v1.tar+gzip");
+        },
+        "not a container image",
+    );
     refused(|d| d["config"]["size"] = json!(5 << 20), "at most 4194304");
     refused(|d| d["layers"] = Value::Array(vec![d["layers"][0].clone(); 501]), "501 layers");
     for text in ["", "{", "[]", "null", "{}x", "\u{feff}{}", r#"{"schemaVersion":2,"schemaVersion":2}"#] {
@@ -84,6 +89,76 @@ fn an_index_gives_the_best_match_for_a_platform() {
     }
     let report = index.select(&"linux/s390x".parse().unwrap()).unwrap_err().report();
     assert!(report.contains("linux/amd64/v3") && !report.contains("unknown"), "{report}");
+}
+
+#[test]
+fn the_contents_of_a_configuration_and_not_its_type_tell_whether_it_is_an_images() {
+    for media_type in ["application/octet-stream", "text/plain", "", "application/json"] {
+        let mut document = manifest();
+        document["config"]["mediaType"] = json!(media_type);
+        assert!(parse(&document).is_ok(), "{media_type}");
+    }
+    let mut document = manifest();
+    document["config"].as_object_mut().unwrap().remove("mediaType");
+    assert!(parse(&document).is_ok());
+    // An OCI artifact's empty configuration, and a chart's.
+    for other in ["{}", r#"{"name":"chart","version":"1.0.0","apiVersion":"v2"}"#] {
+        let report = Config::parse(other.as_bytes().to_vec(), 1).unwrap_err().report();
+        assert!(report.contains("not a container image") && report.contains("rootfs"), "{report}");
+    }
+}
+
+#[test]
+fn foreign_layers_are_layers_and_known_as_such() {
+    for (media_type, compression) in [
+        ("application/vnd.oci.image.layer.nondistributable.v1.tar", Compression::None),
+        ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", Compression::Gzip),
+        ("application/vnd.oci.image.layer.nondistributable.v1.tar+zstd", Compression::Zstd),
+        ("application/vnd.docker.image.rootfs.foreign.diff.tar", Compression::None),
+        ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", Compression::Gzip),
+    ] {
+        let mut document = manifest();
+        document["layers"][0]["mediaType"] = json!(media_type);
+        let layers = parse(&document).unwrap().manifest().unwrap().layers;
+        assert!(layers[0].compression == compression && layers[0].foreign, "{media_type}");
+    }
+    let mut document = manifest();
+    assert!(!parse(&document).unwrap().manifest().unwrap().layers[0].foreign);
+    document["layers"][0]["urls"] = json!(["http://192.0.2.1/"]);
+    assert!(parse(&document).unwrap().manifest().unwrap().layers[0].foreign);
+}
+
+#[test]
+fn platforms_are_read_in_the_forms_that_builders_write() {
+    let entry = |n: u8, platform: Value| {
+        json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": Digest::of(&[n]), "size": 1,
+            "platform": platform})
+    };
+    let unusable = json!({"os": "unknown", "architecture": "unknown"});
+    for (wanted, form) in [
+        ("linux/amd64", json!({"os": "linux", "architecture": "amd64", "variant": ""})),
+        (
+            "linux/amd64",
+            json!({"os": "linux", "architecture": "amd64", "variant": null, "os.version": "", "features": null}),
+        ),
+        ("linux/amd64", json!({"os": "Linux", "architecture": "AMD64"})),
+        ("linux/amd64", json!({"os": "linux", "architecture": "x86_64"})),
+        ("Linux/AMD64", json!({"os": "linux", "architecture": "amd64"})),
+        ("linux/arm64", json!({"os": "linux", "architecture": "arm64/v8"})),
+        ("linux/aarch64", json!({"os": "linux", "architecture": "arm64", "variant": "v8"})),
+        ("linux/arm64/v8", json!({"os": "linux", "architecture": "arm64", "variant": "V8"})),
+        // What names no platform is the configuration's to tell.
+        ("linux/amd64", Value::Null),
+        ("linux/amd64", json!({})),
+        ("linux/amd64", json!({"os": "", "architecture": ""})),
+        ("linux/amd64", json!("linux/amd64")),
+    ] {
+        let index = json!({"schemaVersion": 2, "manifests": [
+            entry(0, unusable.clone()), entry(1, json!({"os": "linux", "architecture": "riscv64"})), entry(2, form.clone())]});
+        let Document::Index(index) = parse(&index).unwrap() else { panic!("not an index") };
+        let selected = index.select(&wanted.parse().unwrap()).map(|d| d.digest.clone());
+        assert_eq!(selected.unwrap_or_else(|e| panic!("{form}: {}", e.report())), Digest::of(&[2]), "{form}");
+    }
 }
 
 #[test]

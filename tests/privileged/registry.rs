@@ -160,7 +160,24 @@ fn a_layer_from_another_address_is_refused_and_the_address_never_called() {
         Answer::Body("application/vnd.oci.image.manifest.v1+json", serde_json::to_vec(&manifest).unwrap()),
     );
     liar.blob(&Digest::of(&layer.blob), Answer::Status(404, vec![]));
-    assert!(liar.refused().contains("fetched from other addresses"));
+    assert!(liar.refused().contains("ces never calls them"));
+    assert!(canary.asked().is_empty());
+}
+
+#[test]
+fn a_foreign_layer_that_the_registry_has_is_taken_from_it_alone() {
+    let canary = Liar::start();
+    let liar = Liar::start();
+    let (layout, _) = one_layer();
+    liar.offer(&layout);
+    let mut manifest: serde_json::Value = serde_json::from_slice(&manifest_of(&layout)).unwrap();
+    manifest["layers"][0]["urls"] = serde_json::json!([format!("http://{}/layer", canary.host)]);
+    liar.answer(
+        "/v2/x/manifests/1",
+        Answer::Body("application/vnd.oci.image.manifest.v1+json", serde_json::to_vec(&manifest).unwrap()),
+    );
+    let site = Site::new();
+    site.pull_from(&origin(&format!("{}/x:1", liar.host), None), "localhost/x:1").unwrap();
     assert!(canary.asked().is_empty());
 }
 

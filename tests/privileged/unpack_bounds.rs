@@ -55,15 +55,32 @@ fn a_layer_that_expands_without_measure_is_refused() {
 }
 
 #[test]
-fn a_zstd_frame_that_asks_for_too_much_memory_is_refused() {
+fn a_zstd_window_is_read_up_to_128_mib_and_within_the_memory_there_is() {
     use std::io::Write;
     let archive = empty().file("a", &vec![1; 100_000]).end();
-    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
-    encoder.window_log(27).unwrap();
-    encoder.write_all(&archive).unwrap();
-    let layer = Layer { blob: encoder.finish().unwrap(), ..Layer::new(&archive, Pack::Zstd) };
-    let error = Site::new().pull(&LayoutDir::of(&[layer])).unwrap_err();
-    assert!(report(&error).contains("cannot be decompressed"), "{}", report(&error));
+    let with_window = |log| {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(log).unwrap();
+        encoder.write_all(&archive).unwrap();
+        LayoutDir::of(&[Layer { blob: encoder.finish().unwrap(), ..Layer::new(&archive, Pack::Zstd) }])
+    };
+    for log in [10, 23, 27] {
+        Site::new().pull(&with_window(log)).unwrap();
+    }
+    for (log, memory, why) in [
+        (28, 1 << 30, "it needs 256 MiB of memory for the window of a Zstandard frame; the policy allows 128 MiB"),
+        (27, LITTLE, "it needs 128 MiB of memory for the window of a Zstandard frame; the policy allows 8 MiB"),
+    ] {
+        let mut site = Site::new();
+        site.limits.memory = memory;
+        let error = site.pull(&with_window(log)).unwrap_err();
+        assert!(report(&error).contains(why), "{}", report(&error));
+        site.assert_no_leftovers();
+    }
+    // The decoder takes a window's memory at once where a frame does not tell its size, as here.
+    let mut site = Site::new();
+    site.limits.memory = LITTLE;
+    site.pull(&with_window(23)).unwrap();
 }
 
 /// Far less than an unpacking process may hold by default; what it needs whatever the layer is.

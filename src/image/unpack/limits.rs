@@ -30,7 +30,9 @@ pub struct Limits {
     pub ratio: u64,
     /// Size from which `ratio` counts: small layers of zeros are harmless.
     pub ratio_from: u64,
-    /// Memory a Zstandard frame may ask for, as a power of two; decoders should support 23 (RFC 8878, 3.1.1.1.2).
+    /// The window of a Zstandard frame, as a power of two: bytes that decompression holds in memory, for each layer that is
+    /// unpacked at the time. Decoders should support 23 (RFC 8878, 3.1.1.1.2), `zstd` reads 27 and writes it with `--long`.
+    /// Where `memory` leaves less room, that counts.
     pub zstd_window_log: u32,
     /// Bytes of data the unpacking process may hold (`RLIMIT_DATA`, setrlimit(2)). It takes some 16 MiB, and what it has
     /// to remember of a layer comes on top: about 100 bytes a file, and each name of a file with several.
@@ -51,7 +53,7 @@ impl Default for Limits {
             xattr_bytes: 64 << 10,
             ratio: 200,
             ratio_from: GIB / 4,
-            zstd_window_log: 23,
+            zstd_window_log: 27,
             memory: GIB,
         }
     }

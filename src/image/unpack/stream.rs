@@ -28,6 +28,9 @@ const CHUNK: usize = 256 << 10;
 /// Chunks in a queue: what one side may be ahead of the other.
 const QUEUE: usize = 8;
 
+/// Bytes of memory that unpacking takes beside the window of a Zstandard frame.
+const BESIDE_WINDOW: u64 = 24 << 20;
+
 type Chunk = Arc<Vec<u8>>;
 
 /// The uncompressed bytes.
@@ -182,7 +185,8 @@ enum Decoder {
     Plain(BufReader<File>),
     /// `None` between members and at the end.
     Gzip(Option<Box<GzDecoder<BufReader<File>>>>),
-    Zstd(Box<zstd::stream::read::Decoder<'static, BufReader<File>>>),
+    /// With what a frame's window may take, and what the first frame's takes.
+    Zstd(Box<zstd::stream::read::Decoder<'static, BufReader<File>>>, Windows),
 }
 
 impl Decoder {
@@ -208,9 +212,10 @@ impl Decoder {
             Compression::None => Self::Plain(input),
             Compression::Gzip => Self::Gzip(Some(Box::new(GzDecoder::new(input)))),
             Compression::Zstd => {
+                let windows = Windows { log: window_log(limits), first: window(start) };
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(input).map_err(broken)?;
-                decoder.window_log_max(limits.zstd_window_log).map_err(broken)?;
-                Self::Zstd(Box::new(decoder))
+                decoder.window_log_max(windows.log).map_err(broken)?;
+                Self::Zstd(Box::new(decoder), windows)
             }
         })
     }
@@ -218,7 +223,7 @@ impl Decoder {
     fn read(&mut self, out: &mut [u8]) -> Result<usize, Fault> {
         match self {
             Self::Plain(input) => input.read(out).map_err(unreadable),
-            Self::Zstd(decoder) => decoder.read(out).map_err(broken),
+            Self::Zstd(decoder, windows) => decoder.read(out).map_err(|e| windows.explain(e)),
             Self::Gzip(slot) => loop {
                 let Some(decoder) = slot else { return Ok(0) };
                 let n = decoder.read(out).map_err(broken)?;
@@ -233,6 +238,57 @@ impl Decoder {
             },
         }
     }
+}
+
+/// What the windows of Zstandard frames may take.
+#[derive(Debug, Clone, Copy)]
+struct Windows {
+    /// The most, as a power of two.
+    log: u32,
+    /// Bytes of the first frame's window, if the blob starts with a frame.
+    first: Option<u64>,
+}
+
+impl Windows {
+    /// The decoder's error; if it is for want of memory, with figures.
+    fn explain(self, e: std::io::Error) -> Fault {
+        // libzstd's words for ZSTD_error_frameParameter_windowTooLarge; the crate passes on no number.
+        if !e.to_string().contains("requires too much memory") {
+            return broken(e);
+        }
+        let allowed = 1_u64 << self.log;
+        let needed = match self.first {
+            Some(first) if first > allowed => format!("{} MiB", first.div_ceil(1 << 20)),
+            _ => format!("more than {} MiB", allowed >> 20),
+        };
+        Fault::refused(format!(
+            "to be decompressed, it needs {needed} of memory for the window of a Zstandard frame; the policy allows {} MiB",
+            allowed >> 20
+        ))
+        .hint("build the image again with a smaller window (at most zstd --long=27); where images.limits.memory in the policy allows less than 128 MiB, it can be raised")
+    }
+}
+
+/// The largest window as a power of two: what the limit for windows says, as far as the limit for all memory leaves room.
+fn window_log(limits: &Limits) -> u32 {
+    let room = limits.memory.saturating_sub(BESIDE_WINDOW);
+    limits.zstd_window_log.min(room.checked_ilog2().unwrap_or(0)).max(10)
+}
+
+/// Bytes of the window of the frame that starts here (RFC 8878, 3.1.1.1).
+fn window(start: &[u8]) -> Option<u64> {
+    let (descriptor, rest) = start.strip_prefix(&[0x28, 0xb5, 0x2f, 0xfd])?.split_first()?;
+    if descriptor & 0x20 == 0 {
+        let byte = *rest.first()?;
+        let base = 1_u64 << (10 + (byte >> 3));
+        return Some(base + base / 8 * u64::from(byte & 7));
+    }
+    // A single segment: the window is as large as the content, whose size follows the dictionary's id.
+    let dictionary = [0, 1, 2, 4].get(usize::from(descriptor & 3)).copied()?;
+    let (width, more) = [(1, 0), (2, 256), (4, 0), (8, 0)].get(usize::from(descriptor >> 6)).copied()?;
+    let bytes = rest.get(dictionary..)?.get(..width)?;
+    let size = bytes.iter().rev().fold(0_u64, |size, &byte| size << 8 | u64::from(byte));
+    Some(size.saturating_add(more))
 }
 
 /// Whether another gzip member follows; zeros up to the end are padding (tape drives, and tools that imitate them).

@@ -3,7 +3,7 @@
 //! Takes the uncompressed stream; gives one `Entry` after another, and the data of each in pieces.
 //! Trusts nothing: the only memory whose size the archive chooses are its extended headers, up to a limit.
 //! Refuses wrong checksums, malformed or oversized extended headers, numbers that are negative or too large, sparse
-//! files, unknown types, and an archive that ends in the middle of anything.
+//! files, unknown types, and an archive that ends within a header or within data.
 //!
 //! Where programs differ in what they read, this reads what Go's `archive/tar` reads (image builders are written with
 //! it): links and directories have no data whatever their size field says; global pax headers are ignored.
@@ -148,7 +148,9 @@ impl<B: Bytes> TarStream<B> {
             while skip > 0 {
                 let piece = self.bytes.next(skip)?;
                 if piece.is_empty() {
-                    return Err(truncated());
+                    // All data is there. Some writers leave out what would fill up the last block, and Go's reader, hence
+                    // podman and umoci, takes that for the archive's end.
+                    break;
                 }
                 skip -= piece.len();
             }
@@ -288,7 +290,7 @@ impl Extended {
 
     fn apply(self, header: &Header, kind: EntryType, size: u64) -> Result<Entry, Fault> {
         let old = header.as_old();
-        let path = self.path.unwrap_or_else(|| header.path_bytes().into_owned());
+        let path = self.path.unwrap_or_else(|| name(header));
         let target = self.target.unwrap_or_else(|| until_nul(&old.linkname).to_vec());
         let size = self.size.unwrap_or(size);
         let kind = match kind {
@@ -325,6 +327,23 @@ impl Extended {
             target,
         })
     }
+}
+
+/// The name in a header: where the magic is POSIX's, its prefix is the part before it.
+///
+/// POSIX says "00" for the version (pax, "ustar Interchange Format"), but Java's and others' writers leave NULs or blanks
+/// there, and neither Go's reader nor GNU tar asks. In GNU's own format (`ustar  \0`) and in the old one, these bytes are
+/// something else. `star` marks its headers at the end, and has times in the last 24 bytes of the field.
+fn name(header: &Header) -> Vec<u8> {
+    let bytes = header.as_bytes();
+    let field = |from: usize, to: usize| bytes.get(from..to).unwrap_or_default();
+    let name = until_nul(field(0, 100));
+    let prefix = match (field(257, 263), field(508, 512)) {
+        (b"ustar\0", b"tar\0") => until_nul(field(345, 476)),
+        (b"ustar\0", _) => until_nul(field(345, 500)),
+        _ => b"",
+    };
+    if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
 }
 
 fn device_numbers(header: &Header) -> Result<(), Fault> {
@@ -369,7 +388,9 @@ fn signed(field: &[u8], name: &str) -> Result<i64, Fault> {
             value.and_then(|value| i64::try_from(value).ok()).ok_or_else(bad)
         }
         _ => {
-            let digits = until_nul(field).trim_ascii();
+            // Some writers fill up with blanks or NULs in front; Go's reader and GNU tar pass over both.
+            let start = field.iter().position(|&b| b != b' ' && b != 0).unwrap_or(field.len());
+            let digits = until_nul(field.get(start..).unwrap_or_default()).trim_ascii();
             let mut value = 0_i64;
             for &digit in digits {
                 if !(b'0'..=b'7').contains(&digit) {
