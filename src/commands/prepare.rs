@@ -92,7 +92,8 @@ pub fn prepare(global: &Global, args: &RunArgs, caller: Caller) -> Result<Prepar
         !grant.profile.capabilities.is_empty(),
     )?
     .with_own_groups(&user.groups);
-    if identity.own_groups.len() < user.groups.len() {
+    // With a single id all files of the image are the user's own, whatever their group.
+    if identity.own_groups.len() < user.groups.len() && !identity.container.is_single() {
         warnings.push(format!(
             "the image's user is in {} groups of the image that this run does not have: {}",
             user.groups.len() - identity.own_groups.len(),
