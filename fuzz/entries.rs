@@ -130,6 +130,7 @@ pub fn config(data: &[u8]) {
         data: None,
     };
     let input = SpecInput {
+        groups: &[],
         grant: &grant,
         image: &config.parsed,
         user: &user,

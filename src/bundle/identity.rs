@@ -31,6 +31,9 @@ pub struct Identity {
     pub uid: u32,
     /// The container's group.
     pub gid: u32,
+    /// Groups of the image that its user is in, as the container numbers them. An ordinary user's container keeps the
+    /// researcher's own groups, which cannot be had again once others are set (setgroups(2)), and has none of these.
+    pub own_groups: Vec<u32>,
     /// The payload's ids, where it has a user namespace of its own inside the container's (`run::nested`).
     pub nested: Option<(u32, u32)>,
 }
@@ -45,7 +48,16 @@ impl Identity {
         let on_disk = IdMap::on_disk(caller)?;
         let nested = (!caller.is_privileged() && !capabilities && (uid, gid) != (0, 0)).then_some((uid, gid));
         if nested.is_some() {
-            return Ok(Self { caller: caller.clone(), container: on_disk.clone(), on_disk, groups, uid, gid, nested });
+            return Ok(Self {
+                caller: caller.clone(),
+                container: on_disk.clone(),
+                on_disk,
+                groups,
+                own_groups: Vec::new(),
+                uid,
+                gid,
+                nested,
+            });
         }
         for (what, id, outside) in [("user", uid, on_disk.uid_outside(uid)), ("group", gid, on_disk.gid_outside(gid))] {
             if outside.is_none() {
@@ -70,7 +82,17 @@ impl Identity {
         } else {
             on_disk.clone()
         };
-        Ok(Self { caller: caller.clone(), on_disk, container, groups, uid, gid, nested })
+        Ok(Self { caller: caller.clone(), on_disk, container, groups, own_groups: Vec::new(), uid, gid, nested })
+    }
+
+    /// The same with the image's `groups` of its user; those that have no id on this host are left out.
+    pub fn with_own_groups(mut self, groups: &[u32]) -> Self {
+        let is_mapped = |gid: &u32| self.container.gid_outside(*gid).is_some();
+        self.own_groups = match self.caller.is_privileged() {
+            true => groups.iter().copied().filter(is_mapped).collect(),
+            false => Vec::new(),
+        };
+        self
     }
 
     /// The same for a bundle that other programs run, which know no namespace in a namespace.
@@ -79,6 +101,7 @@ impl Identity {
     /// When the ids are outside what this host maps.
     pub fn portable(&self) -> Result<Self> {
         Self::new(&self.caller, self.uid, self.gid, self.groups.clone(), true)
+            .map(|identity| identity.with_own_groups(&self.own_groups))
     }
 
     /// The map of the namespace in which the payload is: id there → id on the host.
@@ -112,10 +135,11 @@ impl Identity {
     /// The host ids of the container's user: who reads the data and writes the outputs.
     pub fn payload(&self) -> HostIds {
         let map = self.payload_map();
+        let own = self.own_groups.iter().filter_map(|gid| self.container.gid_outside(*gid));
         HostIds {
             uid: map.uid_outside(self.uid).unwrap_or(u32::MAX),
             gid: map.gid_outside(self.gid).unwrap_or(u32::MAX),
-            groups: self.groups.iter().map(|g| g.as_raw()).collect(),
+            groups: self.groups.iter().map(|g| g.as_raw()).chain(own).collect(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The image's user: from `name`, `uid`, `uid:gid` or `name:group` to numbers.
+//! The image's user: from `name`, `uid`, `uid:gid`, `name:group` or `:group` to numbers.
 //!
 //! Takes the text of `USER` (or `--user`) and the bytes of the image's passwd and group files, whose size the caller has
 //! capped; gives a `ResolvedUser`; trusts nothing; refuses names that do not exist and numbers that are not plain.
@@ -6,11 +6,13 @@
 //! Numbers are read strictly: a value that wraps around, is signed or is padded has been root elsewhere
 //! (CVE-2024-40635, CVE-2026-30892).
 
+use std::collections::BTreeSet;
+
 use crate::error::{Error, Kind, Result, Stage};
 use crate::policy::units::plain_digits;
 
 /// Who the payload runs as, inside the container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResolvedUser {
     /// User id inside.
     pub uid: u32,
@@ -20,7 +22,14 @@ pub struct ResolvedUser {
     pub home: Option<String>,
     /// The name in the image's passwd file.
     pub name: Option<String>,
+    /// The other groups of that name in the image's group file, where `USER` names no group.
+    pub groups: Vec<u32>,
+    /// The group has an entry in the image's group file.
+    pub group_is_named: bool,
 }
+
+/// More groups than any image has are an attack on whoever reads them (the kernel takes 65536 of a process).
+const MOST_GROUPS: usize = 1024;
 
 /// An entry of passwd(5).
 struct Account<'a> {
@@ -36,18 +45,49 @@ struct Account<'a> {
 /// When it is malformed, or names a user or group the image does not have.
 pub fn resolve(user: Option<&str>, passwd: Option<&[u8]>, group: Option<&[u8]>) -> Result<ResolvedUser> {
     let text = user.unwrap_or_default();
-    if text.is_empty() {
-        return find_user("0", passwd).map_err(|why| bad("0", &why));
-    }
+    // As Docker and podman take it: nobody before the colon is root, nothing after it is no group.
     let (user, chosen) = match text.split_once(':') {
-        Some((user, group)) => (user, Some(group)),
+        Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
         None => (text, None),
     };
+    let user = if user.is_empty() { "0" } else { user };
     let mut resolved = find_user(user, passwd).map_err(|why| bad(text, &why))?;
-    if let Some(chosen) = chosen {
-        resolved.gid = find_group(chosen, group).map_err(|why| bad(text, &why))?;
+    match chosen {
+        Some(chosen) => resolved.gid = find_group(chosen, group).map_err(|why| bad(text, &why))?,
+        None => {
+            resolved.groups = others_of(&resolved, group).map_err(|why| bad(text, &why))?;
+        }
     }
+    resolved.group_is_named = lines(group).filter_map(entry).any(|(_, gid, _)| gid == resolved.gid);
     Ok(resolved)
+}
+
+/// Whether `user` (as in [`resolve`]) is understood without a file of the image: two numbers.
+pub fn is_a_pair_of_numbers(user: Option<&str>) -> bool {
+    user.and_then(|text| text.split_once(':')).is_some_and(|(user, group)| id(user).is_ok() && id(group).is_ok())
+}
+
+/// The groups of which a user is a member, but for its own.
+fn others_of(user: &ResolvedUser, group: Option<&[u8]>) -> Result<Vec<u32>, String> {
+    let Some(name) = user.name.as_deref().filter(|name| !name.is_empty()) else { return Ok(Vec::new()) };
+    let is_member = |members: &str| members.split(',').any(|member| member == name);
+    let named = lines(group).filter_map(entry).filter(|(_, gid, members)| *gid != user.gid && is_member(members));
+    let groups: BTreeSet<u32> = named.map(|(_, gid, _)| gid).collect();
+    if groups.len() > MOST_GROUPS {
+        return Err(format!(
+            "it is in {} groups of the image's /etc/group, and at most {MOST_GROUPS} are taken",
+            groups.len()
+        ));
+    }
+    Ok(groups.into_iter().collect())
+}
+
+/// An entry of group(5): name, number, members.
+fn entry(line: &str) -> Option<(&str, u32, &str)> {
+    let mut fields = line.split(':');
+    let name = fields.next()?;
+    let gid = id(fields.nth(1)?).ok()?;
+    Some((name, gid, fields.next().unwrap_or_default()))
 }
 
 fn bad(user: &str, why: &str) -> Error {
@@ -63,11 +103,12 @@ fn find_user(user: &str, passwd: Option<&[u8]>) -> Result<ResolvedUser, String> 
         gid: a.gid,
         home: Some(a.home.to_owned()).filter(|home| home.starts_with('/')),
         name: Some(a.name.to_owned()),
+        ..ResolvedUser::default()
     };
     if looks_numeric(user) {
         let uid = id(user)?;
         let found = accounts().find(|a| a.uid == uid).map(known);
-        return Ok(found.unwrap_or(ResolvedUser { uid, gid: 0, home: None, name: None }));
+        return Ok(found.unwrap_or(ResolvedUser { uid, ..ResolvedUser::default() }));
     }
     check_name(user)?;
     accounts()
@@ -82,11 +123,8 @@ fn find_group(group: &str, file: Option<&[u8]>) -> Result<u32, String> {
     }
     check_name(group)?;
     lines(file)
-        .find_map(|line| {
-            let mut fields = line.split(':');
-            let gid = (fields.next()? == group).then(|| fields.nth(1))??;
-            id(gid).ok()
-        })
+        .filter_map(entry)
+        .find_map(|(name, gid, _)| (name == group).then_some(gid))
         .ok_or_else(|| format!("there is no group \"{group}\" in the image's /etc/group"))
 }
 
@@ -150,6 +188,26 @@ mod tests {
         assert_eq!(ids("1:2"), (1, 2));
         assert_eq!(ids("0:0"), (0, 0));
         assert_eq!(ids("2147483648"), (2_147_483_648, 0));
+        assert_eq!(ids(":staff"), (0, 50));
+        assert_eq!(ids(":7"), (0, 7));
+        assert_eq!(ids("ann:"), (1000, 100));
+        assert_eq!(ids(":"), (0, 0));
+    }
+
+    #[test]
+    fn the_images_own_groups_are_those_of_its_group_file_where_none_is_named() {
+        let group = b"root:x:0:\nstaff:x:50:bob,ann\nstaff:x:50:ann\nown:x:100:ann\nodd:x:-5:ann\nbig:x:70:ann,\n\
+            short:x\nnone:x:71:\nanna:x:72:anna\n\xff:x:73:ann\nwheel:x:0:ann";
+        let groups = |user| resolve(Some(user), Some(PASSWD), Some(group)).unwrap().groups;
+        assert_eq!(groups("ann"), [0, 50, 70]);
+        assert_eq!(groups("1000"), [0, 50, 70]);
+        assert_eq!(groups("ann:"), [0, 50, 70]);
+        assert!(groups("ann:100").is_empty() && groups("1234").is_empty() && groups("root").is_empty());
+        // An entry without a name has no groups: lists of members without any hold it.
+        assert!(resolve(Some("7"), Some(b":x:7:7::/:\n"), Some(b"a:x:8:\nb:x:9:,\n")).unwrap().groups.is_empty());
+        let many: String = (1..2000).map(|n| format!("g{n}:x:{n}:ann\n")).collect();
+        let error = resolve(Some("ann"), Some(PASSWD), Some(many.as_bytes())).unwrap_err();
+        assert!(error.causes()[0].contains("1998 groups"), "{error:?}");
     }
 
     #[test]
@@ -175,9 +233,9 @@ mod tests {
             "0x0",
             "00",
             "01",
-            ":",
-            ":0",
-            "ann:",
+            ":-1",
+            ":01",
+            "ann:+0",
             "a:b:c",
             "1:2:3",
             "nobody",

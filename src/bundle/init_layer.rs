@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat};
 
 use crate::error::{Error, Kind, Result, Stage};
 use crate::text;
@@ -85,16 +85,16 @@ pub fn apart(asked: &Path, real: &Path, mounts: &[PathBuf]) -> Result<()> {
     }
 }
 
-/// Makes the working directory where the image lacks it (as Docker does); gives its path with links resolved.
+/// Makes the working directory where the image lacks it (as podman does), for `owner`, a user and a group.
 ///
 /// # Errors
 /// When it leads into `/proc`, `/sys` or `/dev` (CVE-2024-21626), or is no directory.
-pub fn working_directory(rootfs: &Path, cwd: &Path) -> Result<()> {
+pub fn working_directory(rootfs: &Path, cwd: &Path, owner: (u32, u32)) -> Result<()> {
     let relative = plain(cwd)?;
     if relative.as_os_str().is_empty() {
         return Ok(());
     }
-    let made = directory(rootfs, &relative).map_err(|e| {
+    let made = directory_of(rootfs, &relative, Some(owner)).map_err(|e| {
         Error::new(Stage::Bundle, Kind::Failed, format!("cannot use the working directory {}", shown(cwd)))
             .because(e.desc())
             .hint("choose another one with --workdir")
@@ -137,6 +137,11 @@ pub fn verify(rootfs: &Path, destination: &Path) -> Result<OwnedFd> {
 /// The directory `path` (relative) of the tree, made where it is missing. Symbolic links are followed by the kernel, with
 /// the tree as their root: none leads out (openat2(2), RESOLVE_IN_ROOT).
 fn directory(rootfs: &Path, path: &Path) -> nix::Result<OwnedFd> {
+    directory_of(rootfs, path, None)
+}
+
+/// The same, where what is made belongs to `owner`, or to the container's root.
+fn directory_of(rootfs: &Path, path: &Path, owner: Option<(u32, u32)>) -> nix::Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let root = nix::fcntl::open(rootfs, flags, Mode::empty())?;
     let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
@@ -156,8 +161,14 @@ fn directory(rootfs: &Path, path: &Path) -> nix::Result<OwnedFd> {
         };
         so_far.push(name);
         match mkdirat(&parent, name.as_os_str(), Mode::from_bits_truncate(0o755)) {
+            Ok(()) => {
+                if let Some((uid, gid)) = owner {
+                    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+                    fchownat(&parent, name.as_os_str(), Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+                }
+            }
             // A directory, or a link: the next step finds out.
-            Ok(()) | Err(nix::Error::EEXIST) => {}
+            Err(nix::Error::EEXIST) => {}
             Err(e) => return Err(e),
         }
     }

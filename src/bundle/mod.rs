@@ -16,6 +16,8 @@ pub mod own_mounts;
 pub mod flatten;
 /// The init layer: mount points laid over the image.
 pub mod init_layer;
+/// Entries of users and groups that the image lacks.
+pub mod accounts;
 /// What the payload is started with.
 pub mod process;
 /// What of /proc and /sys is out of reach.

@@ -129,17 +129,26 @@ pub fn workdir(image: &ImageConfiguration, grant: &Grant) -> Result<PathBuf> {
             .because(why)
             .hint("correct WORKDIR in the Dockerfile, or use --workdir")
     };
-    let path = Path::new(text);
-    if !path.is_absolute() {
+    if !Path::new(text).is_absolute() {
         return Err(bad("it is not absolute"));
     }
-    if text.contains('\0') || path.components().any(|part| part == Component::ParentDir) {
-        return Err(bad("it is not a plain path"));
+    if text.contains('\0') {
+        return Err(bad("it holds a NUL"));
+    }
+    // As Docker and podman: `..` goes by the words of the path, whatever links the image has there.
+    let mut path = PathBuf::from("/");
+    for part in Path::new(text).components() {
+        match part {
+            Component::Normal(name) => path.push(name),
+            // Nothing is above the root.
+            Component::ParentDir => drop(path.pop()),
+            _ => {}
+        }
     }
     if ["/proc", "/sys", "/dev"].iter().any(|dir| path.starts_with(dir)) {
         return Err(bad("nothing can start in /proc, /sys or /dev"));
     }
-    Ok(path.components().collect())
+    Ok(path)
 }
 
 fn check_sizes(what: &str, words: &[String]) -> Result<()> {

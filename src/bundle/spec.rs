@@ -61,6 +61,8 @@ pub struct SpecInput<'a> {
     pub user: &'a ResolvedUser,
     /// The container's user namespace.
     pub ids: &'a IdMap,
+    /// Groups of the image that the user is in as well.
+    pub groups: &'a [u32],
     /// Paths of the host.
     pub paths: &'a HostPaths,
     /// The root file system: `rootfs` beside `config.json`, or absolute.
@@ -127,12 +129,16 @@ pub fn notes(input: &SpecInput<'_>) -> Result<Vec<String>> {
 }
 
 /// The spec for libcontainer: the same, less what ces has done before it calls it (user, network, cgroup and IPC namespace,
-/// id maps, resources, seccomp, the score for the out-of-memory killer). Where the payload gets a `nested` user namespace,
+/// id maps, supplementary groups, resources, seccomp, the score for the out-of-memory killer). Where the payload gets a `nested` user namespace,
 /// the container's root enters it.
 pub fn engine_spec(spec: &Spec, nested: bool) -> Spec {
     let mut engine = spec.clone();
     if let Some(process) = engine.process_mut() {
         process.set_oom_score_adj(None);
+        // They are set before the namespace is entered, with the project's group, which could not be set in it.
+        let mut user = process.user().clone();
+        user.set_additional_gids(None);
+        process.set_user(user);
         if nested {
             // What it needs to map itself (user_namespaces(7): the parent's 0, CAP_SETFCAP), and drops there.
             let one = || Some(Capabilities::from([Capability::Setfcap]));
@@ -237,8 +243,11 @@ fn namespaces() -> Result<Vec<LinuxNamespace>> {
 fn payload(input: &SpecInput<'_>) -> Result<Process> {
     let grant = input.grant;
     let (env, _) = process::environment(input.image, grant, input.user, input.hostname(), input.term)?;
-    let user =
-        UserBuilder::default().uid(input.user.uid).gid(input.user.gid).umask(0o022_u32).build().map_err(internal)?;
+    let mut user = UserBuilder::default().uid(input.user.uid).gid(input.user.gid).umask(0o022_u32);
+    if !input.groups.is_empty() {
+        user = user.additional_gids(input.groups);
+    }
+    let user = user.build().map_err(internal)?;
     ProcessBuilder::default()
         .terminal(grant.tty)
         .user(user)

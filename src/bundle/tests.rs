@@ -65,6 +65,7 @@ fn paths() -> HostPaths {
 
 fn build_for(image: &ImageConfiguration, grant: &Grant, user: &ResolvedUser, ids: &IdMap) -> Result<Spec> {
     spec::build(&SpecInput {
+        groups: &[],
         grant,
         image,
         user,

@@ -8,7 +8,7 @@ use crate::run::supervisor::supervise::Outcome;
 
 /// Said of a failure that the profile may have caused.
 pub const SERVICE: &str = "hint: this image starts as root, to which the profile batch gives no capability; if its entrypoint has to \
-    give files to others or to become another user, --profile service may help";
+    give files to others or to become another user, --profile service may help (tar --no-same-owner keeps to one's own)";
 
 /// Longer than it takes an entrypoint to find that it may not do something.
 const SOON: std::time::Duration = std::time::Duration::from_secs(10);

@@ -19,6 +19,7 @@ use crate::host::caller::Caller;
 use crate::host::dirs::Dirs;
 use crate::host::disks::{self, Disk};
 use crate::host::features;
+use crate::host::idmap;
 use crate::host::privilege::as_root;
 use crate::host::sockets;
 use crate::image::document::Platform;
@@ -75,7 +76,8 @@ pub fn caller() -> Result<Caller> {
 pub fn prepare(global: &Global, args: &RunArgs, caller: Caller) -> Result<Prepared> {
     let site = Site::of(global, caller)?;
     let mut request = read_request(args)?;
-    let warnings = std::mem::take(&mut request.warnings);
+    let mut warnings = std::mem::take(&mut request.warnings);
+    warnings.extend(idmap::helper_is_missing(&site.caller)?);
     site.sweep()?;
     let image = site.store()?.find(&request.image)?;
     let Site { caller, policy, dirs } = site;
@@ -89,7 +91,20 @@ pub fn prepare(global: &Global, args: &RunArgs, caller: Caller) -> Result<Prepar
         user.gid,
         data.group.into_iter().collect(),
         !grant.profile.capabilities.is_empty(),
-    )?;
+    )?
+    .with_own_groups(&user.groups);
+    // With a single id all files of the image are the user's own, whatever their group.
+    if identity.own_groups.len() < user.groups.len() && !identity.container.is_single() {
+        warnings.push(format!(
+            "the image's user is in {} groups of the image that this run does not have: {}",
+            user.groups.len() - identity.own_groups.len(),
+            if caller.is_privileged() {
+                "they have no ids on this host"
+            } else {
+                "an ordinary user's container keeps their own groups instead (through sudo it has both)"
+            }
+        ));
+    }
     safe_data::check_access(&data, &identity.payload(), grant.data == Access::Rw)?;
     refuse_sockets(&data, &grant)?;
     Ok(Prepared { dirs, policy, request, image, data, grant, user, identity, warnings })
@@ -128,7 +143,11 @@ pub(super) fn container_user(asked: Option<&str>, image: &StoredImage) -> Result
     let named = asked.or_else(|| config.and_then(|c| c.user().as_deref()));
     let layers: Vec<PathBuf> = image.layers().iter().map(|layer| layer.path().to_path_buf()).collect();
     let read = |path: &str| as_root(|root| image_files::read(root, &layers, Path::new(path)));
-    let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
+    let (passwd, group) = match (read("/etc/passwd"), read("/etc/group")) {
+        // Numbers need no file, whatever is there.
+        (passwd, group) if image_user::is_a_pair_of_numbers(named) => (passwd.ok().flatten(), group.ok().flatten()),
+        (passwd, group) => (passwd?, group?),
+    };
     image_user::resolve(named, passwd.as_deref(), group.as_deref())
 }
 
@@ -171,6 +190,7 @@ impl Prepared {
             image: self.image.config(),
             user: &self.user,
             ids: &self.identity.payload_map(),
+            groups: &self.identity.own_groups,
             paths,
             rootfs,
             job,

@@ -12,6 +12,7 @@ use super::print;
 use super::run_plan;
 use super::run_record::{self, Ended, Leftovers};
 use super::run_report::Report;
+use crate::bundle::accounts::Accounts;
 use crate::bundle::rootfs::ROOTFS;
 use crate::bundle::spec::{self, HostPaths};
 use crate::cli::{Global, RunArgs};
@@ -156,6 +157,7 @@ fn execute(
         spec,
         engine_spec: spec::engine_spec(spec, prepared.identity.nested.is_some()),
         plan: run_plan::plan(prepared, job.id(), spec, paths, &job.places)?,
+        accounts: Accounts::of(&prepared.user, spec),
         volumes: run_plan::volumes(prepared),
         limits_required: limits.required,
         time: limits.time,

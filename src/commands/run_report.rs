@@ -52,6 +52,9 @@ pub(super) fn describe(outcome: &Outcome, usage: &Usage, used_up: &[String], rec
             format!("killed by signal {name}")
         }
         Ending::TimedOut => "deadline passed".to_owned(),
+        Ending::NotExecuted(_) if outcome.not_executed.is_some() => {
+            format!("{program} cannot be executed: {}", outcome.not_executed.as_deref().unwrap_or_default())
+        }
         Ending::NotExecuted(nix::Error::ENOENT) => format!("{program} was not found in the container"),
         Ending::NotExecuted(errno) => format!("{program} cannot be executed: {}", errno.desc()),
         Ending::Killed => "the container was killed".to_owned(),

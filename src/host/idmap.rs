@@ -62,7 +62,7 @@ impl IdMap {
             subordinate(Path::new("/etc/subgid"), &caller.name, uid)?,
         );
         Ok(match subordinate {
-            (Some((ufirst, ucount)), Some((gfirst, gcount))) => Self {
+            (Some((ufirst, ucount)), Some((gfirst, gcount))) if missing_helper().is_none() => Self {
                 uids: vec![own(uid), Extent { inside: 1, outside: ufirst, count: ucount.min(RANGE - 1) }],
                 gids: vec![own(gid), Extent { inside: 1, outside: gfirst, count: gcount.min(RANGE - 1) }],
             },
@@ -126,7 +126,7 @@ impl IdMap {
         }
         // Neither waits for the other.
         let mut writing = Writing::default();
-        for (program, extents) in [("newgidmap", &self.gids), ("newuidmap", &self.uids)] {
+        for (program, extents) in HELPERS.into_iter().zip([&self.gids, &self.uids]) {
             let held = held.as_ref().map(OwnedFd::try_clone).transpose();
             let held = held.map_err(|e| no_map(format!("cannot run {program}")).because(e))?;
             writing.0.push((program, helper(program, pid, extents, held)?));
@@ -166,6 +166,35 @@ impl Drop for Writing {
             waitpid(helper.pid, None).ok();
         }
     }
+}
+
+/// The programs that write a user's maps of more than one id (newuidmap(1)), the group's first.
+const HELPERS: [&str; 2] = ["newgidmap", "newuidmap"];
+
+/// The first of the helpers that is not installed.
+fn missing_helper() -> Option<&'static str> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_here = |name: &&'static str| std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
+    HELPERS.into_iter().find(|name| !is_here(name))
+}
+
+/// A warning where an ordinary user has subordinate ids that nothing can map: the run goes on without them.
+///
+/// # Errors
+/// When `/etc/subuid` or `/etc/subgid` cannot be read.
+pub fn helper_is_missing(caller: &Caller) -> Result<Option<String>> {
+    if caller.is_privileged() {
+        return Ok(None);
+    }
+    let uid = caller.uid.as_raw();
+    let has = |path| subordinate(Path::new(path), &caller.name, uid).map(|found| found.is_some());
+    let wanted = has("/etc/subuid")? && has("/etc/subgid")?;
+    Ok(missing_helper().filter(|_| wanted).map(|name| {
+        format!(
+            "your subordinate ids (/etc/subuid, /etc/subgid) are not used: {name} is not installed (the package uidmap has it); \
+             every user of the image is you"
+        )
+    }))
 }
 
 fn outside(extents: &[Extent], inside: u32) -> Option<u32> {

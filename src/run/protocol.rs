@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
+use crate::bundle::accounts::Accounts;
 use crate::bundle::rootfs::Plan;
 use crate::error::{Error, Kind, Stage};
 
@@ -39,16 +40,21 @@ pub struct StageRequest {
     pub exec: bool,
     /// What the engine does: the bundle's spec less what ces does itself.
     pub spec: Spec,
+    /// Entries of users and groups that the image lacks.
+    pub accounts: Accounts,
     /// Volumes of the image.
     pub volumes: Vec<PathBuf>,
     /// Published ports of the container, in the order of their listeners.
     pub ports: Vec<u16>,
 }
 
-/// What PID 1 tells: `[ENDED, wait status]` or `[NOT_EXECUTED, errno]`, two native integers.
+/// What PID 1 tells: `[ENDED, wait status]`, or `[NOT_EXECUTED, errno, length]` and so many bytes of a reason in words; native
+/// integers.
 pub const ENDED: i32 = 0;
 /// See [`ENDED`].
 pub const NOT_EXECUTED: i32 = 1;
+/// No reason is longer.
+pub const REASON: usize = 2048;
 
 /// What the stage says.
 #[derive(Debug, Serialize, Deserialize)]

@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 use crate::support::probe::each_host;
 
 const EPERM: i64 = 1;
+const EINVAL: i64 = 22;
 const ENOTTY: i64 = 25;
 const ENOSYS: i64 = 38;
 const EPROTONOSUPPORT: i64 = 93;
+const EAFNOSUPPORT: i64 = 97;
 
-/// Calls that programs try and can do without are unknown; all the others are forbidden.
+/// Each answers what its callers take for "not available here": bundles/seccomp says which and why.
 fn expected(call: &str) -> i64 {
     let first = call.split(' ').next().unwrap_or_default();
     let unknown = [
@@ -18,12 +20,11 @@ fn expected(call: &str) -> i64 {
         "clock_adjtime",
         "io_uring_setup",
         "io_setup",
-        "splice",
-        "vmsplice",
-        "tee",
         "memfd_secret",
         "personality",
-        "socket",
+        "add_key",
+        "keyctl",
+        "request_key",
         "no",
         "modify_ldt",
         "uselib",
@@ -35,6 +36,8 @@ fn expected(call: &str) -> i64 {
         // As of a kernel and a file system that do not have them.
         _ if first == "protocol" || call.starts_with("socket netlink") => EPROTONOSUPPORT,
         _ if first == "flags" => ENOTTY,
+        _ if first == "socket" => EAFNOSUPPORT,
+        _ if ["splice", "tee", "vmsplice"].contains(&first) => EINVAL,
         _ if unknown.contains(&first) => ENOSYS,
         _ => EPERM,
     }

@@ -64,6 +64,10 @@ mod engine_traps;
 mod faults;
 /// Services that start as root and drop to another user, with data and a port.
 mod services;
+/// Users, groups and directories as images name them, and why a command is not executed.
+mod run_identity;
+/// Programs of Debian under the closed system calls.
+mod programs;
 /// Bundles under other runtimes, and a real image.
 mod images_real;
 /// Layers: ordinary, hostile, and those that speak of layers below them.

@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result, Stage};
 use crate::policy::reader::{Origin, Table};
 
 const ALLOW: (&str, &str) = ("bundles/seccomp/allow.toml", include_str!("../../../bundles/seccomp/allow.toml"));
-const EPERM: (&str, &str) = ("bundles/seccomp/eperm.toml", include_str!("../../../bundles/seccomp/eperm.toml"));
+const CLOSED: (&str, &str) = ("bundles/seccomp/closed.toml", include_str!("../../../bundles/seccomp/closed.toml"));
 const CONDITIONAL: (&str, &str) =
     ("bundles/seccomp/conditional.toml", include_str!("../../../bundles/seccomp/conditional.toml"));
 
@@ -103,8 +103,8 @@ pub struct Profile {
     pub allow: Vec<Group>,
     /// Arguments decide.
     pub conditional: Vec<Rule>,
-    /// Fail with EPERM.
-    pub eperm: Vec<Group>,
+    /// Always refused, with the error number of each group.
+    pub closed: Vec<(Group, u32)>,
 }
 
 impl Profile {
@@ -116,7 +116,7 @@ impl Profile {
         let profile = Self {
             allow: groups(ALLOW.1, ALLOW.0)?,
             conditional: rules(CONDITIONAL.1, CONDITIONAL.0)?,
-            eperm: groups(EPERM.1, EPERM.0)?,
+            closed: closed(CLOSED.1, CLOSED.0)?,
         };
         profile.check()?;
         Ok(profile)
@@ -130,7 +130,7 @@ impl Profile {
         let mut top = Table::parse(RELAY.1, RELAY.0)?;
         let (allow, conditional) = (groups_of(&mut top)?, rules_of(&mut top)?);
         top.finish()?;
-        let profile = Self { allow, conditional, eperm: Vec::new() };
+        let profile = Self { allow, conditional, closed: Vec::new() };
         profile.check()?;
         Ok(profile)
     }
@@ -138,10 +138,11 @@ impl Profile {
     /// Every name with its architectures and the list it is in.
     fn names(&self) -> impl Iterator<Item = (&str, &[Arch], &'static str)> {
         let allow = self.allow.iter().flat_map(|g| g.syscalls.iter().map(|n| (n.as_str(), g.arch.as_slice(), ALLOW.0)));
-        let eperm = self.eperm.iter().flat_map(|g| g.syscalls.iter().map(|n| (n.as_str(), g.arch.as_slice(), EPERM.0)));
+        let closed = self.closed.iter().map(|(group, _)| group);
+        let closed = closed.flat_map(|g| g.syscalls.iter().map(|n| (n.as_str(), g.arch.as_slice(), CLOSED.0)));
         let rules = self.conditional.iter();
         let rules = rules.flat_map(|r| r.syscalls.iter().map(|n| (n.as_str(), r.arch.as_slice(), CONDITIONAL.0)));
-        allow.chain(eperm).chain(rules)
+        allow.chain(closed).chain(rules)
     }
 
     fn check(&self) -> Result<()> {
@@ -177,16 +178,34 @@ fn groups_of(top: &mut Table<'_>) -> Result<Vec<Group>> {
         .unwrap_or_default()
         .into_iter()
         .map(|mut table| {
-            let group = Group {
-                name: text_of(&mut table, "name")?,
-                reason: text_of(&mut table, "reason")?,
-                arch: archs(&mut table)?,
-                syscalls: table.strings("syscalls")?.map(|rule| rule.value).unwrap_or_default(),
-            };
+            let group = group(&mut table)?;
             table.finish()?;
             Ok(group)
         })
         .collect()
+}
+
+fn group(table: &mut Table<'_>) -> Result<Group> {
+    Ok(Group {
+        name: text_of(table, "name")?,
+        reason: text_of(table, "reason")?,
+        arch: archs(table)?,
+        syscalls: table.strings("syscalls")?.map(|rule| rule.value).unwrap_or_default(),
+    })
+}
+
+/// Groups, each with the error number that it must name.
+fn closed(text: &str, file: &str) -> Result<Vec<(Group, u32)>> {
+    let mut top = Table::parse(text, file)?;
+    let tables = top.tables("group")?.map(|rule| rule.value).unwrap_or_default();
+    top.finish()?;
+    let one = |mut table: Table<'_>| {
+        let (origin, name) = (table.origin("errno"), text_of(&mut table, "errno")?);
+        let closed = (group(&mut table)?, errno(&name, &origin)?);
+        table.finish()?;
+        Ok(closed)
+    };
+    tables.into_iter().map(one).collect()
 }
 
 fn rules(text: &str, file: &str) -> Result<Vec<Rule>> {
@@ -257,9 +276,12 @@ fn otherwise(table: &mut Table<'_>, origin: &Origin) -> Result<Answer> {
 fn errno(name: &str, origin: &Origin) -> Result<u32> {
     match name {
         "EPERM" => Ok(FORBIDDEN),
+        "EINVAL" => Ok(22),
         "ENOTTY" => Ok(25),
+        "ENOSYS" => Ok(UNKNOWN),
         "EPROTONOSUPPORT" => Ok(93),
-        _ => Err(malformed(format!("{origin} names {name}, which is none of EPERM, ENOTTY and EPROTONOSUPPORT"))),
+        "EAFNOSUPPORT" => Ok(97),
+        _ => Err(malformed(format!("{origin} names {name}, which is no error number that a rule may answer with"))),
     }
 }
 
@@ -313,7 +335,13 @@ mod tests {
     fn every_name_is_known_to_every_architecture_it_is_for_and_stands_once() {
         let profile = Profile::load().unwrap();
         assert!(profile.names().count() > 300);
-        assert!(profile.allow.iter().chain(&profile.eperm).all(|group| !group.reason.is_empty()));
+        assert!(
+            profile
+                .allow
+                .iter()
+                .chain(profile.closed.iter().map(|(group, _)| group))
+                .all(|group| !group.reason.is_empty())
+        );
     }
 
     #[test]
@@ -324,16 +352,19 @@ mod tests {
             arch: Arch::ALL.to_vec(),
             syscalls: names.iter().map(|name| (*name).to_owned()).collect(),
         };
-        let profile =
-            |allow: Group, eperm: Group| Profile { allow: vec![allow], conditional: vec![], eperm: vec![eperm] };
+        let profile = |allow: Group, closed: Group| Profile {
+            allow: vec![allow],
+            conditional: vec![],
+            closed: vec![(closed, FORBIDDEN)],
+        };
         assert!(profile(group(&["read"]), group(&["bpf"])).check().is_ok());
-        for (allow, eperm) in [
+        for (allow, closed) in [
             (&["raed"][..], &["bpf"][..]),
             (&["read"], &["read"]),
             (&["read", "read"], &["bpf"]),
             (&["fork"], &["bpf"]),
         ] {
-            assert!(profile(group(allow), group(eperm)).check().is_err(), "{allow:?} {eperm:?}");
+            assert!(profile(group(allow), group(closed)).check().is_err(), "{allow:?} {closed:?}");
         }
     }
 

@@ -12,7 +12,7 @@ use seccompiler::{
 };
 
 use super::groups::{Answer, Comparison};
-use super::{Arch, Condition, FORBIDDEN, Group, Profile, UNKNOWN, cover};
+use super::{Arch, Condition, Group, Profile, UNKNOWN, cover};
 use crate::error::{Error, Kind, Result, Stage};
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
@@ -20,7 +20,10 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 /// What is allowed, all else unknown; then, installed after it, what is refused, by error number.
 pub(super) fn programs(profile: &Profile, arch: Arch) -> Result<Vec<BpfProgram>> {
     let mut allowed = plain(&profile.allow, arch);
-    let mut refused = BTreeMap::from([(FORBIDDEN, plain(&profile.eperm, arch))]);
+    let mut refused: BTreeMap<u32, Rules> = BTreeMap::new();
+    for (group, errno) in profile.closed.iter().filter(|(_, errno)| *errno != UNKNOWN) {
+        refused.entry(*errno).or_default().extend(plain(std::slice::from_ref(group), arch));
+    }
     for rule in profile.conditional.iter().filter(|rule| rule.arch.contains(&arch)) {
         // An empty chain would mean "always": there is one only where a case is.
         for (condition, answer) in cover::cases(rule) {

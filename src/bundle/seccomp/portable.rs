@@ -12,7 +12,7 @@ use oci_spec::runtime::{
 };
 
 use super::groups::{Answer, Comparison};
-use super::{Arch, Condition, FORBIDDEN, Group, Profile, Rule, UNKNOWN, cover};
+use super::{Arch, Condition, Group, Profile, Rule, UNKNOWN, cover};
 use crate::error::{Error, Kind, Result, Stage};
 
 /// The rules of one architecture, and no other: calls of others are answered by libseccomp, which kills.
@@ -27,8 +27,10 @@ pub(super) fn build(profile: &Profile, arch: Arch) -> Result<LinuxSeccomp> {
             calls.push(case(rule, &condition, answer)?);
         }
     }
-    for group in profile.eperm.iter().filter(|group| group.arch.contains(&arch)) {
-        calls.push(names(group, LinuxSeccompAction::ScmpActErrno, Some(FORBIDDEN))?);
+    // libseccomp takes no rule that answers what every call gets that is not named.
+    let closed = profile.closed.iter().filter(|(_, errno)| *errno != UNKNOWN);
+    for (group, errno) in closed.filter(|(group, _)| group.arch.contains(&arch)) {
+        calls.push(names(group, LinuxSeccompAction::ScmpActErrno, Some(*errno))?);
     }
     let arch = match arch {
         Arch::X86_64 => OciArch::ScmpArchX86_64,

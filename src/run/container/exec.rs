@@ -108,7 +108,7 @@ fn command(request: &Execute, sync: OwnedFd, streams: &[OwnedFd]) -> i32 {
         sync.receive::<Go>().ok().flatten().map(|_| ()).ok_or(Errno::EPERM)?;
         chdir(request.cwd.as_str())
     };
-    let error = ready().err().unwrap_or_else(|| execute::execute(&request.args, &env));
+    let error = ready().err().unwrap_or_else(|| execute::execute(&request.args, &env).0);
     sync.send(&CommandState::NotExecuted(error as i32)).map_or(125, |()| 127)
 }
 

@@ -14,7 +14,7 @@ use crate::host::sys;
 use crate::run::channel::Channel;
 use crate::run::container::exec::{self, Ended};
 use crate::run::container::execute::{default_signals, execute};
-use crate::run::protocol::{ENDED, NOT_EXECUTED};
+use crate::run::protocol::{ENDED, NOT_EXECUTED, REASON};
 
 /// Runs the payload as a child, waits for it and for every orphan, and exits when the payload has ended; commands that come
 /// through `requests` become children too.
@@ -33,7 +33,10 @@ fn supervise(args: &[String], env: &[String], status: BorrowedFd<'_>, mut reques
     };
     let payload = match sys::fork(|| payload(args, env, status)) {
         Ok(pid) => pid,
-        Err(e) => return tell(status, NOT_EXECUTED, e.raw_os_error().unwrap_or(0)),
+        Err(e) => {
+            tell_why(status, nix::Error::from_raw(e.raw_os_error().unwrap_or(0)), "");
+            return 0;
+        }
     };
     let mut commands: Vec<(Pid, u32)> = Vec::new();
     loop {
@@ -71,6 +74,15 @@ fn supervise(args: &[String], env: &[String], status: BorrowedFd<'_>, mut reques
     }
 }
 
+/// The same for what was not executed, with the reason in words; in one piece (PIPE_BUF).
+fn tell_why(status: BorrowedFd<'_>, error: nix::Error, why: &str) {
+    let why: String = why.chars().take(REASON / 4).collect();
+    let length = i32::try_from(why.len()).unwrap_or(0);
+    let numbers = [NOT_EXECUTED, error as i32, length].map(i32::to_ne_bytes).concat();
+    // If ces is gone, so is this process in a moment.
+    write(status, &[&numbers, why.as_bytes()].concat()).ok();
+}
+
 fn tell(status: BorrowedFd<'_>, what: i32, value: i32) -> i32 {
     let message = [what.to_ne_bytes(), value.to_ne_bytes()].concat();
     // Eight bytes into an empty pipe are written whole; if ces is gone, so is this process in a moment.
@@ -85,10 +97,10 @@ fn payload(args: &[String], env: &[String], status: BorrowedFd<'_>) -> i32 {
         sys::terminal::take_foreground();
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
     };
-    let error = match reset() {
-        Err(e) => e,
+    let (error, why) = match reset() {
+        Err(e) => (e, None),
         Ok(()) => execute(args, env),
     };
-    tell(status, NOT_EXECUTED, error as i32);
+    tell_why(status, error, &why.unwrap_or_default());
     127
 }

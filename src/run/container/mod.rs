@@ -8,3 +8,5 @@ pub mod execute;
 pub mod exec;
 /// PID 1: the payload's parent and reaper.
 pub mod init;
+/// Why something could not be executed, in words.
+mod not_executed;

@@ -33,6 +33,7 @@ use self::console::Console;
 use self::engine::Payload;
 use self::in_child::private_mounts;
 use self::relay::{Listener, Relay};
+use crate::bundle::accounts;
 use crate::bundle::init_layer::{self, Shape};
 use crate::bundle::own_mounts::{self, OwnMount};
 use crate::bundle::rootfs::{self, Plan, ROOTFS, STATE};
@@ -141,6 +142,7 @@ fn stage(request: StageRequest, channel: &Channel, Handed { status, exec, listen
     let relay = start_relay(listeners, &request.ports)?;
     private_cgroup2()?;
     request.volumes.iter().try_for_each(|path| init_layer::volume(Path::new(ROOTFS), path))?;
+    accounts::add(Path::new(ROOTFS), &request.accounts)?;
     let (spec, moved) = lay_mount_points(request.spec, &request.plan)?;
     let process = spec.process().as_ref();
     let owner = Uid::from_raw(process.map_or(0, |process| process.user().uid()));
@@ -257,7 +259,8 @@ fn lay_mount_points(mut spec: Spec, plan: &Plan) -> Result<(Spec, Moved)> {
         }
     }
     if let Some(process) = spec.process() {
-        init_layer::working_directory(root, process.cwd())?;
+        let user = process.user();
+        init_layer::working_directory(root, process.cwd(), (user.uid(), user.gid()))?;
     }
     if own.iter().any(|at| at == Path::new("/sys"))
         && let Some(linux) = spec.linux_mut()

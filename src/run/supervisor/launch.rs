@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 use oci_spec::runtime::{Capability, LinuxResources, Mount, Spec};
 
+use crate::bundle::accounts::Accounts;
 use crate::bundle::identity::Identity;
 use crate::bundle::rootfs::Plan;
 use crate::error::{Error, Kind, Result, Stage};
@@ -47,6 +48,8 @@ pub struct Launch<'a> {
     pub engine_spec: Spec,
     /// What to mount.
     pub plan: Plan,
+    /// Entries of users and groups that the image lacks.
+    pub accounts: Accounts,
     /// Volumes of the image, to be made where it lacks them.
     pub volumes: Vec<PathBuf>,
     /// Refuse where limits cannot be set.
@@ -114,6 +117,7 @@ pub fn launch<T>(
         nested: identity.nested,
         plan: launch.plan.clone(),
         spec: launch.engine_spec.clone(),
+        accounts: launch.accounts.clone(),
         volumes: launch.volumes.clone(),
         ports: launch.ports.containers(),
         exec: launch.exec.is_some(),

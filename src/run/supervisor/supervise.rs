@@ -17,7 +17,7 @@ use crate::host::privilege::as_root;
 use crate::host::sys;
 use crate::run::channel::Channel;
 use crate::run::ending::Ending;
-use crate::run::protocol::{FromStage, NOT_EXECUTED, ToStage};
+use crate::run::protocol::{FromStage, NOT_EXECUTED, REASON, ToStage};
 use crate::run::supervisor::detach::Report;
 use crate::run::supervisor::exec_server::{self, ExecServer, Source};
 use crate::run::supervisor::record::Executed;
@@ -35,6 +35,8 @@ pub const GRACE: Duration = Duration::from_secs(10);
 pub struct Outcome {
     /// How the payload ended.
     pub ending: Ending,
+    /// Why it could not be executed, in words.
+    pub not_executed: Option<String>,
     /// What went wrong with ces itself while the payload ran, for which it ended it, in words.
     pub failed: Option<String>,
     /// Wall time from start to end.
@@ -57,6 +59,7 @@ impl Outcome {
     fn killed(elapsed: Duration) -> Self {
         Self {
             ending: Ending::Killed,
+            not_executed: None,
             failed: None,
             elapsed,
             exceeded: None,
@@ -131,10 +134,11 @@ pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<
         wait_gone(&run.init).ok();
         Outcome::killed(began.elapsed())
     });
-    let ending = if outcome.ending == Ending::TimedOut { Ending::TimedOut } else { read_ending(run.payload_status) };
+    let (ending, not_executed) =
+        if outcome.ending == Ending::TimedOut { (Ending::TimedOut, None) } else { read_ending(run.payload_status) };
     let executed = run.exec.map(ExecServer::into_executed).unwrap_or_default();
     let lost = relays.iter().filter_map(Relay::lost).map(str::to_owned).collect();
-    Ok(Outcome { failed, ending, log_cut: relays.iter().any(Relay::was_cut), lost, executed, ..outcome })
+    Ok(Outcome { failed, ending, not_executed, log_cut: relays.iter().any(Relay::was_cut), lost, executed, ..outcome })
 }
 
 /// From the start to the end of the container; the ending is what ces knows of it, before PID 1's word is read.
@@ -269,17 +273,27 @@ impl Deadline {
     }
 }
 
-fn read_ending(status: OwnedFd) -> Ending {
-    let mut message = [0; 8];
-    if File::from(status).read_exact(&mut message).is_err() {
-        return Ending::Killed;
+/// PID 1's word, and the reason of what was not executed.
+fn read_ending(status: OwnedFd) -> (Ending, Option<String>) {
+    let (mut message, mut status) = ([0; 8], File::from(status));
+    if status.read_exact(&mut message).is_err() {
+        return (Ending::Killed, None);
     }
     let (what, value) = message.split_at(4);
     let number = |bytes: &[u8]| bytes.try_into().map(i32::from_ne_bytes).unwrap_or(0);
     match (number(what), number(value)) {
-        (NOT_EXECUTED, errno) => Ending::NotExecuted(Errno::from_raw(errno)),
-        (_, status) => Ending::of(status),
+        (NOT_EXECUTED, errno) => (Ending::NotExecuted(Errno::from_raw(errno)), read_reason(&mut status)),
+        (_, status) => (Ending::of(status), None),
     }
+}
+
+fn read_reason(status: &mut File) -> Option<String> {
+    let mut length = [0; 4];
+    status.read_exact(&mut length).ok()?;
+    let length = usize::try_from(i32::from_ne_bytes(length)).ok().filter(|length| (1..=REASON).contains(length))?;
+    let mut reason = vec![0; length];
+    status.read_exact(&mut reason).ok()?;
+    Some(String::from_utf8_lossy(&reason).into_owned())
 }
 
 /// The container's first process has ids of its own: to signal it takes root's power.
