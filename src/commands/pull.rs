@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::{Context, prepare, print};
+use serde_json::json;
+
+use super::{Context, events, prepare, print};
 use crate::bundle::identity::Identity;
 use crate::bundle::safe_data;
 use crate::error::{Error, Kind, Result, Stage};
+use crate::evidence::line::Event;
 use crate::host::privilege::as_root;
 use crate::host::signals::Interrupt;
 use crate::image::document::Platform;
@@ -73,6 +76,8 @@ pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
         Request { reference, source: args.source.clone(), by, rights, platform, progress: &progress, interrupt };
     let pulled = pull_image(&store, &unpacker, origin.as_ref(), &request).map_err(|e| elsewhere(ctx, e))?;
     giving.run(&pulled.reference)?;
+    let about = json!({"image": pulled.reference, "digest": pulled.digest, "from": args.source, "result": "done"});
+    events::tell(&ctx.dirs.log, &ctx.caller, Event::Pull, None, about)?;
     if args.json {
         return print::json(&pulled);
     }

@@ -1,8 +1,11 @@
 //! `ces runs`, `ces record`: what was run.
 
-use super::{Site, print};
+use serde_json::json;
+
+use super::{Site, events, print};
 use crate::cli::{Global, ListArgs, RecordArgs};
 use crate::error::{Error, Kind, Result, Stage};
+use crate::evidence::line::Event;
 use crate::host::caller::Caller;
 use crate::host::privilege::as_root;
 use crate::run::job_id::JobId;
@@ -40,7 +43,13 @@ pub fn runs(global: &Global, args: &ListArgs) -> Result<u8> {
 /// # Errors
 /// When there is none that the caller may see.
 pub fn record(global: &Global, args: &RecordArgs) -> Result<u8> {
-    print::json(&find(&Site::swept(global)?, &args.id)?)?;
+    let site = Site::swept(global)?;
+    let record = find(&site, &args.id)?;
+    if record.uid != site.caller.uid.as_raw() {
+        let about = json!({"of": record.uid});
+        events::tell(&site.dirs.log, &site.caller, Event::RecordRead, Some(record.id.as_str()), about)?;
+    }
+    print::json(&record)?;
     Ok(0)
 }
 
