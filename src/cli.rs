@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
+/// `ces audit`.
+pub mod audit;
 /// The argument order of EPCC's tools: `ces-pull`, `ces-run`.
 pub mod legacy;
 /// Options of podman, hidden from the help.
@@ -135,6 +137,9 @@ pub enum Command {
     Outputs(OutputsArgs),
     /// Check that the outputs of a run are still what its record says
     Verify(RecordArgs),
+    /// Check, show and sign the audit log
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Write the manual pages into a directory

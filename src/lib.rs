@@ -10,6 +10,8 @@ pub mod error;
 pub mod text;
 /// What this kernel and machine offer: system calls, identity maps, directories, control groups.
 pub mod host;
+/// The audit log: events of every later stage, tied together and signed.
+pub mod evidence;
 /// From a reference to layers on disk: registry, layouts and archives, store, unpacking.
 pub mod image;
 /// The site's rules, and what a request may have under them.

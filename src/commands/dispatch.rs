@@ -2,8 +2,8 @@
 
 use crate::cli::{Command, Global, PullArgs};
 use crate::commands::{
-    Context, bundle, doctor, exec, fsck, images, inspect, logs, manual, outputs, policy, prune, ps, pull, records, rmi,
-    run, show, verify,
+    Context, audit, bundle, doctor, events, exec, fsck, images, inspect, logs, manual, outputs, policy, prune, ps,
+    pull, records, rmi, run, show, verify,
 };
 use crate::error::Result;
 use crate::run::supervisor::spawn::Started;
@@ -13,6 +13,10 @@ use crate::run::supervisor::spawn::Started;
 /// # Errors
 /// The verb's.
 pub fn dispatch(global: &Global, command: &Command, started: Option<Started>) -> Result<u8> {
+    carry_out(global, command, started).map_err(|error| events::refused(global, command, error))
+}
+
+fn carry_out(global: &Global, command: &Command, started: Option<Started>) -> Result<u8> {
     match command {
         Command::Policy(command) => policy::run(global, command),
         Command::Completions(args) => manual::completions(args),
@@ -47,6 +51,7 @@ pub fn dispatch(global: &Global, command: &Command, started: Option<Started>) ->
         Command::Record(args) => records::record(global, args),
         Command::Outputs(args) => outputs::outputs(global, args),
         Command::Verify(args) => verify::verify(global, args),
+        Command::Audit(command) => audit::audit(global, command),
     }
 }
 

@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// When there is no such run, or it was not detached.
 pub fn logs(global: &Global, args: &LogsArgs) -> Result<u8> {
     let site = Site::swept(global)?;
-    let record = records::of(&site, &args.id)?;
+    let record = records::read(&site, &args.id)?;
     record.log.as_ref().ok_or_else(|| {
         Error::new(Stage::Record, Kind::Missing, format!("run {} has no log", record.id))
             .because("it was not detached: its output went where ces's own output went")

@@ -50,6 +50,10 @@ pub mod exec;
 pub mod logs;
 /// `ces runs`, `ces record`.
 pub mod records;
+/// `ces audit`.
+pub mod audit;
+/// What verbs tell the audit log.
+mod events;
 /// `ces verify`.
 pub mod verify;
 /// `ces show`.

@@ -13,7 +13,7 @@ use crate::policy::units::show_size;
 /// When there is no such run, or it left nothing.
 pub fn outputs(global: &Global, args: &OutputsArgs) -> Result<u8> {
     let site = Site::swept(global)?;
-    let record = records::of(&site, &args.id)?;
+    let record = records::read(&site, &args.id)?;
     let told = record.outputs.as_ref().ok_or_else(|| {
         Error::new(Stage::Record, Kind::Missing, format!("run {} has no outputs", record.id))
             .because("it has not ended, or it was refused")

@@ -1,7 +1,10 @@
 //! `ces prune`: what nothing uses any more.
 
-use super::{Context, print};
+use serde_json::json;
+
+use super::{Context, events, print};
 use crate::error::Result;
+use crate::evidence::line::Event;
 use crate::image::unpack::parent::Unpacker;
 
 /// What `ces prune` is asked.
@@ -19,6 +22,7 @@ pub struct PruneArgs {
 pub fn prune(ctx: &Context, args: &PruneArgs) -> Result<()> {
     let store = ctx.store()?;
     let freed = store.prune(&Unpacker::new(&ctx.caller, &ctx.limits)?)?;
+    events::tell(&ctx.dirs.log, &ctx.caller, Event::Prune, None, json!({"images": freed.images}))?;
     if args.json {
         return print::json(&freed);
     }

@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::{Context, prepare, print, pull_outlook};
+use serde_json::json;
+
+use super::{Context, events, prepare, print, pull_outlook};
 use crate::bundle::identity::Identity;
 use crate::bundle::safe_data;
 use crate::error::{Error, Kind, Result, Stage};
+use crate::evidence::line::Event;
 use crate::host::privilege::as_root;
 use crate::host::signals::Interrupt;
 use crate::image::document::{Descriptor, Manifest, Platform};
@@ -80,6 +83,8 @@ pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
     let request = Request { reference, source: args.source.clone(), by, rights, platform, progress, interrupt };
     let pulled = pull_image(&store, &unpacker, &origin, &request).map_err(|e| elsewhere(ctx, e))?;
     giving.run(&pulled.reference)?;
+    let about = json!({"image": pulled.reference, "digest": pulled.digest, "from": args.source, "result": "done"});
+    events::tell(&ctx.dirs.log, &ctx.caller, Event::Pull, None, about)?;
     if args.json {
         return print::json(&pulled);
     }

@@ -1,8 +1,11 @@
 //! `ces runs`, `ces record`: what was run.
 
-use super::{Site, print};
+use serde_json::json;
+
+use super::{Site, events, print};
 use crate::cli::{Global, RecordArgs, RunState, RunsArgs};
 use crate::error::{Error, Kind, Result, Stage};
+use crate::evidence::line::Event;
 use crate::host::caller::Caller;
 use crate::host::privilege::as_root;
 use crate::policy::units;
@@ -84,7 +87,7 @@ fn beginning(text: &str) -> Result<String> {
 /// # Errors
 /// When there is none that the caller may see.
 pub fn record(global: &Global, args: &RecordArgs) -> Result<u8> {
-    print::json(&of(&Site::swept(global)?, &args.id)?)?;
+    print::json(&read(&Site::swept(global)?, &args.id)?)?;
     Ok(0)
 }
 
@@ -108,6 +111,19 @@ fn all(site: &Site) -> Result<Vec<Entry>> {
     })
 }
 
+/// The record of a run, by id, name or [`LAST`]. That somebody reads another's, as root may, is a line in the audit log.
+///
+/// # Errors
+/// When there is none that the caller may see, or the line cannot be written.
+pub fn read(site: &Site, id: &str) -> Result<Record> {
+    let record = of(site, id)?;
+    if record.uid != site.caller.uid.as_raw() {
+        let about = json!({"of": record.uid});
+        events::tell(&site.dirs.log, &site.caller, Event::RecordRead, Some(record.id.as_str()), about)?;
+    }
+    Ok(record)
+}
+
 /// The word for the run that began last.
 pub const LAST: &str = "last";
 
@@ -115,7 +131,7 @@ pub const LAST: &str = "last";
 ///
 /// # Errors
 /// When there is none that the caller may see.
-pub fn of(site: &Site, id: &str) -> Result<Record> {
+fn of(site: &Site, id: &str) -> Result<Record> {
     // An id is looked up at once; names are in the index.
     match find(site, id) {
         Err(error) if id == LAST || matches!(error.kind(), Kind::Missing | Kind::Usage) => {}

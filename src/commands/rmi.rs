@@ -1,7 +1,10 @@
 //! `ces rmi`: images out of the store.
 
-use super::{Context, print};
+use serde_json::json;
+
+use super::{Context, events, print};
 use crate::error::{Error, Kind, Result};
+use crate::evidence::line::Event;
 use crate::image::unpack::parent::Unpacker;
 
 /// What `ces rmi` is asked.
@@ -23,6 +26,8 @@ pub fn rmi(ctx: &Context, args: &RmiArgs) -> Result<()> {
     let unpacker = Unpacker::new(&ctx.caller, &ctx.limits)?;
     for image in &args.images {
         let freed = store.remove(image, &unpacker).map_err(|error| not_theirs(ctx, error))?;
+        let about = json!({"asked": image, "names": freed.names, "images": freed.images});
+        events::tell(&ctx.dirs.log, &ctx.caller, Event::Rmi, None, about)?;
         if args.json {
             print::json(&freed)?;
             continue;

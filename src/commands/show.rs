@@ -17,7 +17,7 @@ use crate::run::supervisor::record::{Record, State};
 /// When there is no such run that the caller may see.
 pub fn show(global: &Global, args: &RecordArgs) -> Result<u8> {
     let site = Site::swept(global)?;
-    let record = records::of(&site, &args.id)?;
+    let record = records::read(&site, &args.id)?;
     if args.json {
         print::json(&record)?;
         return Ok(0);

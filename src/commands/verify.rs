@@ -12,9 +12,10 @@ use crate::cli::{Global, RecordArgs};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::privilege::as_root;
 use crate::run::directory::open_directory;
-use crate::run::supervisor::outputs::compare::{Found, compare};
+use crate::run::supervisor::outputs::compare::{Found, Whole, compare};
 use crate::run::supervisor::outputs::line::{Kind as What, Line};
-use crate::run::supervisor::outputs::{Files, List, OutputFile, list, listing};
+use crate::run::supervisor::outputs::listing::Of;
+use crate::run::supervisor::outputs::{Files, List, OutputFile, list, listing, order};
 use crate::run::supervisor::record::{self, Record};
 use crate::text;
 
@@ -66,7 +67,7 @@ impl Differences {
 /// When there is no record, or it tells of no outputs, or of a list that is not there.
 pub fn verify(global: &Global, args: &RecordArgs) -> Result<u8> {
     let site = Site::swept(global)?;
-    let record = records::of(&site, &args.id)?;
+    let record = records::read(&site, &args.id)?;
     let (files, found) = differences(&site, &record)?;
     if args.json {
         print::json(&json!({
@@ -126,20 +127,49 @@ fn of_list(site: &Site, record: &Record, told: &List, top: &OwnedFd, found: &mut
     if let Some(cut) = &told.cut {
         found.not_compared(format!("not compared: what is not in the list, which is not whole: {cut}"));
     }
-    (&file).seek(SeekFrom::Start(0)).map_err(fail)?;
-    compare(top, BufReader::new(&file), told.cut.is_none(), &mut |path, what| found.tell(path, what)).map_err(fail)
+    let (now, now_cut) = what_is_there(top)?;
+    if let Some(cut) = &now_cut {
+        found.not_compared(format!("not compared: what cannot be listed now: {cut}"));
+    }
+    let whole = Whole { told: told.cut.is_none(), now: now_cut.is_none() };
+    let tell = &mut |path: &[u8], what| found.tell(path, what);
+    compare(in_order(file)?, in_order(now)?, whole, tell).map_err(fail)
+}
+
+/// A list of what is in the outputs, in a file without a name, and why it is not whole if it is not.
+fn what_is_there(top: &OwnedFd) -> Result<(File, Option<String>)> {
+    let now: File = tempfile::tempfile().map_err(fail)?;
+    let owner = nix::sys::stat::fstat(top).map_err(|e| fail(e.into()))?.st_uid;
+    let listed = listing::list(top, Of::Everybody(owner), Some(&now), &|| None).map_err(|e| fail(e.into()))?;
+    Ok((now, listed.cut))
+}
+
+/// The list from its begin, in order: lists of older versions are not, and those for whose order there was no room.
+fn in_order(mut list: File) -> Result<BufReader<File>> {
+    if !order::is_sorted(&list).map_err(fail)? {
+        list.seek(SeekFrom::Start(0)).map_err(fail)?;
+        // What was kept is not this caller's to change.
+        let mut copy: File = tempfile::tempfile().map_err(fail)?;
+        std::io::copy(&mut list, &mut copy).map_err(fail)?;
+        if !order::sort(&copy).map_err(fail)? {
+            return Err(
+                fail(std::io::ErrorKind::StorageFull.into()).hint("TMPDIR names a directory with room for a copy")
+            );
+        }
+        list = copy;
+    }
+    list.seek(SeekFrom::Start(0)).map_err(fail)?;
+    Ok(BufReader::with_capacity(64 << 10, list))
 }
 
 /// Records of older versions have their files inside, by the names that were shown.
 fn of_old(top: &OwnedFd, files: &[OutputFile], found: &mut Differences) -> Result<u64> {
-    let now: File = tempfile::tempfile().map_err(fail)?;
-    let owner = nix::sys::stat::fstat(top).map_err(|e| fail(e.into()))?.st_uid;
-    listing::list(top, owner, Some(&now), &|| None).map_err(|e| fail(e.into()))?;
+    let (now, _) = what_is_there(top)?;
     (&now).seek(SeekFrom::Start(0)).map_err(fail)?;
     let mut told: HashMap<&str, &OutputFile> = files.iter().map(|file| (file.path.as_str(), file)).collect();
     for line in std::io::BufRead::lines(BufReader::new(&now)) {
         let line: Line = serde_json::from_str(&line.map_err(fail)?).map_err(|e| fail(e.into()))?;
-        let Some(path) = line.path().filter(|_| line.kind == What::File) else { continue };
+        let Some(path) = line.path().filter(|_| line.kind == What::File && !line.others) else { continue };
         match told.remove(text::neutral_bytes(&path).as_str()) {
             None => found.tell(&path, Found::New),
             Some(old) if line.size != Some(old.size) => found.tell(&path, Found::Changed),
@@ -150,6 +180,8 @@ fn of_old(top: &OwnedFd, files: &[OutputFile], found: &mut Differences) -> Resul
             },
         }
     }
-    told.keys().for_each(|path| found.change(format!("missing: {path}")));
+    let mut missing: Vec<&&str> = told.keys().collect();
+    missing.sort();
+    missing.iter().for_each(|path| found.change(format!("missing: {path}")));
     Ok(u64::try_from(files.len()).unwrap_or(u64::MAX))
 }

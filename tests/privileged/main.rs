@@ -58,6 +58,7 @@ mod portable;
 mod boundary;
 /// Payloads that take all they can get.
 mod attacks;
+mod audit;
 /// What the engine would do by itself.
 mod engine_traps;
 /// Killed at any moment, out of descriptors, out of space.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::{Host, Ran, children};
+use crate::support::{Host, Ran, audit_log, children};
 
 fn hosts() -> Vec<Host> {
     let hosts: Vec<Host> = [Host::with_demo(), Host::of_an_ordinary_user()].into_iter().flatten().collect();
@@ -163,7 +163,7 @@ fn a_log_that_fills_up_during_a_run_loses_nothing_of_its_end() {
     running.finish().exits(143);
     let record: Value = serde_json::from_slice(&fs::read(log.join(format!("runs/{id}.json"))).unwrap()).unwrap();
     assert_eq!((&record["state"], &record["exit"]), (&Value::from("finished"), &Value::from(143)), "{record}");
-    assert!(fs::read_to_string(log.join("audit.jsonl")).unwrap().lines().last().unwrap().contains("\"finished\""));
+    assert!(fs::read_to_string(audit_log(&log)).unwrap().lines().last().unwrap().contains("\"run.finished\""));
     assert_eq!(state(&host, &id), ("finished".to_owned(), Some(143)));
     // No other run starts without room for its record.
     fill(&log);

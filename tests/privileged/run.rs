@@ -313,7 +313,7 @@ fn a_record_is_begun_before_the_payload_and_finished_after_it() {
         assert!(finished.contains(word), "{word}: {finished}");
     }
     assert_eq!(host.records().len(), 1);
-    wait_until("an audit line", || host.root().join("log/audit.jsonl").exists());
+    wait_until("an audit line", || !crate::support::children(&host.root().join("log/audit")).is_empty());
 }
 
 fn field<'a>(status: &'a str, name: &str) -> &'a str {

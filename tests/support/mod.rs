@@ -485,3 +485,11 @@ fn made(dir: &Path) -> &Path {
     fs::create_dir_all(dir).expect("a directory for fixtures");
     dir
 }
+
+/// The audit log in a directory of records: that of the one host which has one.
+pub fn audit_log(log: &Path) -> PathBuf {
+    let mut logs = children(&log.join("audit"));
+    logs.retain(|path| path.extension() == Some(OsStr::new("jsonl")));
+    assert_eq!(logs.len(), 1, "{logs:?}");
+    logs.remove(0)
+}

@@ -14,7 +14,7 @@ use crate::host::privilege::{as_root, over_files};
 use crate::run::supervisor::job::ids_of;
 use crate::run::supervisor::outputs::give::{self, Given, Rights};
 use crate::run::supervisor::outputs::hash::Ask;
-use crate::run::supervisor::outputs::listing::{self, Listed};
+use crate::run::supervisor::outputs::listing::{self, Listed, Of};
 use crate::run::supervisor::outputs::reading::Reading;
 use crate::run::supervisor::outputs::{Files, List, Outputs, list};
 use crate::run::supervisor::quota::Kept;
@@ -55,7 +55,7 @@ pub fn hand_over(
     let small = given.files <= SMALL_FILES && given.data <= SMALL_BYTES;
     let owner = whose.researcher.uid;
     let work = |ask: Ask<'_>| {
-        let listed = listing::list(dir, owner, file, ask);
+        let listed = listing::list(dir, Of::Owner(owner), file, ask);
         let listed = listed.unwrap_or_else(|e| Listed { cut: Some(e.desc().to_owned()), ..Listed::default() });
         // Numbers and texts: nothing that JSON could not hold.
         serde_json::to_vec(&listed).unwrap_or_default()

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub mod tree;
 /// A line of the list.
 pub mod line;
+/// The order of its lines.
+pub mod order;
 /// The list, as it is written.
 pub mod list;
 /// ACLs, extended attributes.

@@ -1,6 +1,6 @@
 //! The record: what was run, under which rules, what the kernel said, and what came out.
 //!
-//! Takes facts from every stage; gives `runs/<id>.json` (begun before the start, finished after), a line in `audit.jsonl` and one
+//! Takes facts from every stage; gives `runs/<id>.json` (begun before the start, finished after), a line in the audit log and one
 //! in the index; trusts the clock; refuses to let a run start whose record cannot be written. A record does not grow with what a
 //! payload leaves, and room for its end is taken before the start: a file system that fills up meanwhile loses nothing of it.
 //!
@@ -9,7 +9,7 @@
 //! LOG/runs/<id>.outputs.jsonl   the list of its outputs
 //! LOG/runs/.<id>.end            room for the end of the record and the lines that tell of it, while the run lasts
 //! LOG/runs.idx                  the index (`crate::run::supervisor::record::index`)
-//! LOG/audit.jsonl               a line for each begin, end and `ces exec`
+//! LOG/audit/                    the audit log (`crate::evidence`): a line for each begin, end and `ces exec`
 //! ```
 
 /// Records, a line each.
@@ -29,7 +29,9 @@ use serde_json::Value;
 
 use self::index::Entry;
 use crate::error::{Error, Kind, Result, Stage};
-use crate::host::caller::Mode;
+use crate::evidence::line::{self, Event};
+use crate::evidence::log as audit;
+use crate::host::caller::{Caller, Mode};
 use crate::host::privilege::Root;
 use crate::host::site_dir::SiteDir;
 use crate::run::job_id::JobId;
@@ -136,11 +138,19 @@ pub struct Executed {
 /// When it cannot be written: then nothing is executed.
 pub fn audit_executed(root: &Root, log: &SiteDir, id: &JobId, executed: &Executed) -> Result<()> {
     let Executed { started, command, by, tty, .. } = executed;
-    append(
-        root,
-        log,
-        &serde_json::json!({"time": started, "id": id, "state": "exec", "command": command, "by": by, "tty": tty}),
-    )
+    let caller = Caller::find()?;
+    let command = line::redacted(command);
+    let entry = line::Entry {
+        event: Event::Exec,
+        mode: caller.mode,
+        uid: caller.uid.as_raw(),
+        name: caller.name,
+        project: None,
+        rule: None,
+        run: Some(id.to_string()),
+        about: serde_json::json!({"started": started, "command": command, "by": by, "tty": tty}),
+    };
+    audit::append(root, log, &entry).map(drop)
 }
 
 /// Where the record of `id` is.
@@ -214,34 +224,47 @@ impl Record {
         fs::remove_file(room(dir, &self.id)).ok();
     }
 
-    /// Writes the file aside and renames it over the old one, so that it is always whole; then its lines in the audit log and
-    /// the index. Where there is no room left for the end, it is written into the room that was taken. That is second, because
-    /// the blocks that a file lets go cost ten times what it takes to write another (`ftruncate(2)` on ext4, 0.5 ms).
+    /// Writes the file aside and renames it over the old one, so that it is always whole; its line in the audit log comes
+    /// before, that in the index after. Where there is no room left for the end, it is written into the room that was taken.
+    /// That is second, because the blocks that a file lets go cost ten times what it takes to write another (`ftruncate(2)` on
+    /// ext4, 0.5 ms).
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn save(&self, root: &Root, log: &SiteDir) -> Result<()> {
         let path = path(log, &self.id);
+        let mut text = serde_json::to_vec_pretty(self).map_err(|e| fail(&path, e.into()))?;
+        text.push(b'\n');
+        // The line comes first: what has no line does not begin. What ends is recorded in any case.
+        let told = self.audit(root, log, &text);
+        if self.state == State::Begun {
+            told?;
+            return self.put(root, log, &text);
+        }
+        self.put(root, log, &text)?;
+        // There is more room now.
+        told.or_else(|_| self.audit(root, log, &text))
+    }
+
+    fn put(&self, root: &Root, log: &SiteDir, text: &[u8]) -> Result<()> {
+        let path = path(log, &self.id);
         let dir = log.join("runs");
         let write = || -> std::io::Result<()> {
-            let mut text = serde_json::to_vec_pretty(self)?;
-            text.push(b'\n');
             let new = dir.join(format!(".{}.new", self.id));
             let begins = self.state == State::Begun;
-            let written = write_anew(&new, &text, !begins).and_then(|()| fs::rename(&new, &path));
+            let written = write_anew(&new, text, !begins).and_then(|()| fs::rename(&new, &path));
             if written.is_ok() || begins {
                 return written;
             }
             fs::remove_file(&new).ok();
             let taken = room(&dir, &self.id);
             // The first error is what somebody has to do something about.
-            write_into(&taken, &text).and_then(|()| fs::rename(&taken, &path)).or(written)
+            write_into(&taken, text).and_then(|()| fs::rename(&taken, &path)).or(written)
         };
         write().map_err(|e| fail(&path, e))?;
         if self.state != State::Begun {
             self.give_room_back(&dir);
         }
-        self.audit(root, log)?;
         // The record is there: what the index lacks is found out by who reads it.
         index::add(root, log, &self.entry()).ok();
         Ok(())
@@ -265,20 +288,29 @@ impl Record {
         .bounded()
     }
 
-    /// Appends one line to the audit log; O_APPEND keeps lines of parallel runs whole.
-    fn audit(&self, root: &Root, log: &SiteDir) -> Result<()> {
-        let line = serde_json::json!({
-            "time": self.finished.as_ref().unwrap_or(&self.started),
-            "id": self.id,
-            "state": self.state,
-            "mode": self.mode,
-            "researcher": self.researcher,
-            "project": self.project,
-            "image": self.image,
-            "digest": self.digest,
-            "exit": self.exit,
-        });
-        append(root, log, &line)
+    /// Appends its line to the audit log, with the SHA-256 of its text.
+    fn audit(&self, root: &Root, log: &SiteDir, text: &[u8]) -> Result<()> {
+        let event = match self.state {
+            State::Begun => Event::RunBegun,
+            State::Finished => Event::RunFinished,
+            State::Refused => Event::Refused,
+            State::Interrupted => Event::RunInterrupted,
+        };
+        let entry = line::Entry {
+            event,
+            mode: self.mode,
+            uid: self.uid,
+            name: self.researcher.clone(),
+            project: self.project.clone(),
+            rule: Some(self.policy.clone()),
+            run: Some(self.id.to_string()),
+            about: serde_json::json!({
+                "image": self.image, "digest": self.digest, "command": line::redacted(&self.command),
+                "data_access": self.data_access, "exit": self.exit, "ended": self.ended,
+                "record": line::hex(&line::hash(text)),
+            }),
+        };
+        audit::append(root, log, &entry).map(drop)
     }
 
     /// Reads the record of `id`.
@@ -334,16 +366,6 @@ fn fail(path: &Path, e: std::io::Error) -> Error {
     Error::new(Stage::Record, Kind::Failed, format!("cannot write the record {}", path.display()))
         .because(e)
         .hint("no run starts without a record; make room on the file system of the log")
-}
-
-/// One line; O_APPEND keeps lines of parallel runs whole.
-fn append(_: &Root, log: &SiteDir, line: &Value) -> Result<()> {
-    let path = log.join("audit.jsonl");
-    let append = || -> std::io::Result<()> {
-        let mut file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
-        file.write_all(format!("{line}\n").as_bytes())
-    };
-    append().map_err(|e| Error::new(Stage::Record, Kind::Failed, format!("cannot write {}", path.display())).because(e))
 }
 
 /// The time now, UTC, RFC 3339, whole milliseconds.

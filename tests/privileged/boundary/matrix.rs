@@ -47,7 +47,7 @@ fn cases(attack: &Attack) -> Vec<Case> {
         case("a file behind a link to another's home", home("in-link/sub/secret.txt")),
         case("root's private file", PathBuf::from("/etc/shadow")),
         case("root's directory", PathBuf::from("/root")),
-        case("the site's records", PathBuf::from("/var/log/ces/audit.jsonl")),
+        case("the site's records", PathBuf::from("/var/log/ces/runs.idx")),
         case("the site's store", PathBuf::from("/var/lib/ces")),
         case("another's directory", attack.others("")),
         case("another project's data", attack.data("pb")),

@@ -61,7 +61,7 @@ fn a_limit_of_file_size_is_the_payloads_alone_and_keeps_neither_record_nor_audit
         return;
     }
     attack.ces(&["run", "localhost/demo", "true"]).exits(0);
-    let audit = attack.tmp("ces/log/audit.jsonl");
+    let audit = crate::support::audit_log(&attack.tmp("ces/log"));
     let line = fs::read_to_string(&audit).unwrap().lines().next().unwrap().to_owned() + "\n";
     fs::write(&audit, line.repeat(1_000_000 / line.len())).unwrap();
     let before = fs::metadata(&audit).unwrap().len();

@@ -1,22 +1,13 @@
-//! What is in the outputs against their list, in one pass over each.
+//! What is in the outputs against their list: two lists in the same order, merged in one pass.
 //!
-//! Takes the directory, opened with the researcher's rights, and the lines of the list; gives each difference, and what could
-//! not be compared; trusts exact names; refuses to follow a link. Of the names nothing is held but sixteen bytes each.
+//! Takes the list that was kept and one that was just made, both in order (`order`); gives each difference, in that order too,
+//! and what could not be compared; trusts exact names; refuses lines longer than any can be. Nothing is held but the lines of
+//! one name. Times are not compared: a copy that keeps everything else has others.
 
-use std::collections::HashSet;
-use std::ffi::{CStr, CString};
 use std::io::BufRead;
-use std::os::fd::OwnedFd;
 
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode, fstat};
-
-use crate::run::supervisor::outputs::LISTED;
-use crate::run::supervisor::outputs::hash::Hasher;
 use crate::run::supervisor::outputs::line::{Kind, Line};
-use crate::run::supervisor::outputs::listing::{hashed, held, octal, opened};
-use crate::run::supervisor::outputs::tree::{self, At, Visitor};
+use crate::run::supervisor::outputs::order::next_line;
 
 /// A difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,145 +22,130 @@ pub enum Found {
     NotCompared(String),
 }
 
-/// Compares; each difference goes to `tell` with its exact name. `whole`: what is not in the list is new. Gives how many files
-/// the list names.
+/// How far the two lists go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whole {
+    /// The list that was kept: else what is not in it is not new.
+    pub told: bool,
+    /// The list of what is there now: else what is not in it is not missing.
+    pub now: bool,
+}
+
+/// Compares; each difference goes to `tell` with its exact name. Gives how many files the list that was kept names.
 ///
 /// # Errors
-/// When the list cannot be read.
+/// When a list cannot be read.
 pub fn compare(
-    top: &OwnedFd,
-    mut list: impl BufRead,
-    whole: bool,
+    told: impl BufRead,
+    now: impl BufRead,
+    whole: Whole,
     tell: &mut dyn FnMut(&[u8], Found),
 ) -> std::io::Result<u64> {
-    let (mut known, mut files) = (HashSet::new(), 0);
-    let mut at = Place { top, open: Vec::new() };
-    let mut hasher = Hasher::new(&|| None);
-    let mut text = String::new();
-    loop {
-        text.clear();
-        if list.read_line(&mut text)? == 0 {
-            break;
-        }
-        let line: Line = serde_json::from_str(&text)?;
-        let Some(path) = line.path() else { continue };
-        known.insert(key(&path));
-        files += u64::from(line.kind == Kind::File);
-        match one(&mut at, &path, &line, &mut hasher) {
-            Ok(None) => {}
-            Ok(Some(found)) => tell(&path, found),
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => tell(&path, Found::Missing),
-            Err(e) => tell(&path, Found::NotCompared(e.desc().to_owned())),
+    let (mut told, mut now) = (Entries::new(told)?, Entries::new(now)?);
+    let mut files = 0;
+    while let Some(path) = told.name().into_iter().chain(now.name()).min().map(<[u8]>::to_vec) {
+        let (was, is) = (told.of(&path)?, now.of(&path)?);
+        files += was.iter().filter(|line| line.kind == Kind::File).map(|_| 1).sum::<u64>();
+        if let Some(found) = one(&was, &is, whole) {
+            tell(&path, found);
         }
     }
-    if whole && let Ok(stat) = fstat(top) {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let again = openat(top, c".", flags, Mode::empty())?;
-        tree::walk(again, &mut News { owner: stat.st_uid, known, tell });
+    let senseless = told.senseless + now.senseless;
+    if senseless > 0 {
+        tell(b"", Found::NotCompared(format!("{senseless} lines of the list make no sense")));
     }
     Ok(files)
 }
 
-/// A name, in sixteen bytes that nobody makes two names for.
-fn key(path: &[u8]) -> [u8; 16] {
-    let mut key = [0; 16];
-    key.iter_mut().zip(blake3::hash(path).as_bytes()).for_each(|(key, byte)| *key = *byte);
-    key
-}
-
-fn one(at: &mut Place<'_>, path: &[u8], line: &Line, hasher: &mut Hasher<'_>) -> nix::Result<Option<Found>> {
-    if line.kind == Kind::Refused {
-        return Ok(None);
-    }
-    let (dir, name) = at.of(path)?;
-    let (held, stat) = held(dir, &name)?;
-    let is = |kind| stat.st_mode & libc::S_IFMT == kind;
-    let same_mode = line.mode.as_ref().is_none_or(|mode| *mode == octal(&stat));
-    let same = match line.kind {
-        Kind::File => is(libc::S_IFREG) && same_mode && line.size == u64::try_from(stat.st_size).ok(),
-        Kind::Directory => is(libc::S_IFDIR) && same_mode,
-        Kind::Link => is(libc::S_IFLNK) && line.target().as_deref() == Some(readlinkat(&held, c"")?.as_encoded_bytes()),
-        Kind::Refused => true,
+/// What of a name was kept against what there is of it now.
+fn one(was: &[Line], is: &[Line], whole: Whole) -> Option<Found> {
+    let entry = |lines: &[Line]| lines.iter().find(|line| line.kind != Kind::Refused).cloned();
+    let Some(told) = entry(was) else {
+        return match is.first() {
+            // What was removed is back; what was left alone is still nobody's to compare.
+            Some(now) if !now.others && was.iter().all(|line| line.was_removed()) => whole.told.then_some(Found::New),
+            _ => None,
+        };
     };
-    if !same {
-        return Ok(Some(Found::Changed));
+    match (entry(is), is.first()) {
+        (Some(now), _) => differs(&told, &now),
+        (None, Some(refused)) if refused.is_another_kind() => Some(Found::Changed),
+        (None, Some(refused)) => Some(Found::NotCompared(refused.why.clone().unwrap_or_default())),
+        (None, None) if whole.now => Some(Found::Missing),
+        (None, None) => Some(Found::NotCompared("the list of what is there now ends before it".to_owned())),
     }
-    if line.kind != Kind::File {
-        return Ok(line.why.clone().map(Found::NotCompared));
+}
+
+fn differs(told: &Line, now: &Line) -> Option<Found> {
+    let same_mode = told.mode.is_none() || told.mode == now.mode;
+    if told.kind != now.kind || !same_mode || told.size != now.size || told.target() != now.target() {
+        return Some(Found::Changed);
     }
-    content(line, &held, &stat, hasher)
+    match (told.kind, &told.sha256, &now.sha256) {
+        (Kind::File, Some(told), Some(now)) => (told != now).then_some(Found::Changed),
+        (Kind::File, None, _) => {
+            let why = told.not_hashed.clone().unwrap_or_default();
+            Some(Found::NotCompared(format!("it was not hashed: {why}")))
+        }
+        (Kind::File, Some(_), None) => {
+            let why = now.not_hashed.clone().unwrap_or_default();
+            Some(Found::NotCompared(format!("it is not hashed: {why}")))
+        }
+        _ => told.why.clone().map(Found::NotCompared),
+    }
 }
 
-fn content(line: &Line, held: &OwnedFd, stat: &FileStat, hasher: &mut Hasher<'_>) -> nix::Result<Option<Found>> {
-    let Some(told) = &line.sha256 else {
-        let why = line.not_hashed.clone().unwrap_or_default();
-        return Ok(Some(Found::NotCompared(format!("it was not hashed: {why}"))));
-    };
-    Ok(match hashed(hasher, held, stat)? {
-        Ok(now) if now == *told => None,
-        Ok(_) => Some(Found::Changed),
-        Err(why) => Some(Found::NotCompared(format!("it is not hashed: {why}"))),
-    })
+/// The entries of a list, name after name.
+struct Entries<R> {
+    from: R,
+    next: Option<(Vec<u8>, Line)>,
+    senseless: u64,
 }
 
-/// Directories of the last name that was looked for: the next one is mostly in the same.
-struct Place<'a> {
-    top: &'a OwnedFd,
-    open: Vec<(Vec<u8>, OwnedFd)>,
-}
+impl<R: BufRead> Entries<R> {
+    fn new(from: R) -> std::io::Result<Self> {
+        let mut entries = Self { from, next: None, senseless: 0 };
+        entries.advance()?;
+        Ok(entries)
+    }
 
-impl Place<'_> {
-    fn of(&mut self, path: &[u8]) -> nix::Result<(&OwnedFd, CString)> {
-        let mut parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
-        let name = parts.pop().unwrap_or_default();
-        let same = self.open.iter().zip(&parts).take_while(|((open, _), part)| open == *part).count();
-        self.open.truncate(same);
-        for part in parts.iter().skip(same) {
-            let above = self.open.last().map_or(self.top, |(_, dir)| dir);
-            let below = CString::new(*part).map_err(|_| Errno::EINVAL)?;
-            let (held, stat) = held(above, &below)?;
-            if stat.st_mode & libc::S_IFMT != libc::S_IFDIR {
-                return Err(Errno::ENOTDIR);
+    fn advance(&mut self) -> std::io::Result<()> {
+        self.next = None;
+        while let Some(text) = next_line(&mut self.from)? {
+            let line = serde_json::from_slice::<Line>(&text).ok();
+            self.next = line.and_then(|line| Some((line.path()?, line)));
+            if self.next.is_some() {
+                break;
             }
-            let dir = opened(&held, OFlag::O_DIRECTORY)?;
-            self.open.push((part.to_vec(), dir));
+            self.senseless += 1;
         }
-        let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
-        Ok((self.open.last().map_or(self.top, |(_, dir)| dir), name))
-    }
-}
-
-struct News<'a> {
-    owner: u32,
-    known: HashSet<[u8; 16]>,
-    tell: &'a mut dyn FnMut(&[u8], Found),
-}
-
-impl Visitor for News<'_> {
-    fn entry(&mut self, dir: &OwnedFd, name: &CStr, at: At<'_>) -> nix::Result<Option<OwnedFd>> {
-        let (held, stat) = held(dir, name)?;
-        // What is not the researcher's was left alone.
-        if at.depth >= LISTED || stat.st_uid != self.owner {
-            return Ok(None);
-        }
-        if !self.known.contains(&key(at.path)) {
-            (self.tell)(at.path, Found::New);
-        }
-        if stat.st_mode & libc::S_IFMT != libc::S_IFDIR || at.depth + 1 >= LISTED {
-            return Ok(None);
-        }
-        opened(&held, OFlag::O_DIRECTORY).map(Some)
+        Ok(())
     }
 
-    fn failed(&mut self, at: At<'_>, error: Errno) {
-        (self.tell)(at.path, Found::NotCompared(error.desc().to_owned()));
+    /// The name of the next lines.
+    fn name(&self) -> Option<&[u8]> {
+        self.next.as_ref().map(|(name, _)| name.as_slice())
+    }
+
+    /// The next lines, if they are of that name; no more than a few are kept, for no honest list has more.
+    fn of(&mut self, path: &[u8]) -> std::io::Result<Vec<Line>> {
+        let mut lines = Vec::new();
+        while self.next.as_ref().is_some_and(|(next, _)| next == path) {
+            let taken = self.next.take();
+            lines.extend(taken.map(|(_, line)| line).filter(|_| lines.len() < 8));
+            self.advance()?;
+        }
+        Ok(lines)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
+    use crate::run::supervisor::outputs::{listing, order};
+    use std::fs::{self, File};
+    use std::io::{BufReader, Seek as _, SeekFrom};
+    use std::os::fd::OwnedFd;
     use std::os::unix::ffi::OsStrExt as _;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
@@ -186,18 +162,23 @@ mod tests {
         }
         symlink("a", at("link")).unwrap();
         let top = OwnedFd::from(fs::File::open(dir.path()).unwrap());
-        let file = tempfile::tempfile().unwrap();
         let uid = nix::unistd::getuid().as_raw();
-        let listed = crate::run::supervisor::outputs::listing::list(&top, uid, Some(&file), &|| None).unwrap();
-        assert_eq!((listed.cut, listed.not_hashed), (None, 0));
-        let differences = || {
-            use std::io::Seek as _;
-            (&file).seek(std::io::SeekFrom::Start(0)).unwrap();
+        let listed = || {
+            let mut file: File = tempfile::tempfile().unwrap();
+            let listed = listing::list(&top, listing::Of::Owner(uid), Some(&file), &|| None).unwrap();
+            assert_eq!((listed.cut, listed.not_hashed), (None, 0));
+            assert!(order::sort(&file).unwrap());
+            file.seek(SeekFrom::Start(0)).unwrap();
+            BufReader::new(file)
+        };
+        let whole = Whole { told: true, now: true };
+        let mut told = listed();
+        let mut differences = || {
+            told.seek(SeekFrom::Start(0)).unwrap();
             let mut found = Vec::new();
-            let read = std::io::BufReader::new(&file);
-            let files = compare(&top, read, true, &mut |path, what| found.push((path.to_vec(), what))).unwrap();
+            let files =
+                compare(&mut told, listed(), whole, &mut |path, what| found.push((path.to_vec(), what))).unwrap();
             assert_eq!(files, 5);
-            found.sort_by(|a, b| a.0.cmp(&b.0));
             found
         };
         assert_eq!(differences(), []);
@@ -215,5 +196,29 @@ mod tests {
             (b"x\xff", Found::Missing),
         ];
         assert_eq!(differences(), expected.map(|(path, found)| (path.to_vec(), found)));
+    }
+
+    fn told(was: &[Line], is: &[Line], whole: Whole) -> Vec<Found> {
+        let text =
+            |lines: &[Line]| lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n").collect::<String>();
+        let mut found = Vec::new();
+        compare(text(was).as_bytes(), text(is).as_bytes(), whole, &mut |_, what| found.push(what)).unwrap();
+        found
+    }
+
+    #[test]
+    fn what_took_the_place_of_a_file_or_came_back_is_found_and_a_list_that_is_cut_accuses_nobody() {
+        let whole = Whole { told: true, now: true };
+        let file = Line::new(b"f", Kind::File);
+        let pipe = || [Line::refused(b"f", "not a regular file")];
+        assert_eq!(told(std::slice::from_ref(&file), &pipe(), whole), [Found::Changed]);
+        assert_eq!(told(std::slice::from_ref(&file), &[Line::new(b"f", Kind::Directory)], whole), [Found::Changed]);
+        assert_eq!(told(&[Line::refused(b"f", "a fifo, removed")], &pipe(), whole), [Found::New]);
+        assert_eq!(told(&[], &pipe(), whole), [Found::New]);
+        assert_eq!(told(&[Line::refused(b"f", "belongs to uid 7, left alone")], &pipe(), whole), []);
+        assert_eq!(told(&[], &[file.clone().of_others(true)], whole), []);
+        assert_eq!(told(&[], &pipe(), Whole { told: false, ..whole }), []);
+        let cut = told(&[file], &[], Whole { now: false, ..whole });
+        assert!(matches!(cut.as_slice(), [Found::NotCompared(_)]), "{cut:?}");
     }
 }

@@ -21,6 +21,11 @@ pub enum Kind {
     Refused,
 }
 
+/// How the reason ends of what was removed.
+pub const REMOVED: &str = ", removed";
+/// The reason of what is neither file, directory nor link.
+pub const ANOTHER_KIND: &str = "not a regular file";
+
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
@@ -36,6 +41,9 @@ pub struct Line {
     /// Permissions of a file or directory, in octal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
+    /// When it was last written: seconds since 1970 (UTC), with nine digits of nanoseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtime: Option<String>,
     /// SHA-256 of what a file holds, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
@@ -46,6 +54,9 @@ pub struct Line {
     target: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     target_hex: Option<String>,
+    /// It is not the researcher's; only in lists that `ces verify` makes to compare.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub others: bool,
     /// Why it was refused; of a directory, why what is in it is not listed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
@@ -62,10 +73,12 @@ impl Line {
             kind,
             size: None,
             mode: none(),
+            mtime: none(),
             sha256: none(),
             not_hashed: none(),
             target: none(),
             target_hex: none(),
+            others: false,
             why: none(),
         }
     }
@@ -79,6 +92,23 @@ impl Line {
     /// Something that was refused.
     pub fn refused(path: &[u8], why: &str) -> Self {
         Self { why: Some(why.to_owned()), ..Self::new(path, Kind::Refused) }
+    }
+
+    /// The same, told to be another's or not.
+    #[must_use]
+    pub fn of_others(mut self, others: bool) -> Self {
+        self.others = others;
+        self
+    }
+
+    /// Whether it was refused, and is gone with that (`give`).
+    pub fn was_removed(&self) -> bool {
+        self.kind == Kind::Refused && self.why.as_ref().is_some_and(|why| why.ends_with(REMOVED))
+    }
+
+    /// Whether it is refused for being neither file, directory nor link.
+    pub fn is_another_kind(&self) -> bool {
+        self.kind == Kind::Refused && self.why.as_deref() == Some(ANOTHER_KIND)
     }
 
     /// The name.

@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::run::supervisor::outputs::List;
 use crate::run::supervisor::outputs::line::{Line, hex};
+use crate::run::supervisor::outputs::order;
 
 /// No list is longer, in bytes.
 pub const LARGEST: u64 = 256 << 20;
@@ -82,11 +83,17 @@ pub fn summed(mut file: &File) -> std::io::Result<String> {
     Ok(hex(&hash.finalize()))
 }
 
-/// What the record says of a list that is written; a last line that was not finished is taken away.
+/// What the record says of a list that is written: a last line that was not finished is taken away, and the lines are put in
+/// order (`order`). For want of room they stay as they are: who reads them sorts them.
 ///
 /// # Errors
-/// When it cannot be read.
-pub fn sealed(mut file: &File, name: String, cut: Option<String>) -> std::io::Result<List> {
+/// When it cannot be read, or was lost while it was sorted.
+pub fn sealed(file: &File, name: String, cut: Option<String>) -> std::io::Result<List> {
+    let cut = cut.or_else(|| order::sort(file).err().map(|e| format!("it could not be put in order: {e}")));
+    summary(file, name, cut)
+}
+
+fn summary(mut file: &File, name: String, cut: Option<String>) -> std::io::Result<List> {
     file.seek(SeekFrom::Start(0))?;
     let (mut lines, mut bytes, mut whole) = (0_u64, 0_u64, 0_u64);
     let (mut hash, mut at_last_line) = (Sha256::new(), Sha256::new());

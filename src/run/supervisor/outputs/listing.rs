@@ -13,7 +13,7 @@ use nix::sys::stat::{FileStat, Mode, fstat};
 use serde::{Deserialize, Serialize};
 
 use crate::run::supervisor::outputs::hash::{Ask, Hasher};
-use crate::run::supervisor::outputs::line::{Kind, Line};
+use crate::run::supervisor::outputs::line::{ANOTHER_KIND, Kind, Line};
 use crate::run::supervisor::outputs::list::ListWriter;
 use crate::run::supervisor::outputs::tree::{self, At, Visitor};
 use crate::run::supervisor::outputs::{Few, LISTED};
@@ -32,15 +32,24 @@ pub struct Listed {
     pub cut: Option<String>,
 }
 
-/// Lists what belongs to `owner` in `top`, until `ask` says no.
+/// Whose entries are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    /// Those of this user: what is not the researcher's was left alone.
+    Owner(u32),
+    /// All, told from those of this user: to be compared with a list.
+    Everybody(u32),
+}
+
+/// Lists what there is in `top`, until `ask` says no.
 ///
 /// # Errors
 /// When the directory itself cannot be read.
-pub fn list(top: &OwnedFd, owner: u32, file: Option<&File>, ask: Ask<'_>) -> nix::Result<Listed> {
+pub fn list(top: &OwnedFd, of: Of, file: Option<&File>, ask: Ask<'_>) -> nix::Result<Listed> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let top = openat(top, c".", flags, Mode::empty())?;
     let hasher = Hasher::new(ask);
-    let mut listing = Listing { owner, list: ListWriter::new(file), hasher, listed: Listed::default(), over: None };
+    let mut listing = Listing { of, list: ListWriter::new(file), hasher, listed: Listed::default(), over: None };
     tree::walk(top, &mut listing);
     let Listing { mut list, mut listed, over, .. } = listing;
     over.iter().for_each(|why| list.cut(why));
@@ -49,7 +58,7 @@ pub fn list(top: &OwnedFd, owner: u32, file: Option<&File>, ask: Ask<'_>) -> nix
 }
 
 struct Listing<'a> {
-    owner: u32,
+    of: Of,
     list: ListWriter,
     hasher: Hasher<'a>,
     listed: Listed,
@@ -60,7 +69,7 @@ struct Listing<'a> {
 ///
 /// # Errors
 /// The kernel's.
-pub fn held(dir: &OwnedFd, name: &CStr) -> nix::Result<(OwnedFd, FileStat)> {
+fn held(dir: &OwnedFd, name: &CStr) -> nix::Result<(OwnedFd, FileStat)> {
     let held = openat(dir, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
     let stat = fstat(&held)?;
     Ok((held, stat))
@@ -70,13 +79,17 @@ pub fn held(dir: &OwnedFd, name: &CStr) -> nix::Result<(OwnedFd, FileStat)> {
 ///
 /// # Errors
 /// The kernel's.
-pub fn opened(held: &OwnedFd, flags: OFlag) -> nix::Result<OwnedFd> {
+fn opened(held: &OwnedFd, flags: OFlag) -> nix::Result<OwnedFd> {
     let itself = format!("/proc/self/fd/{}", held.as_raw_fd());
     openat(AT_FDCWD, itself.as_str(), flags | OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
+fn mtime(stat: &FileStat) -> String {
+    format!("{}.{:09}", stat.st_mtime, stat.st_mtime_nsec)
+}
+
 /// Permissions as they are written.
-pub fn octal(stat: &FileStat) -> String {
+fn octal(stat: &FileStat) -> String {
     format!("{:04o}", stat.st_mode & 0o7777)
 }
 
@@ -84,7 +97,7 @@ pub fn octal(stat: &FileStat) -> String {
 ///
 /// # Errors
 /// The kernel's.
-pub fn hashed(hasher: &mut Hasher<'_>, held: &OwnedFd, stat: &FileStat) -> nix::Result<Result<String, String>> {
+fn hashed(hasher: &mut Hasher<'_>, held: &OwnedFd, stat: &FileStat) -> nix::Result<Result<String, String>> {
     let file = File::from(opened(held, OFlag::O_NONBLOCK | OFlag::O_NOCTTY)?);
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     let disk = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
@@ -100,16 +113,18 @@ impl Visitor for Listing<'_> {
             return Ok(None);
         }
         let (held, stat) = held(dir, name)?;
-        if stat.st_uid != self.owner {
+        let others = match self.of {
             // Left alone, and listed as that.
-            return Ok(None);
-        }
+            Of::Owner(uid) if stat.st_uid != uid => return Ok(None),
+            Of::Owner(_) => false,
+            Of::Everybody(uid) => stat.st_uid != uid,
+        };
         match stat.st_mode & libc::S_IFMT {
             libc::S_IFDIR => {
                 let deepest = at.depth + 1 >= LISTED;
                 let why = deepest.then(|| format!("what is in it is not listed: deeper than {LISTED} levels"));
-                let mut line = Line::new(at.path, Kind::Directory);
-                (line.mode, line.why) = (Some(octal(&stat)), why);
+                let mut line = Line::new(at.path, Kind::Directory).of_others(others);
+                (line.mode, line.mtime, line.why) = (Some(octal(&stat)), Some(mtime(&stat)), why);
                 self.list.add(&line);
                 if deepest {
                     let shown = text::neutral_bytes(at.path);
@@ -120,8 +135,9 @@ impl Visitor for Listing<'_> {
             }
             libc::S_IFREG => {
                 let hashed = hashed(&mut self.hasher, &held, &stat)?;
-                let mut line = Line::new(at.path, Kind::File);
-                (line.mode, line.size) = (Some(octal(&stat)), u64::try_from(stat.st_size).ok());
+                let mut line = Line::new(at.path, Kind::File).of_others(others);
+                (line.mode, line.mtime) = (Some(octal(&stat)), Some(mtime(&stat)));
+                line.size = u64::try_from(stat.st_size).ok();
                 match hashed {
                     Ok(sha256) => line.sha256 = Some(sha256),
                     Err(why) => {
@@ -132,8 +148,12 @@ impl Visitor for Listing<'_> {
                 }
                 self.list.add(&line);
             }
-            libc::S_IFLNK => self.list.add(&Line::link(at.path, readlinkat(&held, c"")?.as_encoded_bytes())),
-            _ => self.list.add(&Line::refused(at.path, "not a regular file")),
+            libc::S_IFLNK => {
+                let mut line = Line::link(at.path, readlinkat(&held, c"")?.as_encoded_bytes());
+                (line.mtime, line.others) = (Some(mtime(&stat)), others);
+                self.list.add(&line);
+            }
+            _ => self.list.add(&Line::refused(at.path, ANOTHER_KIND).of_others(others)),
         }
         Ok(None)
     }

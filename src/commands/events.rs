@@ -1,0 +1,77 @@
+//! What verbs tell the audit log, and what they were refused.
+//!
+//! Takes what a verb did; gives a line that is on disk before the verb says so; refuses to keep a refusal to itself: where the log
+//! cannot be written, the error that is shown says that too.
+
+use serde_json::{Value, json};
+
+use super::Site;
+use crate::cli::{Command, Global};
+use crate::error::{Error, Kind, Result};
+use crate::evidence::line::{Entry, Event};
+use crate::evidence::log;
+use crate::host::caller::Caller;
+use crate::host::privilege::as_root;
+use crate::host::site_dir::SiteDir;
+
+/// Appends a line on behalf of the caller.
+///
+/// # Errors
+/// When it cannot be written.
+pub(super) fn tell(logs: &SiteDir, caller: &Caller, event: Event, run: Option<&str>, about: Value) -> Result<()> {
+    let entry = Entry {
+        event,
+        mode: caller.mode,
+        uid: caller.uid.as_raw(),
+        name: caller.name.clone(),
+        project: None,
+        rule: None,
+        run: run.map(str::to_owned),
+        about,
+    };
+    as_root(|root| log::append(root, logs, &entry)).map(drop)
+}
+
+/// Tells of a refusal, and of every pull that failed; gives the error to show.
+pub(super) fn refused(global: &Global, command: &Command, error: Error) -> Error {
+    let is_pull = matches!(command, Command::Pull(_));
+    let event = match error.kind() {
+        Kind::Policy | Kind::Hostile => Event::Refused,
+        Kind::Missing | Kind::Host | Kind::Failed | Kind::Interrupted(_) if is_pull => Event::Pull,
+        _ => return error,
+    };
+    // A policy that is only looked at refuses nobody anything; and that a log does not hold is no refusal.
+    if matches!((command, error.kind()), (Command::Policy(_), _) | (Command::Audit(_), Kind::Hostile)) {
+        return error;
+    }
+    match written(global, command, event, &error) {
+        Ok(()) => error,
+        Err(unwritten) => error.because(format!("and the audit log does not have this: {unwritten}")),
+    }
+}
+
+fn written(global: &Global, command: &Command, event: Event, error: &Error) -> Result<()> {
+    let caller = Caller::find()?;
+    // Through sudo the caller names no places, and that may be what was refused.
+    let plain = Global { root: None, policy: None, ..global.clone() };
+    let site = Site::of(if caller.by_sudo { &plain } else { global }, caller)?;
+    let about = json!({
+        "verb": verb(command), "image": image(command), "result": "failed", "what": error.what(), "because": error.causes()
+    });
+    tell(&site.dirs.log, &site.caller, event, None, about)
+}
+
+fn verb(command: &Command) -> String {
+    // The name of the variant is that of the verb; what was typed is not told.
+    let name = format!("{command:?}");
+    name.chars().take_while(char::is_ascii_alphabetic).flat_map(char::to_lowercase).collect()
+}
+
+fn image(command: &Command) -> Option<String> {
+    match command {
+        Command::Pull(args) => Some(args.source.clone()),
+        Command::Run(args) => Some(args.image().to_owned()),
+        Command::Rmi(args) => Some(args.images.join(" ")),
+        _ => None,
+    }
+}
