@@ -169,12 +169,14 @@ fn execute(
         bounds: bounds::watched(prepared, job)?,
         ports,
     };
+    let logs = &prepared.dirs.log;
+    let told = as_root(|root| record.tell_begin(root, logs))?.in_background()?;
     let before_start = |checked: &Checked| {
         checked.warnings.iter().for_each(|warning| report.say(&format!("warning: {warning}")));
         record.warnings.extend(checked.warnings.iter().cloned());
         record.enforced = serde_json::to_value(&checked.enforced).ok();
         // No record, no run; and it says what is in force before anything runs.
-        as_root(|root| record.begin(root, &prepared.dirs.log))
+        as_root(|root| record.begin(root, logs, told))
     };
     let at_end = |reading: &mut Reading<'_>| {
         let used_up = job.used_up();

@@ -1,6 +1,6 @@
 //! The lines of a host on disk.
 //!
-//! Takes entries; gives each its place, written and on disk (fdatasync(2)) when it returns; trusts the directory of the log, which
+//! Takes entries; gives each its place, on disk (fdatasync(2)) once it was waited for; trusts the directory of the log, which
 //! root alone can change; refuses a file that others could have written, that is a link, or has another name.
 //!
 //! One line is one write under a lock (flock(2)) of the file of this host: hosts that share a directory do not share a file. What
@@ -16,6 +16,7 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, renameat};
+use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::stat::{Mode, fstatat, mkdirat};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -70,11 +71,79 @@ pub fn sync_directory(dir: &SiteDir) -> std::io::Result<()> {
     File::from(openat(dir, c".", flags, Mode::empty())?).sync_all()
 }
 
+/// A line that is written, and perhaps not on disk yet. Other lines may follow it by now: what is waited for outside the lock
+/// is waited for together.
+#[derive(Debug)]
+#[must_use = "a line counts once it is on disk"]
+pub struct Written {
+    file: File,
+    place: Place,
+    at: PathBuf,
+}
+
+impl Written {
+    /// Waits until it is on disk; gives its place.
+    ///
+    /// # Errors
+    /// When it cannot be put there.
+    pub fn wait(self) -> Result<Place> {
+        self.file.sync_data().map_err(|e| fail(&self.at, e))?;
+        Ok(self.place)
+    }
+
+    /// Puts it on disk while this thread goes on. Signals stay this thread's.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn in_background(self) -> Result<Syncing> {
+        let at = self.at.clone();
+        let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).map_err(|e| fail(&at, e.into()))?;
+        let thread = std::thread::Builder::new().spawn(move || self.wait().map(drop));
+        before.thread_set_mask().map_err(|e| fail(&at, e.into()))?;
+        Ok(Syncing(Some(thread.map_err(|e| fail(&at, e))?)))
+    }
+}
+
+/// A line on its way to the disk. Where it is not waited for, it is at the end: a process that forks has no other thread.
+#[derive(Debug)]
+#[must_use = "a line counts once it is on disk"]
+pub struct Syncing(Option<std::thread::JoinHandle<Result<()>>>);
+
+impl Syncing {
+    /// Waits until it is on disk.
+    ///
+    /// # Errors
+    /// When it cannot be put there.
+    pub fn wait(mut self) -> Result<()> {
+        self.join()
+    }
+
+    fn join(&mut self) -> Result<()> {
+        let lost = || Err(Error::new(Stage::Record, Kind::Failed, "cannot tell whether a line is in the audit log"));
+        self.0.take().map_or(Ok(()), |thread| thread.join().unwrap_or_else(|_| lost()))
+    }
+}
+
+impl Drop for Syncing {
+    fn drop(&mut self) {
+        // Whoever wanted to know has waited.
+        self.join().ok();
+    }
+}
+
+/// Appends a line to the log of this host, and waits until it is on disk.
+///
+/// # Errors
+/// When it cannot be written and put on disk.
+pub fn append(root: &Root, log: &SiteDir, entry: &Entry) -> Result<Place> {
+    write_line(root, log, entry)?.wait()
+}
+
 /// Appends a line to the log of this host.
 ///
 /// # Errors
-/// When it cannot be written and put on disk: then it is not there.
-pub fn append(root: &Root, log: &SiteDir, entry: &Entry) -> Result<Place> {
+/// When it cannot be written: then it is not there.
+pub fn write_line(root: &Root, log: &SiteDir, entry: &Entry) -> Result<Written> {
     let dir = made(root, log)?;
     let machine = Machine::this()?;
     let name = format!("{}.jsonl", file_stem(&machine.host));
@@ -86,7 +155,9 @@ pub fn append(root: &Root, log: &SiteDir, entry: &Entry) -> Result<Place> {
             put_aside(&dir, &name, &held).map_err(|e| fail(&at, e))?;
             continue;
         }
-        return write(log, &dir, &name, &held, (entry, &machine)).map_err(|e| fail(&at, e));
+        let place = write(log, &dir, &name, &held, (entry, &machine)).map_err(|e| fail(&at, e))?;
+        let file = held.unlock().map_err(|(_, e)| fail(&at, e.into()))?;
+        return Ok(Written { file, place, at });
     }
 }
 
@@ -154,8 +225,9 @@ fn write(
         file.set_len(size)?;
         return Err(written.err().unwrap_or_else(|| std::io::ErrorKind::StorageFull.into()));
     }
-    file.sync_data()?;
     if size == 0 {
+        // Its name, too.
+        file.sync_data()?;
         sync_directory(dir)?;
     }
     Ok(place)

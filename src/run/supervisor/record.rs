@@ -193,11 +193,20 @@ pub fn open_list(_: &Root, log: &SiteDir, id: &JobId) -> Result<Option<File>> {
 }
 
 impl Record {
-    /// Takes room for the end of the record, and writes it as begun.
+    /// Writes the line of the run's begin in the audit log, which is on its way to the disk while the container is made.
     ///
     /// # Errors
-    /// When there is no room, or it cannot be written.
-    pub fn begin(&self, root: &Root, log: &SiteDir) -> Result<()> {
+    /// When it cannot be written.
+    pub fn tell_begin(&self, root: &Root, log: &SiteDir) -> Result<audit::Written> {
+        audit::write_line(root, log, &self.line(None))
+    }
+
+    /// Takes room for the end of the record, and writes it as begun, once its line in the audit log is on disk.
+    ///
+    /// # Errors
+    /// When there is no room, or one of the two cannot be written.
+    pub fn begin(&self, root: &Root, log: &SiteDir, told: audit::Syncing) -> Result<()> {
+        told.wait()?;
         let dir = log.join("runs");
         let take = || -> std::io::Result<()> {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
@@ -207,7 +216,10 @@ impl Record {
             allocate(&file, ROOM.max(begun.saturating_add(ROOM / 2)))
         };
         // Before the record: its line in the index is to be the last change, for that tells that nothing is lacking.
-        let begun = take().map_err(|e| fail(&path(log, &self.id), e)).and_then(|()| self.save(root, log));
+        let begun = take().map_err(|e| fail(&path(log, &self.id), e)).and_then(|()| {
+            let text = self.text(log)?;
+            self.put(root, log, &text)
+        });
         if begun.is_err() && !Self::exists(root, log, &self.id) {
             self.give_room_back(&dir);
         }
@@ -224,26 +236,27 @@ impl Record {
         fs::remove_file(room(dir, &self.id)).ok();
     }
 
-    /// Writes the file aside and renames it over the old one, so that it is always whole; its line in the audit log comes
-    /// before, that in the index after. Where there is no room left for the end, it is written into the room that was taken.
+    /// Closes the record: writes the file aside and renames it over the old one, so that it is always whole; its line in the
+    /// audit log is written before and waited for at last, that in the index comes after. Where there is no room left for the end, it is written into the room that was taken.
     /// That is second, because the blocks that a file lets go cost ten times what it takes to write another (`ftruncate(2)` on
     /// ext4, 0.5 ms).
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn save(&self, root: &Root, log: &SiteDir) -> Result<()> {
-        let path = path(log, &self.id);
-        let mut text = serde_json::to_vec_pretty(self).map_err(|e| fail(&path, e.into()))?;
-        text.push(b'\n');
-        // The line comes first: what has no line does not begin. What ends is recorded in any case.
-        let told = self.audit(root, log, &text);
-        if self.state == State::Begun {
-            told?;
-            return self.put(root, log, &text);
-        }
+        let text = self.text(log)?;
+        // What ends is recorded in any case.
+        let line = self.line(Some(&text));
+        let told = audit::write_line(root, log, &line).and_then(audit::Written::in_background);
         self.put(root, log, &text)?;
         // There is more room now.
-        told.or_else(|_| self.audit(root, log, &text))
+        told.and_then(audit::Syncing::wait).or_else(|_| audit::append(root, log, &line).map(drop))
+    }
+
+    fn text(&self, log: &SiteDir) -> Result<Vec<u8>> {
+        let mut text = serde_json::to_vec_pretty(self).map_err(|e| fail(&path(log, &self.id), e.into()))?;
+        text.push(b'\n');
+        Ok(text)
     }
 
     fn put(&self, root: &Root, log: &SiteDir, text: &[u8]) -> Result<()> {
@@ -288,15 +301,15 @@ impl Record {
         .bounded()
     }
 
-    /// Appends its line to the audit log, with the SHA-256 of its text.
-    fn audit(&self, root: &Root, log: &SiteDir, text: &[u8]) -> Result<()> {
+    /// Its line in the audit log; of an end, with the SHA-256 of the record's text.
+    fn line(&self, text: Option<&[u8]>) -> line::Entry {
         let event = match self.state {
             State::Begun => Event::RunBegun,
             State::Finished => Event::RunFinished,
             State::Refused => Event::Refused,
             State::Interrupted => Event::RunInterrupted,
         };
-        let entry = line::Entry {
+        line::Entry {
             event,
             mode: self.mode,
             uid: self.uid,
@@ -307,10 +320,9 @@ impl Record {
             about: serde_json::json!({
                 "image": self.image, "digest": self.digest, "command": line::redacted(&self.command),
                 "data_access": self.data_access, "exit": self.exit, "ended": self.ended,
-                "record": line::hex(&line::hash(text)),
+                "record": text.map(|text| line::hex(&line::hash(text))),
             }),
-        };
-        audit::append(root, log, &entry).map(drop)
+        }
     }
 
     /// Reads the record of `id`.
