@@ -170,13 +170,14 @@ fn execute(
         ports,
     };
     let logs = &prepared.dirs.log;
-    let told = as_root(|root| record.tell_begin(root, logs))?.in_background()?;
+    let written = as_root(|root| record.tell_begin(root, logs))?;
+    let meanwhile = || written.wait().map(drop);
     let before_start = |checked: &Checked| {
         checked.warnings.iter().for_each(|warning| report.say(&format!("warning: {warning}")));
         record.warnings.extend(checked.warnings.iter().cloned());
         record.enforced = serde_json::to_value(&checked.enforced).ok();
         // No record, no run; and it says what is in force before anything runs.
-        as_root(|root| record.begin(root, logs, told))
+        as_root(|root| record.begin(root, logs))
     };
     let at_end = |reading: &mut Reading<'_>| {
         let used_up = job.used_up();
@@ -193,5 +194,5 @@ fn execute(
         job.empty_scratch();
         Leftovers { used_up, outputs, no_list }
     };
-    launch(idle, start, before_start, at_end)
+    launch(idle, start, (meanwhile, before_start, at_end))
 }

@@ -16,7 +16,6 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat, renameat};
-use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::stat::{Mode, fstatat, mkdirat};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -89,45 +88,6 @@ impl Written {
     pub fn wait(self) -> Result<Place> {
         self.file.sync_data().map_err(|e| fail(&self.at, e))?;
         Ok(self.place)
-    }
-
-    /// Puts it on disk while this thread goes on. Signals stay this thread's.
-    ///
-    /// # Errors
-    /// When there is no thread to be had.
-    pub fn in_background(self) -> Result<Syncing> {
-        let at = self.at.clone();
-        let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).map_err(|e| fail(&at, e.into()))?;
-        let thread = std::thread::Builder::new().spawn(move || self.wait().map(drop));
-        before.thread_set_mask().map_err(|e| fail(&at, e.into()))?;
-        Ok(Syncing(Some(thread.map_err(|e| fail(&at, e))?)))
-    }
-}
-
-/// A line on its way to the disk. Where it is not waited for, it is at the end: a process that forks has no other thread.
-#[derive(Debug)]
-#[must_use = "a line counts once it is on disk"]
-pub struct Syncing(Option<std::thread::JoinHandle<Result<()>>>);
-
-impl Syncing {
-    /// Waits until it is on disk.
-    ///
-    /// # Errors
-    /// When it cannot be put there.
-    pub fn wait(mut self) -> Result<()> {
-        self.join()
-    }
-
-    fn join(&mut self) -> Result<()> {
-        let lost = || Err(Error::new(Stage::Record, Kind::Failed, "cannot tell whether a line is in the audit log"));
-        self.0.take().map_or(Ok(()), |thread| thread.join().unwrap_or_else(|_| lost()))
-    }
-}
-
-impl Drop for Syncing {
-    fn drop(&mut self) {
-        // Whoever wanted to know has waited.
-        self.join().ok();
     }
 }
 

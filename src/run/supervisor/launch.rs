@@ -84,7 +84,8 @@ pub struct Checked {
     pub warnings: Vec<String>,
 }
 
-/// Runs the container to its end, in the process `idle`; `before_start` is called when everything is in force and nothing of the payload has
+/// Runs the container to its end, in the process `idle`; `meanwhile` is called in a thread of its own while the container is made
+/// and must succeed before anything starts; `before_start` is called when everything is in force and nothing of the payload has
 /// run, and may still refuse; `at_end` when nothing of the container runs any more, while the kernel takes its namespaces
 /// apart.
 ///
@@ -93,8 +94,11 @@ pub struct Checked {
 pub fn launch<T>(
     idle: Idle,
     mut launch: Launch<'_>,
-    before_start: impl FnOnce(&Checked) -> Result<()>,
-    at_end: impl FnOnce(&mut Reading<'_>) -> T,
+    hooks: (
+        impl FnOnce() -> Result<()> + Send,
+        impl FnOnce(&Checked) -> Result<()>,
+        impl FnOnce(&mut Reading<'_>) -> T,
+    ),
 ) -> Result<(Outcome, Usage, T)> {
     let mut signals = Signals::hold()?;
     let identity = launch.identity;
@@ -137,7 +141,6 @@ pub fn launch<T>(
     drop(ends);
     launch.ports.handed_on();
     let detached = launch.detached.take().map(|report| (report, LARGEST_LOG));
-    let hooks = (before_start, at_end);
     let done = converse(&launch, stage, prepared, hooks, &mut signals, (pipes, watch, detached));
     process::end_orphans();
     let (ended, cgroup) = done;
@@ -214,7 +217,11 @@ fn converse<T>(
     launch: &Launch<'_>,
     stage: StageProcess,
     prepared: Option<Placed>,
-    (before_start, at_end): (impl FnOnce(&Checked) -> Result<()>, impl FnOnce(&mut Reading<'_>) -> T),
+    (meanwhile, before_start, at_end): (
+        impl FnOnce() -> Result<()> + Send,
+        impl FnOnce(&Checked) -> Result<()>,
+        impl FnOnce(&mut Reading<'_>) -> T,
+    ),
     signals: &mut Signals,
     (pipes, mut watch, detached): (Vec<Relay>, Watch, Option<(Report, u64)>),
 ) -> (Conversed<T>, Option<Cgroup>) {
@@ -225,8 +232,9 @@ fn converse<T>(
         Err(error) => return (Err(error), prepared.and_then(|(cgroup, _)| cgroup)),
     };
     // Being moved into a cgroup waits for the kernel (an RCU grace period, milliseconds): meanwhile the stage mounts. The
-    // thread has ended before this process forks again.
+    // threads have ended before this process forks again.
     let (created, placed) = std::thread::scope(|scope| {
+        let meanwhile = scope.spawn(meanwhile);
         let mut placed = prepared.map(Ok);
         let mut placing = placed.is_none().then(|| scope.spawn(|| as_root(|root| place(root, launch, pid))));
         let created = until_created(launch, &stage, || {
@@ -239,7 +247,9 @@ fn converse<T>(
         if let Some(thread) = placing.take() {
             placed = thread.join().ok();
         }
-        (created, placed)
+        let lost = |_| Err(Error::new(Stage::Run, Kind::Failed, "what was to be done meanwhile has failed"));
+        let meanwhile = meanwhile.join().unwrap_or_else(lost);
+        (created.and_then(|created| meanwhile.map(|()| created)), placed)
     });
     let (cgroup, warnings) = match placed {
         Some(Ok((cgroup, Ok(warnings)))) => (cgroup, warnings),

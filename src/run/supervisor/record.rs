@@ -201,12 +201,11 @@ impl Record {
         audit::write_line(root, log, &self.line(None))
     }
 
-    /// Takes room for the end of the record, and writes it as begun, once its line in the audit log is on disk.
+    /// Takes room for the end of the record, and writes it as begun.
     ///
     /// # Errors
-    /// When there is no room, or one of the two cannot be written.
-    pub fn begin(&self, root: &Root, log: &SiteDir, told: audit::Syncing) -> Result<()> {
-        told.wait()?;
+    /// When there is no room, or it cannot be written.
+    pub fn begin(&self, root: &Root, log: &SiteDir) -> Result<()> {
         let dir = log.join("runs");
         let take = || -> std::io::Result<()> {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
@@ -247,10 +246,14 @@ impl Record {
         let text = self.text(log)?;
         // What ends is recorded in any case.
         let line = self.line(Some(&text));
-        let told = audit::write_line(root, log, &line).and_then(audit::Written::in_background);
-        self.put(root, log, &text)?;
+        let written = audit::write_line(root, log, &line);
+        let told = std::thread::scope(|scope| -> Result<Result<()>> {
+            let waiting = written.map(|written| scope.spawn(|| written.wait().map(drop)));
+            self.put(root, log, &text)?;
+            Ok(waiting.and_then(|waiting| waiting.join().unwrap_or_else(|_| Err(lost_line()))))
+        })?;
         // There is more room now.
-        told.and_then(audit::Syncing::wait).or_else(|_| audit::append(root, log, &line).map(drop))
+        told.or_else(|_| audit::append(root, log, &line).map(drop))
     }
 
     fn text(&self, log: &SiteDir) -> Result<Vec<u8>> {
@@ -372,6 +375,10 @@ fn allocate(mut file: &File, bytes: u64) -> std::io::Result<()> {
         }
         done => done.map_err(Into::into),
     }
+}
+
+fn lost_line() -> Error {
+    Error::new(Stage::Record, Kind::Failed, "cannot tell whether a line is in the audit log")
 }
 
 fn fail(path: &Path, e: std::io::Error) -> Error {
