@@ -2,8 +2,8 @@
 
 use crate::cli::{Command, Global, PullArgs};
 use crate::commands::{
-    Context, bundle, doctor, exec, fsck, images, inspect, logs, manual, policy, prune, ps, pull, records, rmi, run,
-    verify,
+    Context, bundle, doctor, exec, fsck, images, inspect, logs, manual, policy, prune, ps, pull, records, rehearse,
+    rmi, run, verify,
 };
 use crate::error::Result;
 use crate::run::supervisor::spawn::Started;
@@ -35,6 +35,7 @@ pub fn dispatch(global: &Global, command: &Command, started: Option<Started>) ->
             inspect::inspect(&Context::new(global)?, &asked).map(|()| 0)
         }
         Command::Run(args) => run::run(global, args, started),
+        Command::Rehearse(args) => rehearse::rehearse(global, args),
         Command::Bundle(args) => bundle::bundle(global, args),
         Command::Spec(args) => bundle::spec(global, args),
         Command::Doctor(args) => doctor::doctor(global, args),

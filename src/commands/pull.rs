@@ -10,7 +10,7 @@ use crate::host::privilege::as_root;
 use crate::host::signals::Interrupt;
 use crate::image::document::Platform;
 use crate::image::progress::Progress;
-use crate::image::pull::{Request, pull as pull_image};
+use crate::image::pull::{Pulled, Request, pull as pull_image};
 use crate::image::reference::{Reference, Source};
 use crate::image::source::{self, Credentials};
 use crate::image::store::viewer::Rights;
@@ -46,6 +46,18 @@ pub struct PullArgs {
 /// # Errors
 /// When the image cannot be had or is not what was announced.
 pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
+    let pulled = fetch(ctx, args)?;
+    if args.json {
+        return print::json(&pulled);
+    }
+    print::line(&format!("{}@{}", pulled.reference.split('@').next().unwrap_or_default(), pulled.digest))
+}
+
+/// Pulls an image, and says nothing of it.
+///
+/// # Errors
+/// As [`pull`].
+pub(super) fn fetch(ctx: &Context, args: &PullArgs) -> Result<Pulled> {
     let source: Source = args.source.parse()?;
     let reference = match &args.name {
         Some(name) => chosen_name(ctx, &source, name)?,
@@ -73,10 +85,7 @@ pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
         Request { reference, source: args.source.clone(), by, rights, platform, progress: &progress, interrupt };
     let pulled = pull_image(&store, &unpacker, origin.as_ref(), &request).map_err(|e| elsewhere(ctx, e))?;
     giving.run(&pulled.reference)?;
-    if args.json {
-        return print::json(&pulled);
-    }
-    print::line(&format!("{}@{}", pulled.reference.split('@').next().unwrap_or_default(), pulled.digest))
+    Ok(pulled)
 }
 
 /// What an ordinary user can do where the home's file system holds no owners or attributes (NFS, FUSE and their like).
