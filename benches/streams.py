@@ -91,7 +91,12 @@ def podman(work, ways):
         say(f"podman cannot load the image: {error}")
         return
     limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "--cgroup-parent", f"/{work.cgroup}"]
-    ways["podman"] = work.podman("run", "--rm", "-i", "--network", "none", *limits, "localhost/demo:root", "/bin/busybox")
+    way = work.shell(*work.podman("run", "--rm", "-i", "--network", "none", *limits, "localhost/demo:root", "/bin/busybox"))
+    tried = subprocess.run([*way, "true"], env=work.environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if tried.returncode:
+        say(f"podman cannot run the image, and is left out: {tried.stderr.strip()}")
+        return
+    ways["podman"] = way
 
 
 def report(results, size, where):

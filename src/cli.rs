@@ -13,16 +13,19 @@ use clap::{Args, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 pub mod legacy;
 /// Options of podman, hidden from the help.
 pub mod podman;
+/// Options of the verbs on past runs.
+pub mod records;
 /// Options of a run.
 pub mod run;
 
+pub use records::{ManArgs, OutputsArgs, RecordArgs, RunState, RunsArgs};
 pub use run::{BundleArgs, ExplainArgs, RehearseArgs, RunArgs, RunOptions, SpecArgs};
 
 const EXAMPLES: &str = "\
 Examples:
   ces pull ghcr.io/lab/tool:1.2          fetch an approved image
   ces run ghcr.io/lab/tool:1.2           run it on the project's safe data
-  ces runs                               what was run, and how it ended
+  ces show last                          what the last run was, and what it left
   ces doctor                             can this host keep the promises?
 
 Exit status: the payload's own for `run` (125: nothing ran); else 0, 1 failed, 2 usage, 3 refused by policy.";
@@ -36,7 +39,7 @@ const SOURCES: &str =
 /// kept in ~/outputs_ID; everything else it writes is gone after the run.
 #[derive(Debug, Parser)]
 #[command(name = "ces", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
-#[command(after_help = EXAMPLES, disable_help_subcommand = true)]
+#[command(after_help = EXAMPLES)]
 pub struct Cli {
     #[command(flatten)]
     /// Options of every verb.
@@ -123,9 +126,16 @@ pub enum Command {
     #[command(override_usage = "ces exec [OPTIONS] ID COMMAND [ARGS]...")]
     Exec(ExecArgs),
     /// List past runs
-    Runs(ListArgs),
-    /// Print the record of a run
+    #[command(after_help = records::RUNS_EXAMPLES)]
+    Runs(RunsArgs),
+    /// Show what a run was, what it was allowed and what it left, on one page
+    #[command(after_help = records::SHOW_EXAMPLES)]
+    Show(RecordArgs),
+    /// Print the record of a run, a JSON document
     Record(RecordArgs),
+    /// Tell where the outputs of a run are
+    #[command(after_help = records::OUTPUTS_EXAMPLES)]
+    Outputs(OutputsArgs),
     /// Check that the outputs of a run are still what its record says
     Verify(RecordArgs),
     /// Print completions for a shell
@@ -296,17 +306,6 @@ impl ExecArgs {
     }
 }
 
-/// `ces record`, `ces verify`.
-#[derive(Debug, Clone, Args)]
-pub struct RecordArgs {
-    /// The run's id, as `ces runs` prints it
-    #[arg(value_name = "ID")]
-    pub id: String,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// `ces completions`.
 #[derive(Debug, Clone, Args)]
 pub struct CompletionsArgs {
@@ -324,14 +323,6 @@ pub enum Shell {
     Zsh,
     /// fish
     Fish,
-}
-
-/// `ces man`.
-#[derive(Debug, Clone, Args)]
-pub struct ManArgs {
-    /// Where the pages go
-    #[arg(value_name = "DIR")]
-    pub dir: PathBuf,
 }
 
 /// Parses all words, the program's name among them; tells also whether they are a run, even where they are malformed:

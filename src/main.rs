@@ -48,6 +48,8 @@ fn main() -> ExitCode {
     let here = commands::through_sudo(&argv, &cli.command, || drop(started.take()));
     match here.and_then(|()| commands::dispatch(&cli.global, &cli.command, started)) {
         Ok(code) => ExitCode::from(code),
+        // Nobody reads on (print.rs).
+        Err(error) if error.kind() == Kind::Interrupted(nix::libc::SIGPIPE) => ExitCode::from(error.exit_status()),
         Err(error) => {
             say(&error.report());
             ExitCode::from(status(error.exit_status()))

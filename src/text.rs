@@ -27,6 +27,10 @@ pub fn neutral(input: &str) -> String {
 
 /// Like [`neutral`], for one line: line breaks are escaped as well.
 pub fn neutral_line(input: &str) -> String {
+    // What most texts are, a hundred thousand times in a list of runs.
+    if input.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
+        return input.to_owned();
+    }
     neutral(input).replace('\n', "\\n")
 }
 

@@ -125,6 +125,11 @@ impl Context {
     pub fn store(&self) -> Result<Store> {
         self.site.store()
     }
+
+    /// The rules.
+    pub fn policy(&self) -> &Policy {
+        &self.site.policy
+    }
 }
 
 /// What the policy says about sizes, over what is built in.

@@ -2,8 +2,8 @@
 
 use crate::cli::{Command, Global, PullArgs};
 use crate::commands::{
-    Context, bundle, doctor, exec, fsck, images, inspect, logs, manual, policy, prune, ps, pull, records, rehearse,
-    rmi, run, verify,
+    Context, bundle, doctor, exec, fsck, images, inspect, logs, manual, outputs, policy, prune, ps, pull, records,
+    rehearse, rmi, run, show, verify,
 };
 use crate::error::Result;
 use crate::run::supervisor::spawn::Started;
@@ -44,7 +44,9 @@ pub fn dispatch(global: &Global, command: &Command, started: Option<Started>) ->
         Command::Logs(args) => logs::logs(global, args),
         Command::Exec(args) => exec::exec(global, args),
         Command::Runs(args) => records::runs(global, args),
+        Command::Show(args) => show::show(global, args),
         Command::Record(args) => records::record(global, args),
+        Command::Outputs(args) => outputs::outputs(global, args),
         Command::Verify(args) => verify::verify(global, args),
     }
 }

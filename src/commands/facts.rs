@@ -16,6 +16,7 @@ use crate::host::caller::Caller;
 use crate::host::idmap::IdMap;
 use crate::host::privilege::as_root;
 use crate::host::process_limits;
+use crate::image::reference::Reference;
 use crate::image::store::StoredImage;
 use crate::policy::Policy;
 use crate::policy::grant::GrantFacts;
@@ -68,11 +69,10 @@ impl Named {
 
     /// Of an image that is not here: what its name says.
     pub fn by_name(request: &RunRequest) -> Self {
-        let (name, digest) = request.image.split_once('@').unwrap_or((&request.image, ""));
-        let host = name.split_once('/').map(|(host, _)| host);
-        let host = host.filter(|host| host.contains(['.', ':']) || *host == "localhost");
+        let digest = request.image.split_once('@').map_or("", |(_, digest)| digest);
+        let name = Reference::in_store(&request.image);
         Self {
-            registry: host.unwrap_or("docker.io").to_owned(),
+            registry: name.map_or_else(|| "localhost".to_owned(), |name| name.host().to_owned()),
             digest: digest.to_owned(),
             by_digest: !digest.is_empty(),
         }

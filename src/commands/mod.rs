@@ -12,6 +12,8 @@ pub mod request;
 pub mod facts;
 /// What `run`, `spec`, `bundle` and `policy explain` have in common: everything up to the spec.
 pub mod prepare;
+/// Whether what is pulled may run here.
+mod pull_outlook;
 /// `ces pull`.
 pub mod pull;
 /// `ces images`.
@@ -52,6 +54,10 @@ pub mod logs;
 pub mod records;
 /// `ces verify`.
 pub mod verify;
+/// `ces show`.
+pub mod show;
+/// `ces outputs`.
+pub mod outputs;
 /// `ces doctor`.
 pub mod doctor;
 /// `ces policy`.

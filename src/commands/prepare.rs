@@ -21,6 +21,7 @@ use crate::host::disks::{self, Disk};
 use crate::host::features;
 use crate::host::privilege::as_root;
 use crate::host::sockets;
+use crate::image::document::Platform;
 use crate::image::store::StoredImage;
 use crate::policy::grant::Grant;
 use crate::policy::request::RunRequest;
@@ -105,6 +106,22 @@ pub fn prepare_on(
     safe_data::check_access(&data, &identity.payload(), grant.data == Access::Rw)?;
     refuse_sockets(&data, &grant)?;
     Ok(Prepared { dirs, policy, request, image, data, grant, user, identity, warnings })
+}
+
+/// Whether this machine can run the image's programs; a bundle may be made for another.
+///
+/// # Errors
+/// When the image was built for another operating system or processor.
+pub(super) fn check_platform(image: &StoredImage) -> Result<()> {
+    let (host, config) = (Platform::host(), image.config());
+    let (os, architecture) = (config.os().to_string(), config.architecture().to_string());
+    if (os.as_str(), architecture.as_str()) == (host.os.as_str(), host.architecture.as_str()) {
+        return Ok(());
+    }
+    let name = image.reference();
+    Err(Error::new(Stage::Bundle, Kind::Host, format!("image {name} cannot run on this host"))
+        .because(format!("it is for {os}/{architecture}; this host is {host}"))
+        .hint(format!("pull the build for this host: ces pull --platform {host} …; nothing was run")))
 }
 
 /// A service of the host that listens in what is bound would be a way out of the container.

@@ -47,10 +47,7 @@ pub fn json_text(document: &[u8]) -> Result<()> {
 /// When standard output is closed.
 pub fn bytes(bytes: &[u8]) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    stdout
-        .write_all(bytes)
-        .and_then(|()| stdout.flush())
-        .map_err(|e| Error::new(Stage::Cli, Kind::Failed, "cannot write to standard output").because(e))
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(fail)
 }
 
 /// Says something beside the data, on standard error.
@@ -64,25 +61,52 @@ pub fn note(text: &str) -> Result<()> {
 
 fn out(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{text}")
-        .and_then(|()| stdout.flush())
-        .map_err(|e| Error::new(Stage::Cli, Kind::Failed, "cannot write to standard output").because(e))
+    writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(fail)
 }
 
-/// Prints rows in columns; the first row is the head.
+/// A reader that has seen enough, `ces runs | head`, is no failure: the program ends as SIGPIPE would end it, and says nothing.
+fn fail(e: std::io::Error) -> Error {
+    let kind = match e.kind() {
+        std::io::ErrorKind::BrokenPipe => Kind::Interrupted(nix::libc::SIGPIPE),
+        _ => Kind::Failed,
+    };
+    Error::new(Stage::Cli, kind, "cannot write to standard output").because(e)
+}
+
+/// Prints rows in columns; the first row is the head. In one piece: a list may have a hundred thousand of them.
 ///
 /// # Errors
 /// When standard output is closed.
 pub fn table<const N: usize>(rows: &[[String; N]]) -> Result<()> {
-    let rows: Vec<Vec<String>> =
-        rows.iter().map(|row| row.iter().map(|cell| text::neutral_line(cell)).collect()).collect();
-    let width =
-        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    rows.iter().try_for_each(|row| {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        out(cells.join("  ").trim_end())
-    })
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let mut widths = [0; N];
+    let rows: Vec<[(String, usize); N]> = rows
+        .iter()
+        .map(|row| {
+            let row = row.each_ref().map(|cell| {
+                let cell = text::neutral_line(cell);
+                let width = cell.chars().count();
+                (cell, width)
+            });
+            widths.iter_mut().zip(&row).for_each(|(width, (_, own))| *width = (*width).max(*own));
+            row
+        })
+        .collect();
+    let mut text = String::new();
+    for row in &rows {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        let start = text.len();
+        for ((cell, own), width) in row.iter().zip(widths) {
+            text.push_str(cell);
+            text.extend(std::iter::repeat_n(' ', width.saturating_sub(*own).saturating_add(2)));
+        }
+        text.truncate(start.max(text.trim_end_matches(' ').len()));
+    }
+    out(&text)
 }
 
 /// Bytes for people: `123 MB`.

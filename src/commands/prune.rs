@@ -23,10 +23,16 @@ pub fn prune(ctx: &Context, args: &PruneArgs) -> Result<()> {
         return print::json(&freed);
     }
     let images = freed.images.len();
+    let partial = match freed.partial_bytes {
+        0 => String::new(),
+        bytes => format!(", and {} of layers that came in part", print::size(bytes)),
+    };
     match freed.layers {
-        Some(space) => {
-            print::line(&format!("deleted {images} images, {} layers, {}", space.layers, print::size(space.bytes)))
-        }
-        None => print::line(&format!("removed {images} images")),
+        Some(space) => print::line(&format!(
+            "deleted {images} images, {} layers, {}{partial}",
+            space.layers,
+            print::size(space.bytes)
+        )),
+        None => print::line(&format!("removed {images} images{partial}")),
     }
 }

@@ -8,6 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
+use super::records::LAST;
 use super::{Site, print};
 use crate::cli::{Global, ListArgs, StopArgs};
 use crate::error::{Error, Kind, Result, Stage};
@@ -106,11 +107,13 @@ pub fn stop(global: &Global, args: &StopArgs) -> Result<u8> {
 pub fn find(site: &Site, id: &str) -> Result<Journal> {
     let (mut here, mut elsewhere) = (None, None);
     for (journal, life) in visible(site)? {
-        if journal.id.as_str() == id || journal.name.as_deref() == Some(id) {
-            match life {
-                Life::Elsewhere(machine) => elsewhere = Some(machine.host),
-                _ => here = Some(journal),
-            }
+        let asked_for = journal.id.as_str() == id || journal.name.as_deref() == Some(id) || id == LAST;
+        match life {
+            _ if !asked_for => {}
+            Life::Elsewhere(machine) => elsewhere = Some(machine.host),
+            // Of several, `last` is the one that began last: ids begin with the time.
+            _ if here.as_ref().is_some_and(|other: &Journal| other.id > journal.id) => {}
+            _ => here = Some(journal),
         }
     }
     here.ok_or_else(|| {

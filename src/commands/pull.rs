@@ -2,17 +2,17 @@
 
 use std::path::PathBuf;
 
-use super::{Context, prepare, print};
+use super::{Context, prepare, print, pull_outlook};
 use crate::bundle::identity::Identity;
 use crate::bundle::safe_data;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::privilege::as_root;
 use crate::host::signals::Interrupt;
-use crate::image::document::Platform;
+use crate::image::document::{Descriptor, Manifest, Platform};
 use crate::image::progress::Progress;
 use crate::image::pull::{Pulled, Request, pull as pull_image};
 use crate::image::reference::{Reference, Source};
-use crate::image::source::{self, Credentials};
+use crate::image::source::{self, Credentials, Origin, Resumable, Sink, Watch};
 use crate::image::store::viewer::Rights;
 use crate::image::unpack::parent::Unpacker;
 use crate::run::forked_task::ForkedTask;
@@ -72,20 +72,69 @@ pub(super) fn fetch(ctx: &Context, args: &PullArgs) -> Result<Pulled> {
         _ => None,
     };
     let rights = rights(ctx, &source, &reference, credentials.is_some());
-    let origin = source::open(&source, &ctx.registries, credentials)?;
+    let progress = Progress::new(args.quiet);
     // Before the first thread.
     let giving = ForkedTask::new(|reference| give_to_researcher(ctx, reference))?;
     let interrupt = Interrupt::watch()?;
+    let watch = Box::new(Watched { interrupt: interrupt.clone(), progress: progress.clone() });
+    let origin = source::open(&source, &ctx.registries, credentials, watch)?;
     let store = ctx.store()?;
     let unpacker = Unpacker::new(&ctx.caller, &ctx.limits)?;
-    let progress = Progress::new(args.quiet);
+    let warn = |why: String| progress.note(&format!("warning: {why}"));
+    pull_outlook::of_platform(&platform).into_iter().for_each(warn);
+    let name = reference.clone();
+    let judge = |manifest: &Manifest| {
+        pull_outlook::of_policy(ctx, &name, &manifest.digest).map(|why| why.into_iter().for_each(warn))
+    };
+    let origin = Judged { origin: origin.as_ref(), judge: &judge };
     let by = ctx.caller.name.clone();
-    let interrupt = &interrupt;
-    let request =
-        Request { reference, source: args.source.clone(), by, rights, platform, progress: &progress, interrupt };
-    let pulled = pull_image(&store, &unpacker, origin.as_ref(), &request).map_err(|e| elsewhere(ctx, e))?;
+    let (progress, interrupt) = (&progress, &interrupt);
+    let request = Request { reference, source: args.source.clone(), by, rights, platform, progress, interrupt };
+    let pulled = pull_image(&store, &unpacker, &origin, &request).map_err(|e| elsewhere(ctx, e))?;
     giving.run(&pulled.reference)?;
     Ok(pulled)
+}
+
+/// Whom the transfer tells what it waits for, and asks whether to go on.
+#[derive(Debug)]
+struct Watched {
+    interrupt: Interrupt,
+    progress: Progress,
+}
+
+impl Watch for Watched {
+    fn go_on(&self) -> Result<()> {
+        self.interrupt.check(Stage::Pull, "interrupted")
+    }
+
+    fn tell(&self, what: &str) {
+        self.progress.note(what);
+    }
+}
+
+/// A source whose manifest is looked at before anything else of it comes.
+struct Judged<'a> {
+    origin: &'a dyn Origin,
+    judge: &'a (dyn Fn(&Manifest) -> Result<()> + Sync),
+}
+
+impl Origin for Judged<'_> {
+    fn manifest(&self, platform: &Platform) -> Result<Manifest> {
+        let manifest = self.origin.manifest(platform)?;
+        (self.judge)(&manifest).map(|()| manifest)
+    }
+
+    fn blob(&self, descriptor: &Descriptor, sink: &mut Sink<'_>) -> Result<()> {
+        self.origin.blob(descriptor, sink)
+    }
+
+    fn resumable(&self) -> Option<&dyn Resumable> {
+        self.origin.resumable()
+    }
+
+    fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        self.origin.document(descriptor)
+    }
 }
 
 /// What an ordinary user can do where the home's file system holds no owners or attributes (NFS, FUSE and their like).

@@ -1,38 +1,82 @@
 //! `ces runs`, `ces record`: what was run.
 
 use super::{Site, print};
-use crate::cli::{Global, ListArgs, RecordArgs};
+use crate::cli::{Global, RecordArgs, RunState, RunsArgs};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::privilege::as_root;
+use crate::policy::units;
 use crate::run::job_id::JobId;
-use crate::run::supervisor::record::Record;
 use crate::run::supervisor::record::index::{self, Entry, State};
+use crate::run::supervisor::record::{self, Record};
 
 /// Lists past runs of the caller; real root sees everyone's.
 ///
 /// # Errors
-/// When the records cannot be read.
-pub fn runs(global: &Global, args: &ListArgs) -> Result<u8> {
+/// When the records cannot be read, or no run began when it is asked for.
+pub fn runs(global: &Global, args: &RunsArgs) -> Result<u8> {
+    let since = args.since.as_deref().map(beginning).transpose()?;
     let site = Site::swept(global)?;
-    let records = all(&site)?;
-    if args.json {
-        print::json(&records)?;
-        return Ok(0);
-    }
-    let mut rows = vec![["ID", "IMAGE", "PROJECT", "TIME", "ENDED"].map(str::to_owned)];
-    rows.extend(records.iter().map(|r| {
-        let ended = match r.state {
-            State::Begun => "running".to_owned(),
-            State::Refused => "refused".to_owned(),
-            State::Interrupted => "interrupted".to_owned(),
-            State::Finished => r.ended.clone().unwrap_or_default(),
+    let is_asked_for = |run: &Entry| {
+        let same = |asked: &Option<String>, is: Option<&str>| asked.is_none() || asked.as_deref() == is;
+        let state = match args.state {
+            Some(RunState::Running) => run.state == State::Begun,
+            Some(RunState::Finished) => run.state == State::Finished,
+            Some(RunState::Refused) => run.state == State::Refused,
+            Some(RunState::Interrupted) => run.state == State::Interrupted,
+            None => true,
         };
-        let time = r.seconds.map_or_else(|| "-".to_owned(), |s| format!("{s:.1} s"));
-        [r.id.to_string(), r.image.clone(), r.project.clone().unwrap_or_else(|| "-".to_owned()), time, ended]
-    }));
-    print::table(&rows)?;
+        let late = since.as_ref().is_none_or(|since| run.started.as_str() >= since.as_str());
+        state && late && same(&args.project, run.project.as_deref()) && same(&args.user, Some(&run.researcher))
+    };
+    let mut runs = all(&site)?;
+    runs.retain(is_asked_for);
+    let skipped = runs.len().saturating_sub(args.last.unwrap_or(usize::MAX));
+    runs.drain(..skipped);
+    if args.json {
+        print::json(&runs)?;
+    } else if global.quiet {
+        runs.iter().try_for_each(|run| print::line(run.id.as_str()))?;
+    } else if site.caller.sees_everyone() {
+        let mut rows = vec![["ID", "NAME", "RESEARCHER", "PROJECT", "IMAGE", "TIME", "ENDED"].map(str::to_owned)];
+        rows.extend(runs.into_iter().map(|run| {
+            let who = run.researcher.clone();
+            let [id, name, project, image, time, ended] = row(run);
+            [id, name, who, project, image, time, ended]
+        }));
+        print::table(&rows)?;
+    } else {
+        let mut rows = vec![["ID", "NAME", "PROJECT", "IMAGE", "TIME", "ENDED"].map(str::to_owned)];
+        rows.extend(runs.into_iter().map(row));
+        print::table(&rows)?;
+    }
     Ok(0)
+}
+
+/// Id, name, project, image, wall time and end of a run.
+fn row(run: Entry) -> [String; 6] {
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let ended = match run.state {
+        State::Begun => "running".to_owned(),
+        State::Refused => "refused".to_owned(),
+        State::Interrupted => "interrupted".to_owned(),
+        State::Finished => run.ended.unwrap_or_default(),
+    };
+    let time = run.seconds.map(|seconds| format!("{seconds:.1} s"));
+    [run.id.to_string(), or_none(run.name), or_none(run.project), run.image, or_none(time), ended]
+}
+
+/// The first moment that is asked for, as records write it: a day, or so long ago.
+fn beginning(text: &str) -> Result<String> {
+    let wrong = || {
+        Error::new(Stage::Cli, Kind::Usage, format!("--since {text} is no day and no length of time"))
+            .hint(format!("write a day, --since 2026-11-30, or {}", units::DURATION_FORMS))
+    };
+    if let Ok(day) = text.parse::<jiff::civil::Date>() {
+        return Ok(day.to_string());
+    }
+    let ago = units::duration(text).ok_or_else(wrong)?;
+    record::ago(ago).ok_or_else(wrong)
 }
 
 /// Prints one record.
@@ -40,7 +84,7 @@ pub fn runs(global: &Global, args: &ListArgs) -> Result<u8> {
 /// # Errors
 /// When there is none that the caller may see.
 pub fn record(global: &Global, args: &RecordArgs) -> Result<u8> {
-    print::json(&find(&Site::swept(global)?, &args.id)?)?;
+    print::json(&of(&Site::swept(global)?, &args.id)?)?;
     Ok(0)
 }
 
@@ -64,16 +108,31 @@ fn all(site: &Site) -> Result<Vec<Entry>> {
     })
 }
 
-/// The record of a run of the caller's, by id, or the last one of that name.
+/// The word for the run that began last.
+pub const LAST: &str = "last";
+
+/// The record of a run of the caller's: by id, the last one of that name, or the last one of all.
 ///
 /// # Errors
 /// When there is none that the caller may see.
 pub fn of(site: &Site, id: &str) -> Result<Record> {
+    // An id is looked up at once; names are in the index.
+    match find(site, id) {
+        Err(error) if id == LAST || matches!(error.kind(), Kind::Missing | Kind::Usage) => {}
+        found => return found,
+    }
     let uid = (!site.caller.sees_everyone()).then(|| site.caller.uid.as_raw());
     let entries = as_root(|root| index::of(root, &site.dirs.log, uid))?;
-    match entries.iter().rfind(|entry| entry.name.as_deref() == Some(id)) {
+    let found = match id {
+        LAST => entries.last(),
+        name => entries.iter().rfind(|entry| entry.name.as_deref() == Some(name)),
+    };
+    match found {
         Some(entry) => find(site, entry.id.as_str()),
-        None => find(site, id),
+        None if id == LAST => Err(Error::new(Stage::Record, Kind::Missing, "there is no run yet")
+            .hint("ces run IMAGE starts one; ces doctor tells whether this host is ready")),
+        None => Err(Error::new(Stage::Record, Kind::Missing, format!("no run has the id or name {id}"))
+            .hint("ces runs lists them; `last` is the one that began last")),
     }
 }
 
@@ -85,7 +144,7 @@ fn may_see(caller: &Caller, record: &Record) -> bool {
 ///
 /// # Errors
 /// When there is none that the caller may see.
-pub(super) fn find(site: &Site, id: &str) -> Result<Record> {
+fn find(site: &Site, id: &str) -> Result<Record> {
     let id = JobId::parse(id)?;
     match as_root(|root| Record::load(root, &site.dirs.log, &id)) {
         Ok(record) if may_see(&site.caller, &record) => return Ok(record),

@@ -50,6 +50,7 @@ pub fn run(global: &Global, args: &RunArgs, started: Option<Started>) -> Result<
     let started = started.filter(|_| args.options.detach != Some(true));
     let idle = started.map(|started| started.with_ids(&IdMap::on_disk(&caller)?)).transpose()?;
     let mut prepared = prepare::prepare(global, args, caller)?;
+    prepare::check_platform(&prepared.image)?;
     let (id, report) = (JobId::new()?, Report { quiet: global.quiet });
     settle_interaction(&mut prepared);
     if prepared.grant.interactive {

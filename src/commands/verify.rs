@@ -23,7 +23,7 @@ const MOST: usize = 10_000;
 
 /// What was found.
 #[derive(Debug, Default)]
-struct Differences {
+pub(super) struct Differences {
     changes: Vec<String>,
     more: u64,
     not_compared: Vec<String>,
@@ -31,6 +31,16 @@ struct Differences {
 }
 
 impl Differences {
+    /// Whether everything is as it was, as far as it was compared.
+    pub(super) fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> u64 {
+        u64::try_from(self.changes.len()).unwrap_or(u64::MAX).saturating_add(self.more)
+    }
+
     fn tell(&mut self, path: &[u8], found: Found) {
         let path = text::neutral_bytes(path);
         match found {
@@ -56,18 +66,8 @@ impl Differences {
 /// When there is no record, or it tells of no outputs, or of a list that is not there.
 pub fn verify(global: &Global, args: &RecordArgs) -> Result<u8> {
     let site = Site::swept(global)?;
-    let record = records::find(&site, &args.id)?;
-    let told = record
-        .outputs
-        .as_ref()
-        .ok_or_else(|| no_outputs(&record, "tells of no outputs").hint("the run did not finish"))?;
-    let top = open_directory(&told.path, true)?;
-    let mut found = Differences::default();
-    let files = match (&told.files, &told.list) {
-        (Files::Each(files), _) => of_old(&top, files, &mut found)?,
-        (_, Some(list)) => of_list(&site, &record, list, &top, &mut found)?,
-        (_, None) => return Err(no_outputs(&record, "has no list of outputs").because("it could not be written")),
-    };
+    let record = records::of(&site, &args.id)?;
+    let (files, found) = differences(&site, &record)?;
     if args.json {
         print::json(&json!({
             "id": record.id, "unchanged": found.changes.is_empty(), "changes": found.changes, "more_changes": found.more,
@@ -77,6 +77,25 @@ pub fn verify(global: &Global, args: &RecordArgs) -> Result<u8> {
         say(&record, files, &found)?;
     }
     Ok(u8::from(!found.changes.is_empty()))
+}
+
+/// How many files were compared, and what is not as it was.
+///
+/// # Errors
+/// As [`verify`].
+pub(super) fn differences(site: &Site, record: &Record) -> Result<(u64, Differences)> {
+    let told = record
+        .outputs
+        .as_ref()
+        .ok_or_else(|| no_outputs(record, "tells of no outputs").hint("the run did not finish"))?;
+    let top = open_directory(&told.path, true)?;
+    let mut found = Differences::default();
+    let files = match (&told.files, &told.list) {
+        (Files::Each(files), _) => of_old(&top, files, &mut found)?,
+        (_, Some(list)) => of_list(site, record, list, &top, &mut found)?,
+        (_, None) => return Err(no_outputs(record, "has no list of outputs").because("it could not be written")),
+    };
+    Ok((files, found))
 }
 
 fn say(record: &Record, files: u64, found: &Differences) -> Result<()> {

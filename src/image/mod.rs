@@ -5,6 +5,8 @@
 //!  what the user typed     what it is    bytes      checked      layers    one child process a layer
 //! ```
 
+/// The name of a registry's host, in the one form that is compared.
+pub mod registry_host;
 /// What an image is called: references, digests, sources.
 pub mod reference;
 /// Manifests, indexes and configurations: parsed strictly, matched to a platform.
@@ -17,5 +19,7 @@ pub mod progress;
 pub mod store;
 /// A layer's bytes become a directory, in a process of its own.
 pub mod unpack;
+/// A layer's blob on its way, and what is kept of it for the next try.
+mod download;
 /// A whole image from a source into the store.
 pub mod pull;

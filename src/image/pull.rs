@@ -15,10 +15,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use indicatif::ProgressBar;
 use jiff::Timestamp;
 use nix::errno::Errno;
 
 use super::document::{Compression, Config, LayerDescriptor, Manifest, Platform};
+use super::download::Download;
 use super::progress::Progress;
 use super::reference::{DiffId, Digest, Reference};
 use super::source::{Checked, Origin};
@@ -70,6 +72,8 @@ pub struct Pulled {
     pub layers: usize,
     /// Bytes that came over for layers.
     pub fetched_bytes: u64,
+    /// Bytes of these layers that an earlier pull had left, which was cut off.
+    pub resumed_bytes: u64,
     /// Devices that were left out.
     pub devices_skipped: u64,
 }
@@ -103,6 +107,7 @@ struct Job<'a> {
     stop: AtomicBool,
     bytes: AtomicU64,
     devices: AtomicU64,
+    resumed: AtomicU64,
 }
 
 /// Pulls an image.
@@ -147,6 +152,7 @@ fn fetch(
         fetched: 0,
         layers: manifest.layers.len(),
         fetched_bytes: 0,
+        resumed_bytes: 0,
         devices_skipped: 0,
     };
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
@@ -183,6 +189,7 @@ fn fetch(
         stop: AtomicBool::new(false),
         bytes: AtomicU64::new(0),
         devices: AtomicU64::new(0),
+        resumed: AtomicU64::new(0),
     };
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE.min(pulled.fetched) {
@@ -192,6 +199,8 @@ fn fetch(
     if let Some(error) = take(&job.failed) {
         return Err(error);
     }
+    pulled.resumed_bytes = job.resumed.load(Ordering::Relaxed);
+    pulled.fetched_bytes = pulled.fetched_bytes.saturating_sub(pulled.resumed_bytes);
     pulled.devices_skipped = job.devices.load(Ordering::Relaxed);
     let mut done = take(&job.done);
     done.sort_by_key(|(position, _)| *position);
@@ -306,18 +315,28 @@ impl Job<'_> {
         self.request.interrupt.check(Stage::Pull, "interrupted")
     }
 
-    /// Fetches and unpacks one layer.
+    /// Fetches and unpacks one layer; if what was kept of it was something else, once more.
     fn layer(&self, task: &Task) -> Result<Unpacked> {
+        let mut download = Download::new(self.store, self.origin, &task.descriptor.blob, &self.resumed);
+        loop {
+            let unpacked = self.unpack(task, &mut download);
+            if !download.ended(unpacked.as_ref().err()) {
+                return unpacked;
+            }
+        }
+    }
+
+    fn unpack(&self, task: &Task, download: &mut Download<'_>) -> Result<Unpacked> {
         let blob = &task.descriptor.blob;
-        let bar = self.request.progress.layer(blob.digest.short(), blob.size);
+        let bar = self.request.progress.layer(blob.digest.short(), blob.size, download.resumed());
         let workspace = self.store.workspace(self.unpacker)?;
         let work = Work::Unpack {
             compression: task.descriptor.compression,
             blob_size: blob.size,
             has_base: task.position > 0,
         };
-        let ended =
-            self.unpacker.unpack(&workspace.fs(), &workspace.listing(), work, |pipe| self.feed(task, pipe, &bar));
+        let (fs, listing) = (workspace.fs(), workspace.listing());
+        let ended = self.unpacker.unpack(&fs, &listing, work, |pipe| self.feed(task, download, pipe, &bar));
         bar.finish_and_clear();
         let report = match ended? {
             Ok(report) => report,
@@ -342,12 +361,12 @@ impl Job<'_> {
     }
 
     /// Counts and hashes the blob on its way to the child.
-    fn feed(&self, task: &Task, pipe: &mut BlobPipe, bar: &indicatif::ProgressBar) -> Result<()> {
+    fn feed(&self, task: &Task, download: &mut Download<'_>, pipe: &mut BlobPipe, bar: &ProgressBar) -> Result<()> {
         use std::io::Write;
         let mut checked = Checked::new(&task.descriptor.blob);
         let mut stopped_after: Option<u64> = None;
         let mut seen = 0_u64;
-        let read = self.origin.blob(&task.descriptor.blob, &mut |bytes| {
+        let read = download.run(&mut |bytes| {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(Error::new(Stage::Pull, Kind::Failed, "another layer failed"));
             }
@@ -356,7 +375,8 @@ impl Job<'_> {
             seen += bytes.len() as u64;
             bar.inc(bytes.len() as u64);
             if let Some(after) = stopped_after {
-                return if seen - after > DRAIN_MAX { Err(child_stopped()) } else { Ok(()) };
+                let stopped = || Error::new(Stage::Unpack, Kind::Failed, "the unpacking process stopped");
+                return if seen - after > DRAIN_MAX { Err(stopped()) } else { Ok(()) };
             }
             match pipe.write_all(bytes) {
                 Ok(()) => Ok(()),
@@ -460,16 +480,14 @@ impl Job<'_> {
     fn damaged(&self, position: usize, error: &Error) -> Error {
         if let Kind::Interrupted(_) = error.kind() {
             let told = Error::new(error.stage(), error.kind(), "interrupted");
-            return told.hint("layers that were whole are kept; the rest is gone. The same command goes on from there");
+            return told.hint("what came is kept; the same command goes on from there");
         }
         let told = Error::new(error.stage(), error.kind(), format!("cannot fetch {}", self.which(position)));
-        told.because(error)
-            .hint("nothing of it was kept; try again, and if it happens again tell who runs the registry")
+        told.because(error).hint(match error.kind() {
+            Kind::Hostile => "nothing of it was kept; try again, and if it happens again tell who runs the registry",
+            _ => "try again: the same command goes on from what came, if it comes from a registry",
+        })
     }
-}
-
-fn child_stopped() -> Error {
-    Error::new(Stage::Unpack, Kind::Failed, "the unpacking process stopped")
 }
 
 /// What a plain layer is called in a manifest that `ces` writes itself (for archives without one).

@@ -12,6 +12,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256, Sha512};
 
+use super::registry_host;
 use crate::error::{Error, Kind, Result, Stage};
 
 /// Longest host and repository together (distribution specification: 255 characters).
@@ -224,16 +225,15 @@ impl FromStr for Reference {
         let Some((host, rest)) = rest.split_once('/') else {
             return Err(without_host(text));
         };
-        if !(host.contains(['.', ':']) || host == "localhost") {
+        if !looks_like_host(host) {
             return Err(without_host(text));
         }
         let (repository, tag) = match rest.rsplit_once(':') {
             Some((repository, tag)) => (repository, Some(tag)),
             None => (rest, None),
         };
-        if !is_host(host) {
-            return Err(bad(text, "the registry host"));
-        }
+        // Before anything compares it: allow lists, credentials, names in the store.
+        let host = registry_host::canonical(host).map_err(|why| bad(text, why))?;
         if !repository.split('/').all(is_path_component) {
             return Err(bad(text, "the repository (lower-case letters, digits, and . _ - between them)"));
         }
@@ -248,7 +248,26 @@ impl FromStr for Reference {
             (None, Some(_)) => None,
             (None, None) => Some("latest".to_owned()),
         };
-        Ok(Self { host: host.to_owned(), repository: repository.to_owned(), tag, digest })
+        Ok(Self { host, repository: repository.to_owned(), tag, digest })
+    }
+}
+
+impl Reference {
+    /// The name in the store that `words` stand for, wherever an image that is there already is meant: `docker://` may come
+    /// before it, and a name without a registry is one of `localhost/`, which is where names that a user chose are. None for
+    /// digests, and for what can be no name.
+    pub fn in_store(words: &str) -> Option<Self> {
+        let words = words.strip_prefix("docker://").unwrap_or(words);
+        let is_hex = |text: &str| text.bytes().all(|b| b.is_ascii_hexdigit());
+        let is_digest =
+            words.starts_with("sha256:") || words.starts_with("sha512:") || (words.len() >= 64 && is_hex(words));
+        if is_digest {
+            return None;
+        }
+        if words.split_once('/').is_some_and(|(first, _)| looks_like_host(first)) {
+            return words.parse().ok();
+        }
+        format!("localhost/{words}").parse().ok()
     }
 }
 
@@ -298,6 +317,13 @@ impl FromStr for Source {
 }
 
 impl Source {
+    /// Whether `words` name a file or directory of this machine rather than an image.
+    pub fn is_local(words: &str) -> bool {
+        let schemes = ["oci:", "oci-archive:", "docker-archive:", "dir:", "docker-daemon:", "containers-storage:"];
+        let path = matches!(words, "." | "..") || ["/", "./", "../", "~"].iter().any(|start| words.starts_with(start));
+        path || schemes.iter().any(|scheme| words.starts_with(scheme))
+    }
+
     /// The reference under which the store keeps the image, unless the user names another.
     ///
     /// # Errors
@@ -314,40 +340,6 @@ impl Source {
                 .hint("choose one with --name, such as --name localhost/tool:1.0")
         })
     }
-}
-
-/// Whether `host` (with or without port) is this machine: the only ones spoken to without TLS.
-pub fn is_loopback(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
-    };
-    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-fn is_host(host: &str) -> bool {
-    if let Some(rest) = host.strip_prefix('[') {
-        let Some((address, port)) = rest.split_once(']') else { return false };
-        let port_ok = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
-        return port_ok && address.parse::<std::net::Ipv6Addr>().is_ok();
-    }
-    let (name, port) = match host.split_once(':') {
-        Some((name, port)) => (name, Some(port)),
-        None => (host, None),
-    };
-    let label = |label: &str| {
-        let alphanumeric = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-        label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
-            && alphanumeric(label.chars().next())
-            && alphanumeric(label.chars().last())
-    };
-    name.split('.').all(label) && port.is_none_or(is_port)
-}
-
-fn is_port(port: &str) -> bool {
-    (1..=5).contains(&port.len())
-        && port.bytes().all(|b| b.is_ascii_digit())
-        && port.parse::<u16>().is_ok_and(|p| p > 0)
 }
 
 /// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
@@ -367,6 +359,11 @@ fn is_tag(tag: &str) -> bool {
     (1..=TAG_MAX).contains(&tag.len())
         && tag.bytes().next().is_some_and(word)
         && tag.bytes().all(|b| word(b) || matches!(b, b'.' | b'-'))
+}
+
+/// Whether the first part of a name is a registry, as docker and podman tell: it has a dot or a port, or is `localhost`.
+pub(super) fn looks_like_host(first: &str) -> bool {
+    first.contains(['.', ':']) || first.eq_ignore_ascii_case("localhost")
 }
 
 fn without_host(text: &str) -> Error {

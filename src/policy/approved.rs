@@ -56,6 +56,11 @@ impl Approved {
         Ok(Self { file: file.to_owned(), list })
     }
 
+    /// The projects for which `digest` is listed, ended approvals among them.
+    pub fn projects_of<'a>(&'a self, digest: &'a str) -> impl Iterator<Item = &'a str> {
+        self.list.iter().filter(move |a| a.digest == digest).flat_map(|a| a.projects.iter().map(String::as_str))
+    }
+
     /// The approval that lets `digest` run for `project` on the day `today`.
     ///
     /// # Errors

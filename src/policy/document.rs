@@ -13,6 +13,8 @@ use super::{
 use crate::error::Result;
 use crate::host::caller::Mode;
 use crate::host::dirs::Places;
+use crate::image::registry_host::canonical;
+use crate::image::source::Upstream;
 
 /// Processes and threads a run gets that asks for nothing.
 const PIDS_DEFAULT: u64 = 4096;
@@ -179,44 +181,38 @@ fn absolute(table: &mut Table<'_>, key: &'static str) -> Result<Option<Rule<Path
 
 fn read_registries(mut table: Table<'_>, registries: &mut Registries) -> Result<()> {
     registries.allow = table.strings("allow")?;
-    if let Some(rule) = &registries.allow
-        && let Some(host) = rule.value.iter().find(|host| !is_host(host))
-    {
-        return Err(wrong(&rule.origin, &format!("lists exact hosts such as \"ghcr.io\", not \"{host}\"")));
+    if let Some(rule) = &mut registries.allow {
+        for host in &mut rule.value {
+            *host = canonical(host).map_err(|why| {
+                wrong(&rule.origin, &format!("lists exact hosts such as \"ghcr.io\", not \"{host}\": {why}"))
+            })?;
+        }
     }
     for (host, origin, mut table) in table.named_tables()? {
-        if !is_host(&host) {
-            return Err(wrong(&origin, "is not a registry's host such as \"ghcr.io\""));
-        }
-        let url = address(&mut table, "mirror", "a URL such as \"https://pull-proxy.example:5000\"")?;
+        let host = canonical(&host)
+            .map_err(|why| wrong(&origin, &format!("is not a registry's host such as \"ghcr.io\": {why}")))?;
+        let proxy = "a URL such as \"https://pull-proxy.example:5000\" or \"https://nexus.example/docker-hub\"";
+        let url = address(&mut table, "mirror", proxy, |_| true)?;
         let ca = absolute(&mut table, "ca")?.map(|rule| rule.value);
-        let token = address(&mut table, "token", "a URL such as \"https://auth.example.org\"")?;
+        let service = "a URL without path such as \"https://auth.example.org\"";
+        let token = address(&mut table, "token", service, Upstream::is_host_alone)?;
         table.finish()?;
-        registries.mirrors.insert(host, Mirror { url, ca, token });
+        if registries.mirrors.insert(host, Mirror { url, ca, token }).is_some() {
+            return Err(wrong(&origin, "is another spelling of a host that has a table already"));
+        }
     }
     Ok(())
 }
 
-/// A URL without path.
-fn address(table: &mut Table<'_>, key: &'static str, form: &'static str) -> Result<Option<String>> {
-    let rule = table.text(key, form, |text| {
-        let secure = text.strip_prefix("https://");
-        // Plain http is for this machine alone, as for registries themselves.
-        let local = text.strip_prefix("http://").filter(|rest| is_loopback(rest));
-        secure.or(local).filter(|rest| is_host(rest.trim_end_matches('/'))).map(|_| text.to_owned())
-    })?;
+/// A URL of the kind that is `fitting`.
+fn address(
+    table: &mut Table<'_>,
+    key: &'static str,
+    form: &'static str,
+    fitting: impl Fn(&Upstream) -> bool,
+) -> Result<Option<String>> {
+    let rule = table.text(key, form, |text| text.parse().ok().filter(&fitting).map(|url| url.to_string()))?;
     Ok(rule.map(|rule| rule.value))
-}
-
-fn is_host(text: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':' | '[' | ']');
-    !text.is_empty() && text.len() < 256 && text.chars().all(plain)
-}
-
-fn is_loopback(rest: &str) -> bool {
-    ["127.0.0.1", "localhost", "[::1]"].iter().any(|host| {
-        rest.strip_prefix(host).is_some_and(|tail| tail.is_empty() || tail.starts_with(':') || tail.starts_with('/'))
-    })
 }
 
 fn read_images(mut table: Table<'_>, images: &mut Images) -> Result<()> {

@@ -196,6 +196,14 @@ impl Policy {
         })
     }
 
+    /// Whether an image with this name and digest may run, named by its digest, for the project of `facts`; nothing else is looked at.
+    ///
+    /// # Errors
+    /// Why not, as a run would say it.
+    pub fn image_may_run(&self, facts: &GrantFacts) -> Result<()> {
+        self.image(facts, &mut Log::default())
+    }
+
     fn image(&self, facts: &GrantFacts, log: &mut Log) -> Result<()> {
         if let Some(rule) = &self.registries.allow {
             if !rule.value.contains(&facts.registry) {
@@ -431,10 +439,11 @@ impl Policy {
                 "letters, digits, `-` and `.`, at most 63",
             ));
         }
-        if let Some(name) = request.name.as_deref().filter(|name| !is_run_name(name)) {
+        // `last` is the run that began last, wherever an id is taken.
+        if let Some(name) = request.name.as_deref().filter(|name| !is_run_name(name) || *name == "last") {
             return Err(usage(
                 format!("--name {name} is not a run's name"),
-                "letters, digits, `_`, `.` and `-`, at most 64",
+                "letters, digits, `_`, `.` and `-`, at most 64, and not `last`",
             ));
         }
         if request.read_only {

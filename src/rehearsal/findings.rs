@@ -245,3 +245,116 @@ fn meaning(known: Option<&Entry>) -> String {
 fn errno(number: i32) -> String {
     format!("{:?}", Errno::from_raw(number))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::observations::Refused;
+
+    fn seen<T>(what: T, last: u64) -> Seen<T> {
+        Seen { what, by: BTreeSet::from(["python3.11".to_owned()]), times: 2, first: 1, last }
+    }
+
+    fn program(line: &str) -> Program {
+        let args: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        Program { path: format!("/usr/bin/{}", args[0]), args }
+    }
+
+    fn observed() -> Observations {
+        Observations {
+            names: vec![seen("cdn.huggingface.example".to_owned(), 9_900), seen("pypi.example".to_owned(), 2_000)],
+            addresses: vec![
+                seen(Address::Internet { host: "127.0.0.1".to_owned(), port: 5432, loopback: true }, 100),
+                seen(Address::Internet { host: "127.0.0.1".to_owned(), port: 8080, loopback: true }, 100),
+                seen(Address::Socket("/run/docker.sock".to_owned()), 100),
+                seen(Address::Socket("/tmp/own.sock".to_owned()), 100),
+            ],
+            closed: vec![seen(5432, 100)],
+            programs: vec![seen(program("pip3 install -q lifelines"), 3_000), seen(program("ls /tmp"), 3_000)],
+            refused: vec![
+                seen(Refused { call: "clone3".to_owned(), errno: 38 }, 1),
+                seen(Refused { call: "mount".to_owned(), errno: 1 }, 1),
+            ],
+            elapsed: 10_000,
+            ..Observations::default()
+        }
+    }
+
+    fn judged(seen: &Observations, failed: bool) -> Vec<(Verdict, &'static str, String)> {
+        let found = from(&Advice::load().unwrap(), seen, &Left::default(), failed);
+        found.into_iter().map(|finding| (finding.verdict, finding.kind, finding.object)).collect()
+    }
+
+    #[test]
+    fn of_a_payload_that_failed_the_last_thing_missed_is_probably_why_and_of_another_nothing_is() {
+        let fails = |failed| {
+            let all = judged(&observed(), failed);
+            all.into_iter()
+                .filter(|(verdict, ..)| *verdict == Verdict::Fails)
+                .map(|(_, kind, _)| kind)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(fails(true), ["name", "program"]);
+        assert!(fails(false).is_empty());
+    }
+
+    #[test]
+    fn what_is_the_payloads_own_is_no_finding_and_what_programs_do_without_is_harmless() {
+        let all = judged(&observed(), false);
+        let objects: Vec<&str> = all.iter().map(|(_, _, object)| object.as_str()).collect();
+        for there in ["5432", "/run/docker.sock", "mount", "pypi.example", "pip3 install -q lifelines"] {
+            assert!(objects.contains(&there), "{there}: {objects:?}");
+        }
+        for own in ["8080", "/tmp/own.sock", "ls /tmp"] {
+            assert!(!objects.contains(&own), "{own}: {objects:?}");
+        }
+        assert!(all.contains(&(Verdict::Harmless, "call", "clone3".to_owned())));
+    }
+
+    #[test]
+    fn closed_paths_of_one_directory_are_told_together_and_absent_ones_if_they_are_known() {
+        let missed = |path: &str, wanted, errno| seen(Missed { path: path.to_owned(), wanted, errno }, 5_000);
+        let mut all: Vec<_> =
+            (0..1000).map(|n| missed(&format!("/opt/out/{n}"), Wanted::Write, libc::EACCES)).collect();
+        all.push(missed("/dev/nvidia0", Wanted::Look, libc::ENOENT));
+        all.push(missed("/usr/lib/none.so", Wanted::Read, libc::ENOENT));
+        let observed = Observations { missed: all, elapsed: 10_000, ..Observations::default() };
+        let found = from(&Advice::load().unwrap(), &observed, &Left::default(), false);
+        let words: Vec<&str> = found.iter().map(|finding| finding.what.as_str()).collect();
+        assert_eq!(
+            words,
+            [
+                "looked for /dev/nvidia0, which is not there (a GPU)",
+                "wanted to write 1000 files below /opt/out/ (EACCES)"
+            ]
+        );
+        assert_eq!(found[1].times, 2000);
+    }
+
+    #[test]
+    fn results_are_lost_and_caches_are_not_missed() {
+        let lost = |below: &str, example: &str| Lost {
+            below: below.to_owned(),
+            files: 1,
+            bytes: 8000,
+            examples: vec![example.to_owned()],
+        };
+        let left = Left {
+            lost: vec![
+                lost("/home/me", "/home/me/results.csv"),
+                lost("/home/you", "/home/you/.cache/x"),
+                lost("/tmp", "/tmp/x"),
+            ],
+            uncounted: false,
+        };
+        let found = from(&Advice::load().unwrap(), &Observations::default(), &left, false);
+        let verdicts: Vec<_> = found.iter().map(|finding| (finding.object.as_str(), finding.verdict)).collect();
+        assert_eq!(
+            verdicts,
+            [("/home/me", Verdict::Lost), ("/home/you", Verdict::Harmless), ("/tmp", Verdict::Harmless)]
+        );
+        assert!(!super::super::report::ready(0, &found, false));
+        assert!(super::super::report::ready(0, &found[1..], true));
+        assert!(!super::super::report::ready(1, &[], false));
+    }
+}

@@ -1,6 +1,7 @@
 //! What an image may be called.
 
-use ces::image::reference::{Digest, Reference, Source, is_loopback};
+use ces::image::reference::{Digest, Reference, Source};
+use ces::image::registry_host::is_loopback;
 
 const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 

@@ -18,6 +18,8 @@ mod through_sudo;
 mod store_holders;
 /// What a run leaves, however odd, deep, hollow or many.
 mod outputs;
+/// Lists, pages and places of runs that are over.
+mod past_runs;
 /// Records, their index, the lists of outputs, and disks that fill up.
 mod records;
 /// Limits, deadlines and exit codes.
@@ -89,6 +91,10 @@ mod fsck;
 /// Registries, honest and lying.
 mod registry;
 mod registry_support;
+/// Registries as they are found: busy, cut off, old, behind proxies.
+mod registry_found;
+/// How an image that was pulled is found again.
+mod image_names;
 mod image_support;
 #[path = "../support/mod.rs"]
 mod support;

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::support::probe::{PROBE, each_host};
-use crate::support::{Host, Ran, children, wait_until};
+use crate::support::{Host, Ran, children, python_layout, wait_until};
 
 #[test]
 fn names_programs_and_files_are_told_with_who_wanted_them_and_what_to_do() {
@@ -174,4 +174,31 @@ fn a_projects_data_is_refused_and_so_is_what_makes_no_sense() {
         children(&host.home()).iter().all(|path| !path.ends_with("report.json")),
         "nothing ran, so there is no report"
     );
+}
+
+#[test]
+fn of_a_python_program_the_host_the_installer_and_the_closed_file_are_told() {
+    let (Some(host), Some(layout)) = (Host::new(), python_layout()) else { return };
+    host.pull(&layout, "python");
+    let script = "import urllib.request as u, subprocess, sys
+subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', 'lifelines'], stderr=subprocess.DEVNULL)
+for host in ['files.pythonhosted.example', 'huggingface.example']:
+    try: u.urlopen('http://' + host + '/')
+    except OSError: pass
+try: open('/usr/bin/new', 'w')
+except OSError: pass
+import numpy
+u.urlopen('http://cran.lab.example/')";
+    let rehearsal = host.rehearse(&["localhost/python", "python3", "-c", script]);
+    assert_eq!(rehearsal.ran.code, Some(1), "{rehearsal:?}");
+    assert_eq!(rehearsal.found("fails", "name", "cran.lab.example")["probably_why"], true);
+    for name in ["files.pythonhosted.example", "huggingface.example"] {
+        let by = &rehearsal.found("missed", "name", name)["by"];
+        assert!(by[0].as_str().expect("a program").starts_with("python3"), "{by}");
+    }
+    rehearsal.found("missed", "path", "/usr/bin/new");
+    let installers = rehearsal.all().iter().filter(|f| f["kind"] == "program" && f["verdict"] == "fails").count();
+    assert_eq!(installers, 1, "{rehearsal:#?}");
+    assert!(rehearsal.ran.stderr.split("NOT READY").nth(1).expect("a report").lines().count() < 40, "{rehearsal:?}");
+    host.nothing_is_left();
 }

@@ -70,6 +70,8 @@ fn nothing_of_an_image_a_run_or_an_output_steers_a_terminal() {
         &["runs"],
         &["runs", "--json"],
         &["record", &id],
+        &["show", &id],
+        &["outputs", &id],
         &["verify", &id],
         &["verify", "--json", &id],
         &["fsck"],

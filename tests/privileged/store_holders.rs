@@ -12,6 +12,7 @@ use crate::image_support::{Layer, LayoutDir, Pack, Tar};
 use crate::registry_support::RealRegistry;
 use crate::support::callers::{Caller, Desk};
 use crate::support::layout::with_config;
+use crate::support::scripted_registry::{Reply, Scripted};
 use crate::support::{Ran, children, demo_layout};
 
 /// Whoever has this in their words has said something of the other researcher.
@@ -191,4 +192,37 @@ fn a_layout_whose_parts_lie_in_another_users_directory_is_refused_and_the_part_n
     let link = desk.host.researcher().dir.join("link");
     desk.ces(&["pull", &format!("oci:{}:demo", link.display())]).exits(0);
     desk.sh(&[], "true").exits(0);
+}
+
+#[test]
+fn what_one_researchers_pull_has_left_is_not_taken_up_by_another() {
+    let Some(desk) = Desk::new(Caller::Sudo) else { return };
+    let layer = Layer::new(&Tar::default().file("a", &[7; 300_000]).end(), Pack::Plain);
+    let layout = LayoutDir::of(std::slice::from_ref(&layer));
+    let (blob, bytes) = (format!("/v2/x/blobs/{}", layer.diff_id), layer.blob.clone());
+    let registry = Scripted::start(layout.path(), "x", move |asked| {
+        let cut = [Reply::bytes(&bytes).cut_after(100_000), Reply::status(404)];
+        (asked.path == blob).then(|| cut.get(asked.before).cloned()).flatten()
+    });
+    let name = format!("{}/x:1", registry.host);
+    desk.ces(&["pull", &name]).refuses(1, &["does not exist"]);
+    desk.other_ces(&format!("pull {name}")).exits(0);
+    desk.ces(&["pull", &name]).exits(0);
+    let from: Vec<_> = registry
+        .asked_for("/blobs/")
+        .iter()
+        .filter(|a| a.path.contains(layer.diff_id.hex()))
+        .map(|a| a.from())
+        .collect();
+    assert_eq!(from, [0, 100_000, 0, 100_000]);
+}
+
+#[test]
+fn a_near_name_is_proposed_of_ones_own_and_never_of_another_researchers() {
+    let Some(desk) = Desk::new(Caller::Sudo) else { return };
+    desk.ces(&["pull", &layout(&desk, "ann", "tool")]).exits(0);
+    desk.ces(&["inspect", "tol"]).refuses(1, &["did you mean localhost/tool:latest?"]);
+    let said = desk.other_ces("inspect tol");
+    said.refuses(1, &["is not in the store"]);
+    assert!(!said.stderr.contains("tool"), "{said:?}");
 }

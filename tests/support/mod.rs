@@ -8,6 +8,8 @@ pub mod attack;
 pub mod layout;
 /// What is left on a host after runs: mounts, control groups, processes, directories.
 pub mod left;
+/// A registry that does what the test says.
+pub mod scripted_registry;
 /// A terminal with a program in it.
 pub mod terminal;
 /// The probe: a payload that reports what it sees.

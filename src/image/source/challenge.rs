@@ -1,14 +1,15 @@
 //! What a registry asks of those it does not know.
 //!
-//! Takes the `WWW-Authenticate` header; gives a `Challenge`.
+//! Takes the challenges of a `WWW-Authenticate` header; gives the `Challenge` to answer.
 //! Trusts nothing in it: where a password may be sent is decided here.
 //! Refuses to send anything over plain http off this machine, or a password to another host than the registry's own and
 //! the token service that the policy, or the short table here, names for it.
 
 use reqwest::Url;
 
+use super::www_authenticate::{self, RawChallenge};
 use crate::error::{Error, Kind, Result, Stage};
-use crate::image::reference::is_loopback;
+use crate::image::registry_host::is_loopback;
 
 /// Registries whose token service is known to have another name, and is run by the same company: the registry's host, and
 /// where a password for it may go. Everything else is for the policy to say (`[registries."HOST"] token`).
@@ -22,40 +23,48 @@ const TOKEN_SERVICES: [(&str, &str); 2] = [
 /// What has to be done before a registry answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Challenge {
-    /// Send name and password with each request.
+    /// Send name and password with each request (RFC 7617).
     Basic,
-    /// Get a token at `realm` first.
+    /// Get a token first (RFC 6750, and the token specification of distribution).
     Bearer {
         /// The address of the token service.
         realm: String,
         /// What the token service calls the registry.
         service: Option<String>,
+        /// What the token is for, in the registry's words.
+        scope: Option<String>,
     },
 }
 
 impl Challenge {
-    /// Reads the header; `None` if it asks for nothing that is known here.
-    pub fn parse(header: &str) -> Option<Self> {
-        let (scheme, rest) = header.trim().split_once(' ').unwrap_or((header.trim(), ""));
-        if scheme.eq_ignore_ascii_case("basic") {
-            return Some(Self::Basic);
-        }
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return None;
-        }
-        let (mut realm, mut service) = (None, None);
-        let mut rest = rest;
-        while let Some((key, after)) = rest.split_once("=\"") {
-            let (value, after) = after.split_once('"')?;
-            match key.trim_matches([',', ' ']) {
-                "realm" => realm = Some(value.to_owned()),
-                "service" => service = Some(value.to_owned()),
-                _ => {}
-            }
-            rest = after;
-        }
-        Some(Self::Bearer { realm: realm?, service })
+    /// The one to take, of all that the header's lines offer: a token if there is one to have, and else the password; `None`
+    /// if nothing is offered that is known here.
+    pub fn choose<'a>(lines: impl IntoIterator<Item = &'a str>) -> Option<Self> {
+        let offered = www_authenticate::parse(lines);
+        let value = |challenge: &RawChallenge, name: &str| {
+            challenge.parameter(name).filter(|value| !value.is_empty()).map(str::to_owned)
+        };
+        let bearer = offered.iter().filter(|challenge| challenge.scheme == "bearer").find_map(|challenge| {
+            let realm = value(challenge, "realm")?;
+            Some(Self::Bearer { realm, service: value(challenge, "service"), scope: value(challenge, "scope") })
+        });
+        let basic = || offered.iter().any(|challenge| challenge.scheme == "basic").then_some(Self::Basic);
+        bearer.or_else(basic)
     }
+}
+
+/// What a token is asked for: to pull `repository`, as the registry itself calls it. A registry behind a proxy's path may know it
+/// by a shorter name than it is asked for, or a longer one; its word is taken for that and for nothing else, so no registry can
+/// have a token made that may do more (RFC 9110, section 11.7.1; distribution's "token scope").
+pub fn scope(repository: &str, offered: Option<&str>) -> String {
+    let same = |name: &str| {
+        let ends = |long: &str, short: &str| long == short || long.ends_with(&format!("/{short}"));
+        ends(name, repository) || ends(repository, name)
+    };
+    let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/');
+    let named = offered.and_then(|scope| scope.strip_prefix("repository:")?.strip_suffix(":pull"));
+    let name = named.filter(|name| name.chars().all(word) && same(name)).unwrap_or(repository);
+    format!("repository:{name}:pull")
 }
 
 /// A registry, as far as it decides where to log in.
@@ -122,18 +131,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_challenge_is_read_whatever_its_order() {
-        let bearer = r#"Bearer service="registry.example",realm="https://auth.example/token",scope="x:y,z:pull""#;
-        assert_eq!(
-            Challenge::parse(bearer),
-            Some(Challenge::Bearer {
-                realm: "https://auth.example/token".to_owned(),
-                service: Some("registry.example".to_owned())
-            })
-        );
-        assert_eq!(Challenge::parse("Basic realm=\"x\""), Some(Challenge::Basic));
-        assert_eq!(Challenge::parse("Digest x"), None);
-        assert_eq!(Challenge::parse("Bearer service=\"x\""), None);
+    fn a_token_is_preferred_to_a_password_and_what_is_unknown_is_passed_over() {
+        let bearer = |service: Option<&str>, scope: Option<&str>| {
+            let realm = "https://auth.example/token".to_owned();
+            Some(Challenge::Bearer { realm, service: service.map(str::to_owned), scope: scope.map(str::to_owned) })
+        };
+        let choose = |lines: &[&str]| Challenge::choose(lines.iter().copied());
+        let full =
+            r#"Bearer service="registry.example",realm="https://auth.example/token",scope="repository:x/y:pull""#;
+        assert_eq!(choose(&[full]), bearer(Some("registry.example"), Some("repository:x/y:pull")));
+        let short = "bearer realm=\"https://auth.example/token\"";
+        assert_eq!(choose(&["Basic realm=\"x\"", short]), bearer(None, None));
+        assert_eq!(choose(&[&format!("Negotiate, Basic realm=x, {short}, service=\"\"")]), bearer(None, None));
+        assert_eq!(choose(&["Basic realm=\"x\""]), Some(Challenge::Basic));
+        // Without a realm there is nowhere to go.
+        assert_eq!(choose(&["Bearer service=\"x\", Basic"]), Some(Challenge::Basic));
+        assert_eq!(choose(&["Bearer realm=a,realm=b"]), None);
+        assert_eq!(choose(&["Digest x"]), None);
+    }
+
+    #[test]
+    fn a_registry_cannot_have_a_token_made_that_may_do_more() {
+        for (offered, taken) in [
+            (None, "repository:hub/lab/tool:pull"),
+            (Some("repository:lab/tool:pull"), "repository:lab/tool:pull"),
+            (Some("repository:a/hub/lab/tool:pull"), "repository:a/hub/lab/tool:pull"),
+            (Some("repository:hub/lab/tool:pull,push"), "repository:hub/lab/tool:pull"),
+            (Some("repository:other/secret:pull"), "repository:hub/lab/tool:pull"),
+            (Some("repository:ool:pull"), "repository:hub/lab/tool:pull"),
+            (Some("repository:x:pull repository:hub/lab/tool:pull"), "repository:hub/lab/tool:pull"),
+            (Some("registry:catalog:*"), "repository:hub/lab/tool:pull"),
+        ] {
+            assert_eq!(scope("hub/lab/tool", offered), taken);
+        }
     }
 
     fn check(realm: &str, address: &str, token: Option<&str>, with_password: bool) -> Result<()> {

@@ -18,22 +18,32 @@ pub mod credentials;
 pub mod layout;
 /// Archives: a tar file of a layout, or what `docker save` writes.
 pub mod archive;
+/// The grammar of `WWW-Authenticate`.
+pub mod www_authenticate;
 /// What a registry asks of those it does not know.
 pub mod challenge;
 /// Registries.
 pub mod registry;
 
 pub use credentials::Credentials;
-pub use rules::{RegistryRule, RegistryRules};
+pub use rules::{RegistryRule, RegistryRules, Upstream};
 
 /// Opens a source, with the rights that this process has now: what a path stands for is decided here, once, and the
 /// directory or file is held open until the image is there.
 ///
 /// # Errors
 /// When the policy refuses it, or it cannot be opened.
-pub fn open(source: &Source, rules: &RegistryRules, credentials: Option<Credentials>) -> Result<Box<dyn Origin>> {
+pub fn open(
+    source: &Source,
+    rules: &RegistryRules,
+    credentials: Option<Credentials>,
+    watch: Box<dyn Watch>,
+) -> Result<Box<dyn Origin>> {
     match source {
-        Source::Registry(reference) => Ok(Box::new(registry::Registry::new(reference.clone(), rules, credentials)?)),
+        Source::Registry(reference) => {
+            let registry = registry::Registry::new(reference.clone(), rules, credentials)?;
+            Ok(Box::new(registry.watched_by(watch)))
+        }
         Source::Layout(path, tag) => Ok(Box::new(layout::Layout::directory(path, tag.clone())?)),
         Source::LayoutArchive(path, tag) => Ok(Box::new(archive::layout(path, tag.clone())?)),
         Source::DockerArchive(path, tag) => archive::docker(path, tag.clone()),
@@ -42,6 +52,27 @@ pub fn open(source: &Source, rules: &RegistryRules, credentials: Option<Credenti
 
 /// Takes a blob's bytes as they come.
 pub type Sink<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
+
+/// Whom a transfer tells what it waits for, and asks whether to go on.
+pub trait Watch: std::fmt::Debug + Send + Sync {
+    /// Whether to go on; asked several times a second.
+    ///
+    /// # Errors
+    /// Why not.
+    fn go_on(&self) -> Result<()>;
+
+    /// What is waited for.
+    fn tell(&self, what: &str);
+}
+
+/// Something that gives a blob from any byte on.
+pub trait Resumable: Sync {
+    /// As [`Origin::blob`], without the first `from` bytes, which are there already.
+    ///
+    /// # Errors
+    /// As [`Origin::blob`]; and when what is there cannot be the beginning of the blob.
+    fn blob_from(&self, descriptor: &Descriptor, from: u64, sink: &mut Sink<'_>) -> Result<()>;
+}
 
 /// Something that has an image.
 pub trait Origin: Sync {
@@ -56,6 +87,11 @@ pub trait Origin: Sync {
     /// # Errors
     /// When the blob cannot be read, or `sink` fails.
     fn blob(&self, descriptor: &Descriptor, sink: &mut Sink<'_>) -> Result<()>;
+
+    /// Blobs from any byte on, where it is worth keeping what came of one that was cut off.
+    fn resumable(&self) -> Option<&dyn Resumable> {
+        None
+    }
 
     /// A small blob, whole and checked.
     ///

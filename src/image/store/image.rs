@@ -11,6 +11,7 @@ use oci_spec::image::ImageConfiguration;
 use serde::Serialize;
 
 use super::layer::LayerDir;
+use super::missing::missing;
 use super::record::Pull;
 use super::viewer::Rights;
 use super::{ImageRecord, Lock, Store, full, mount_points, read_json, sync_directory, write_file, write_json};
@@ -110,8 +111,8 @@ impl Store {
 
     /// The name and the manifest that a user's words stand for.
     pub(crate) fn resolve(&self, _held: &Lock, words: &str) -> Result<(String, Digest)> {
-        let reference = words.parse::<Reference>();
-        if let Ok(reference) = &reference
+        let reference = Reference::in_store(words);
+        if let Some(reference) = &reference
             && let Some(manifest) = self.look_up(reference)?
         {
             return Ok((reference.to_string(), manifest));
@@ -120,13 +121,13 @@ impl Store {
             Ok(self.names()?.into_iter().find(|name| name.manifest == *manifest).map(|name| name.reference))
         };
         // host/name@sha256:… of an image that was pulled by tag.
-        if let Ok(pinned) = &reference
+        if let Some(pinned) = &reference
             && let Some(digest) = pinned.digest()
         {
             let repository = pinned.name();
             let is_of_it = |name: &str| name.parse::<Reference>().is_ok_and(|name| name.name() == repository);
             if self.known_names()?.iter().any(|(_, name)| name.manifest == *digest && is_of_it(&name.reference)) {
-                return Ok((words.to_owned(), digest.clone()));
+                return Ok((pinned.to_string(), digest.clone()));
             }
         }
         let prefix = words.strip_prefix("sha256:").unwrap_or(words);
@@ -155,14 +156,8 @@ impl Store {
                 }
             }
         }
-        let error = Error::new(Stage::Store, Kind::Missing, format!("image \"{words}\" is not in the store"));
-        Err(match reference {
-            Ok(reference) if reference.host() != "localhost" => {
-                error.hint(format!("ces pull {reference} fetches it; ces images shows what is here"))
-            }
-            Ok(_) => error.hint("ces images shows what is here; ces pull oci:DIR fetches a local image"),
-            Err(_) => error.hint("ces images shows what is here; ces pull HOST/NAME:TAG fetches more"),
-        })
+        let known: Vec<String> = self.names()?.into_iter().map(|name| name.reference).collect();
+        Err(missing(words, reference.as_ref(), &known))
     }
 
     /// The documents of an image, checked; a lock is held.

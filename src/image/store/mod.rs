@@ -19,6 +19,7 @@
 //!       own-<uid>-<gid>/            what of it belongs to that user, as the researcher's (`run::reown`; users' stores alone)
 //!   refs/<sha256 of the name>.json  a name that is everybody's, the manifest it stands for, and who pulled it by that name
 //!   refs/u<uid>/<sha256>.json       a name that is a researcher's own: to it belongs the group of their project
+//!   partial/u<uid>/<digest>         what came of a blob in a researcher's pull that was cut off; flock on it: it is coming
 //!   tmp/<random>/                   written aside, then renamed in; flock shared on it: someone is at work
 //! ```
 //!
@@ -47,10 +48,14 @@ use crate::host::privilege::as_root;
 
 /// Layers on disk.
 pub mod layer;
+/// What to say of an image that is not there.
+mod missing;
 /// Images on disk.
 pub mod image;
 /// Written aside, renamed in.
 pub mod workspace;
+/// What came of blobs whose transfer was cut off.
+pub(crate) mod partial;
 /// Everything against what was recorded.
 pub mod check;
 /// Deleting what nothing uses.

@@ -30,6 +30,8 @@ pub struct Freed {
     pub names: Vec<String>,
     /// Images deleted; of a researcher: those that they do not hold any more.
     pub images: Vec<Digest>,
+    /// Bytes of blobs whose transfer was cut off, which were kept for the next pull: the caller's own.
+    pub partial_bytes: u64,
     /// The layers deleted; no researcher is told of them.
     #[serde(flatten)]
     pub layers: Option<FreedLayers>,
@@ -54,7 +56,7 @@ impl Store {
             let held = self.exclusive()?;
             let (name, manifest) = self.resolve(&held, words)?;
             // By its own name only that name goes; by digest, the image with all its names.
-            let by_name = words.parse().is_ok_and(|r: Reference| r.to_string() == name);
+            let by_name = Reference::in_store(words).is_some_and(|r| r.to_string() == name);
             let is_meant = |known: &Name| !by_name || known.reference == name;
             let mut freed = if self.is_roots() {
                 self.remove_for_everybody(&held, &name, &manifest, is_meant)?
@@ -175,6 +177,7 @@ impl Store {
                 }
             }
             self.settle_layers(&held, &mut freed)?;
+            freed.partial_bytes = self.free_partials(true)?;
             drop(held);
             self.sweep(unpacker)?;
             Ok(freed)
@@ -239,12 +242,13 @@ impl Store {
         fs::rename(path, &aside).map_err(fail)
     }
 
-    /// Deletes everything below `tmp/` that nobody works on.
+    /// Deletes everything below `tmp/` that nobody works on, and what is kept of blobs for too long.
     ///
     /// # Errors
     /// When something cannot be deleted.
     pub fn sweep(&self, unpacker: &Unpacker) -> Result<()> {
         as_root(|_| {
+            self.free_partials(false)?;
             let directory = self.root().join("tmp");
             let mut stale: Vec<(PathBuf, File)> = Vec::new();
             let held = self.exclusive()?;

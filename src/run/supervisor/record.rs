@@ -7,8 +7,7 @@
 //! ```text
 //! LOG/runs/<id>.json            the record
 //! LOG/runs/<id>.outputs.jsonl   the list of its outputs
-//! LOG/runs/.<id>.end            room for the end of the record, while the run lasts
-//! LOG/runs/.<id>.line           room for the lines that tell of it
+//! LOG/runs/.<id>.end            room for the end of the record and the lines that tell of it, while the run lasts
 //! LOG/runs.idx                  the index (`crate::run::supervisor::record::index`)
 //! LOG/audit.jsonl               a line for each begin, end and `ces exec`
 //! ```
@@ -150,13 +149,12 @@ pub fn path(log: &SiteDir, id: &JobId) -> PathBuf {
 }
 
 /// Room for the end of a record, and for its lines in the audit log and the index.
-const ROOM: u64 = 64 << 10;
-const ROOM_FOR_LINES: u64 = 8 << 10;
+const ROOM: u64 = 72 << 10;
 /// No record is longer, in memory; those of older versions grew with the outputs.
 const LARGEST: u64 = 512 << 20;
 
-fn room(dir: &Path, id: &JobId, what: &str) -> PathBuf {
-    dir.join(format!(".{id}.{what}"))
+fn room(dir: &Path, id: &JobId) -> PathBuf {
+    dir.join(format!(".{id}.end"))
 }
 
 /// Makes the list of the outputs of `id`, empty; gives its name, too.
@@ -191,19 +189,15 @@ impl Record {
     /// When there is no room, or it cannot be written.
     pub fn begin(&self, root: &Root, log: &SiteDir) -> Result<()> {
         let dir = log.join("runs");
-        let take = |what: &str, bytes: u64| -> std::io::Result<()> {
-            let file =
-                fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(room(&dir, &self.id, what))?;
-            allocate(&file, bytes)
-        };
-        let take_all = || -> std::io::Result<()> {
+        let take = || -> std::io::Result<()> {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
             let begun = u64::try_from(serde_json::to_vec_pretty(self)?.len()).unwrap_or(u64::MAX);
-            take("end", ROOM.max(begun.saturating_add(ROOM / 2)))?;
-            take("line", ROOM_FOR_LINES)
+            let room = room(&dir, &self.id);
+            let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(room)?;
+            allocate(&file, ROOM.max(begun.saturating_add(ROOM / 2)))
         };
         // Before the record: its line in the index is to be the last change, for that tells that nothing is lacking.
-        let begun = take_all().map_err(|e| fail(&path(log, &self.id), e)).and_then(|()| self.save(root, log));
+        let begun = take().map_err(|e| fail(&path(log, &self.id), e)).and_then(|()| self.save(root, log));
         if begun.is_err() && !Self::exists(root, log, &self.id) {
             self.give_room_back(&dir);
         }
@@ -217,11 +211,12 @@ impl Record {
 
     fn give_room_back(&self, dir: &Path) {
         // Never taken, or used: then there is nothing to give back.
-        ["end", "line"].iter().for_each(|what| drop(fs::remove_file(room(dir, &self.id, what))));
+        fs::remove_file(room(dir, &self.id)).ok();
     }
 
-    /// Writes the file: aside, into the room that was taken if it is the end, then renamed over the old one, so that it is
-    /// always whole; then its lines in the audit log and the index.
+    /// Writes the file aside and renames it over the old one, so that it is always whole; then its lines in the audit log and
+    /// the index. Where there is no room left for the end, it is written into the room that was taken. That is second, because
+    /// the blocks that a file lets go cost ten times what it takes to write another (`ftruncate(2)` on ext4, 0.5 ms).
     ///
     /// # Errors
     /// When it cannot be written.
@@ -229,21 +224,18 @@ impl Record {
         let path = path(log, &self.id);
         let dir = log.join("runs");
         let write = || -> std::io::Result<()> {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
             let mut text = serde_json::to_vec_pretty(self)?;
             text.push(b'\n');
-            let taken = room(&dir, &self.id, "end");
-            let end = fs::OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(&taken);
-            let (mut file, aside) = match end {
-                Ok(file) if self.state != State::Begun => (file, taken),
-                _ => {
-                    let new = room(&dir, &self.id, "new");
-                    (fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?, new)
-                }
-            };
-            file.write_all(&text)?;
-            file.set_len(u64::try_from(text.len()).unwrap_or(u64::MAX))?;
-            fs::rename(&aside, &path)
+            let new = dir.join(format!(".{}.new", self.id));
+            let begins = self.state == State::Begun;
+            let written = write_anew(&new, &text, !begins).and_then(|()| fs::rename(&new, &path));
+            if written.is_ok() || begins {
+                return written;
+            }
+            fs::remove_file(&new).ok();
+            let taken = room(&dir, &self.id);
+            // The first error is what somebody has to do something about.
+            write_into(&taken, &text).and_then(|()| fs::rename(&taken, &path)).or(written)
         };
         write().map_err(|e| fail(&path, e))?;
         if self.state != State::Begun {
@@ -309,6 +301,25 @@ impl Record {
     }
 }
 
+/// A file that has nothing but `text` in it. With `reserved` it has its blocks before a byte is written: a file system that
+/// tells of a full disk only when a file is closed (NFS) cannot do that, and it is an error.
+fn write_anew(path: &Path, text: &[u8], reserved: bool) -> std::io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path.parent().unwrap_or(path))?;
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    if reserved {
+        let bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)?;
+    }
+    file.write_all(text)
+}
+
+/// The same where a file is that has blocks already; those that are not needed are free afterwards.
+fn write_into(path: &Path, text: &[u8]) -> std::io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+    file.write_all(text)?;
+    file.set_len(u64::try_from(text.len()).unwrap_or(u64::MAX))
+}
+
 /// Gives a file that much room on disk. Where the file system cannot, zeros are written.
 fn allocate(mut file: &File, bytes: u64) -> std::io::Result<()> {
     match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
@@ -337,5 +348,14 @@ fn append(_: &Root, log: &SiteDir, line: &Value) -> Result<()> {
 
 /// The time now, UTC, RFC 3339, whole milliseconds.
 pub fn now() -> String {
-    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
+    written(jiff::Timestamp::now())
+}
+
+/// The same of a moment in the past; none if it is before all times.
+pub fn ago(duration: std::time::Duration) -> Option<String> {
+    jiff::Timestamp::now().checked_sub(duration).ok().map(written)
+}
+
+fn written(time: jiff::Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
 }

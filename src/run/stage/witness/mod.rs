@@ -318,7 +318,10 @@ impl Witnessing {
         let own = self.nested.or(who.ids);
         let privilege = own.and_then(|own| calls::privilege_of(name, who, own, told.args, address.as_ref()));
         let missed = paths::named(name, told.args).and_then(|named| paths::missed(told.pid, who, &named));
-        let changes = program.is_some() || name.starts_with("set");
+        if name.starts_with("exec") || name.starts_with("set") {
+            // It is another program, or another user, from here on.
+            self.known.remove(&told.pid);
+        }
         // Else the number may be another thread's by now, and what was read is not the caller's.
         if !notify::is_valid(self.listener.as_fd(), told.id) {
             return;
@@ -340,9 +343,6 @@ impl Witnessing {
             Some(missed) if matches!(missed.errno, libc::ENOENT | libc::ENOTDIR) => self.absent.count(missed, by, now),
             Some(missed) => self.denied.count(missed, by, now),
             None => {}
-        }
-        if changes {
-            self.known.remove(&told.pid);
         }
     }
 

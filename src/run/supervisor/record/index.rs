@@ -143,13 +143,18 @@ fn append_to(mut file: &File, lines: &[u8]) -> std::io::Result<()> {
 pub fn of(root: &Root, log: &SiteDir, uid: Option<u32>) -> Result<Vec<Entry>> {
     let read = || -> std::io::Result<Vec<Entry>> {
         let text = current(root, log)?;
-        let mut last = HashMap::new();
+        // In the order in which they began, which is almost the one that is wanted.
+        let (mut places, mut last) = (HashMap::new(), Vec::new());
         for (id, line) in text.lines().filter_map(|line| Some((id_of(line)?, line))) {
-            last.insert(id, line);
+            let place = *places.entry(id).or_insert(last.len());
+            match last.get_mut(place) {
+                Some(earlier) => *earlier = line,
+                None => last.push(line),
+            }
         }
         // Other people's lines are not even understood.
         let own = uid.map(|uid| format!("\"uid\":{uid},"));
-        let lines = last.into_values().filter(|line| own.as_ref().is_none_or(|own| line.contains(own.as_str())));
+        let lines = last.into_iter().filter(|line| own.as_ref().is_none_or(|own| line.contains(own.as_str())));
         let mut entries: Vec<Entry> = lines.filter_map(|line| serde_json::from_str(line).ok()).collect();
         entries.retain(|entry| uid.is_none_or(|uid| entry.uid == uid));
         entries.sort_by(|a, b| (&a.started, &a.id).cmp(&(&b.started, &b.id)));
@@ -173,8 +178,8 @@ fn current(root: &Root, log: &SiteDir) -> std::io::Result<String> {
     };
     let read = || -> std::io::Result<(fs::Metadata, String)> {
         let mut file = File::open(path(log))?;
-        let mut text = Vec::new();
         let found = file.metadata()?;
+        let mut text = Vec::with_capacity(usize::try_from(found.len()).unwrap_or(0).saturating_add(1));
         file.read_to_end(&mut text)?;
         Ok((found, String::from_utf8(text).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())))
     };

@@ -1,0 +1,91 @@
+//! Options of the verbs on past runs.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+/// Examples of `ces runs`.
+pub const RUNS_EXAMPLES: &str = "\
+Examples:
+  ces runs -n 10                         the last ten
+  ces runs --since 7d --project projx    those of a project, of the last seven days
+  ces -q runs --state refused            ids alone, for scripts";
+
+/// Examples of `ces show`.
+pub const SHOW_EXAMPLES: &str = "\
+Examples:
+  ces show last                          the run that began last
+  ces show fit-2                         the last run of that name (ces run --name fit-2 …)
+  ces show 20261130T062025-fa960a        a run by its id, as `ces runs` prints it";
+
+/// Examples of `ces outputs`.
+pub const OUTPUTS_EXAMPLES: &str = "\
+Examples:
+  ces outputs                            of the last run
+  ls \"$(ces -q outputs fit-2)\"           the directory alone, for scripts";
+
+/// `ces runs`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RunsArgs {
+    /// Print the last N only
+    #[arg(short = 'n', long, value_name = "N")]
+    pub last: Option<usize>,
+    /// Print those that began on this day or after it (2026-11-30), or within this time (12h, 7d)
+    #[arg(long, value_name = "WHEN")]
+    pub since: Option<String>,
+    /// Print those of this project
+    #[arg(long, value_name = "PROJECT")]
+    pub project: Option<String>,
+    /// Print those of this researcher (root sees everyone's)
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+    /// Print those that came so far
+    #[arg(long, value_enum, value_name = "STATE")]
+    pub state: Option<RunState>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How far a run came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RunState {
+    /// The payload is running
+    Running,
+    /// The payload has ended
+    Finished,
+    /// Nothing ran
+    Refused,
+    /// ces was killed, or the host went down
+    Interrupted,
+}
+
+/// `ces record`, `ces verify`, `ces show`.
+#[derive(Debug, Clone, Args)]
+pub struct RecordArgs {
+    /// The run's id or name, or `last`
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ces outputs`.
+#[derive(Debug, Clone, Args)]
+pub struct OutputsArgs {
+    /// The run's id or name
+    #[arg(value_name = "ID", default_value = "last")]
+    pub id: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ces man`.
+#[derive(Debug, Clone, Args)]
+pub struct ManArgs {
+    /// Where the pages go
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+}

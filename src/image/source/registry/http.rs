@@ -1,0 +1,171 @@
+//! Requests, answers and the words for their failures.
+//!
+//! Takes requests; gives answers, bodies up to a limit, or why there is none.
+//! Trusts nothing of an answer; what it says is shown as its own words, harmless to a terminal.
+//! Refuses redirects to an unencrypted address, from elsewhere to this machine, and too many of them.
+
+use std::time::Duration;
+
+use oci_distribution::errors::OciEnvelope;
+use reqwest::{RequestBuilder, Response, StatusCode};
+
+use super::Registry;
+use super::patience::Failure;
+use crate::error::{Error, Kind, Result, Stage};
+use crate::image::registry_host::is_loopback;
+use crate::text;
+
+const AGENT: &str = concat!("ces/", env!("CARGO_PKG_VERSION"));
+/// A registry that says nothing for so long will not say more.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+const CONNECT_MAX: Duration = Duration::from_secs(20);
+/// The longest token or error message that is read.
+pub(super) const ANSWER_MAX: u64 = 1 << 20;
+/// As many redirects are followed.
+const REDIRECTS_MAX: usize = 5;
+
+impl Registry {
+    /// Encrypted throughout; passwords and tokens do not go along to another host or port (reqwest leaves them out there).
+    pub(super) fn http(&self) -> Result<reqwest::Client> {
+        let encrypted = self.upstream.scheme() == "https";
+        let elsewhere = !is_loopback(self.upstream.host());
+        let redirect = reqwest::redirect::Policy::custom(move |attempt| {
+            let to_this_machine = attempt.url().host_str().is_some_and(is_loopback);
+            let refused = (encrypted && attempt.url().scheme() != "https") || (elsewhere && to_this_machine);
+            if attempt.previous().len() > REDIRECTS_MAX || refused {
+                attempt.error("a redirect to an unencrypted address or to this machine, or too many")
+            } else {
+                attempt.follow()
+            }
+        });
+        let mut builder = reqwest::Client::builder()
+            .user_agent(AGENT)
+            .redirect(redirect)
+            .read_timeout(SILENCE_MAX)
+            .connect_timeout(CONNECT_MAX)
+            .https_only(encrypted);
+        if !encrypted {
+            // No certificates to load either.
+            builder = builder.no_proxy().tls_certs_only([]);
+        }
+        if let Some(ca) = &self.ca {
+            let certificates = reqwest::Certificate::from_pem_bundle(ca).map_err(|e| self.unreachable(&e))?;
+            builder = builder.tls_certs_merge(certificates);
+        }
+        builder.build().map_err(|e| self.unreachable(&e))
+    }
+
+    /// Sends a request; whatever its status, an answer is one.
+    pub(super) async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        request.send().await.map_err(|e| {
+            let error = self.unreachable(&e);
+            // A request that cannot be made, or is sent somewhere else than it may go, will not be better later.
+            if e.is_builder() || e.is_redirect() { Failure::Final(error) } else { Failure::Passing(error, None) }
+        })
+    }
+
+    /// What an answer without success means.
+    pub(super) async fn failure(&self, response: Response) -> Failure {
+        let (status, headers) = (response.status(), response.headers().clone());
+        let answer = self.body(response, ANSWER_MAX).await.unwrap_or_default();
+        Failure::of(status, &headers, self.status(status, &answer))
+    }
+
+    /// An answer's body, up to `max` bytes.
+    pub(super) async fn body(&self, mut response: Response, max: u64) -> Result<Vec<u8>, Failure> {
+        let mut bytes = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(|e| Failure::Passing(self.unreachable(&e), None))? {
+            if (bytes.len() + piece.len()) as u64 > max {
+                let why = format!("it answers with more than {max} bytes where a document belongs");
+                return Err(Failure::Final(self.lies(&why)));
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes)
+    }
+
+    /// A failure by its status; what the registry says is shown as its own words.
+    pub(super) fn status(&self, status: StatusCode, answer: &[u8]) -> Error {
+        let (image, host) = (&self.reference, self.upstream.host());
+        let failed = |what: String| Error::new(Stage::Pull, Kind::Failed, what);
+        let error = match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => match &self.credentials {
+                Some(credentials) => failed(format!("the registry {host} refuses {}", credentials.user()))
+                    .hint("user name, password or token is wrong, or may not read this image"),
+                None => failed(format!("the registry {host} does not give {image} to anyone"))
+                    .hint("give --username and --password-stdin, or --creds; or the image does not exist"),
+            },
+            StatusCode::NOT_FOUND => Error::new(Stage::Pull, Kind::Missing, format!("{image} does not exist")).hint(
+                "check name and tag; some registries also say this of private images to those who are not logged in",
+            ),
+            StatusCode::TOO_MANY_REQUESTS => {
+                failed(format!("the registry {host} has had too many requests")).hint("wait, or log in with --username")
+            }
+            _ => failed(format!("the registry {host} does not give {image}"))
+                .hint("try again later, or tell who runs the registry"),
+        };
+        let words = words_of(answer);
+        error.because(if words.is_empty() {
+            format!("it answers {status}")
+        } else {
+            format!("it answers {status}: {words}")
+        })
+    }
+
+    /// A registry that says what cannot be.
+    pub(super) fn lies(&self, why: &str) -> Error {
+        let what = format!("the registry {} does not answer as it should", self.upstream.host());
+        Error::new(Stage::Pull, Kind::Hostile, what)
+            .because(text::neutral_line(why))
+            .hint("nothing was kept; tell who runs the registry")
+    }
+
+    /// A registry that does not answer.
+    pub(super) fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> Error {
+        let what = format!("cannot reach the registry {}", self.upstream.host());
+        Error::new(Stage::Pull, Kind::Failed, what).caused_by(error).hint(
+            "check the name and the network; a site's own certificate goes into the policy ([registries.\"HOST\"] ca)",
+        )
+    }
+}
+
+/// The most that is shown of what a registry says, in characters.
+const SHOWN_MAX: usize = 300;
+
+/// What a registry says of a failure: its messages, where it answers as the distribution specification has it ("Error Codes"),
+/// or else the beginning of its answer; in one line, harmless to a terminal.
+fn words_of(answer: &[u8]) -> String {
+    let said = match serde_json::from_slice::<OciEnvelope>(answer) {
+        Ok(envelope) if envelope.errors.iter().any(|error| !error.message.is_empty()) => {
+            let messages = envelope.errors.into_iter().map(|error| error.message).filter(|message| !message.is_empty());
+            messages.collect::<Vec<_>>().join("; ")
+        }
+        _ => String::from_utf8_lossy(answer).into_owned(),
+    };
+    let said: String = said.trim().chars().take(SHOWN_MAX).collect();
+    text::neutral_line(&said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::words_of;
+
+    #[test]
+    fn a_registry_is_quoted_by_its_messages_and_else_by_what_it_answers() {
+        let answer = br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":{"Tag":"1"}},
+            {"code":"TOOMANYREQUESTS","message":"slow \u001b[2Jdown"}]}"#;
+        assert_eq!(words_of(answer), "manifest unknown; slow \\x1b[2Jdown");
+        for (answer, words) in [
+            (&b""[..], ""),
+            (b" <html>\n502", "<html>\\n502"),
+            (br#"{"errors":[]}"#, r#"{"errors":[]}"#),
+            (
+                br#"{"errors":[{"code":"NOT_A_CODE","message":"m"}]}"#,
+                r#"{"errors":[{"code":"NOT_A_CODE","message":"m"}]}"#,
+            ),
+        ] {
+            assert_eq!(words_of(answer), words);
+        }
+        assert_eq!(words_of(&[b'x'; 1000]).len(), 300);
+    }
+}
