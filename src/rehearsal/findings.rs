@@ -157,7 +157,8 @@ fn of_paths(advice: &Advice, seen: &Observations) -> Vec<Finding> {
     for missed in &seen.missed {
         let path = missed.what.path.as_str();
         if is_absent(&missed.what) {
-            let Some(known) = advice.of(About::Path, &[path]) else { continue };
+            // Every program looks for files in many places; what it does without is no finding.
+            let Some(known) = advice.of(About::Path, &[path]).filter(|known| !known.harmless) else { continue };
             let what = format!("looked for {path}, which is not there{}", meaning(Some(known)));
             found.push(finding(seen, missed, verdict(Some(known), Verdict::Missed), "absent", what, path, &known.fix));
             continue;
