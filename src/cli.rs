@@ -21,7 +21,7 @@ pub mod records;
 pub mod run;
 
 pub use records::{ManArgs, OutputsArgs, RecordArgs, RunState, RunsArgs};
-pub use run::{BundleArgs, ExplainArgs, RunArgs, RunOptions, SpecArgs};
+pub use run::{BundleArgs, ExplainArgs, RehearseArgs, RunArgs, RunOptions, SpecArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -94,6 +94,9 @@ pub enum Command {
     /// Run an image on the project's safe data
     #[command(after_help = run::RUN_EXAMPLES, override_usage = "ces run [OPTIONS] IMAGE [ARGS]...")]
     Run(RunArgs),
+    /// Run an image as the TRE will, on synthetic data, and tell what it will not get there
+    #[command(after_help = run::REHEARSE_EXAMPLES, override_usage = "ces rehearse [OPTIONS] IMAGE [ARGS]...")]
+    Rehearse(Box<RehearseArgs>),
     /// List the images in the store
     Images(ListArgs),
     /// Remove images from the store; through sudo, what you pulled

@@ -20,6 +20,8 @@ pub mod policy;
 pub mod bundle;
 /// From a bundle to an outcome: namespaces, engine, the enforced check, supervision, outputs, record.
 pub mod run;
+/// From what a rehearsal has seen to what an image lacks.
+pub mod rehearsal;
 /// The command line; its doc comments are the help.
 pub mod cli;
 /// One file a verb: straight-line scripts over the stages above.

@@ -32,6 +32,8 @@ use crate::host::sys::{self, MountChange};
 
 /// Where the overlay is, inside the stage.
 pub const ROOTFS: &str = "/rootfs";
+/// Where what is written over the image goes, inside the stage.
+pub const UPPER: &str = "/w/upper";
 /// Where the engine's bundle is, inside the stage.
 pub const BUNDLE: &str = "/bundle";
 /// An empty directory, inside the stage.
@@ -233,7 +235,7 @@ fn enter(stage: &Path) -> Result<()> {
 
 fn mount_overlay(plan: &Plan) -> Result<()> {
     let layers = plan.layers.len();
-    let upper = Path::new("/w/upper");
+    let upper = Path::new(UPPER);
     make_dir(upper)?;
     make_dir(Path::new("/w/work"))?;
     // The merged root directory shows the attributes of the upper-most one: the image's.

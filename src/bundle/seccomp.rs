@@ -19,6 +19,8 @@ mod compiled;
 mod cover;
 /// The files' contents.
 mod groups;
+/// From the profile's program to that of a rehearsal.
+pub mod observed;
 /// From rules to BPF by seccompiler: what ours is held against.
 #[cfg(test)]
 mod oracle;
@@ -76,6 +78,16 @@ impl Arch {
     }
 }
 
+/// The name of a system call of this machine; none for a number that has none.
+pub fn name_of(number: u32) -> Option<&'static str> {
+    let number = usize::try_from(number).ok()?;
+    match Arch::native().ok()? {
+        Arch::X86_64 => syscalls::x86_64::Sysno::new(number).map(|call| call.name()),
+        Arch::Aarch64 if number == 79 => Some("newfstatat"),
+        Arch::Aarch64 => syscalls::aarch64::Sysno::new(number).map(|call| call.name()),
+    }
+}
+
 /// The program for this machine, to be installed before the payload starts.
 ///
 /// # Errors
@@ -90,6 +102,14 @@ pub fn program() -> Result<BpfProgram> {
 /// When the profile is malformed, or there is none for this machine.
 pub fn compile_relay() -> Result<BpfProgram> {
     Ok(bpf::program(&Profile::relay()?, Arch::native()?))
+}
+
+/// The program for the witness of a rehearsal: what reads the payload's memory can answer and write down, and no more.
+///
+/// # Errors
+/// When the profile is malformed, or there is none for this machine.
+pub fn compile_witness() -> Result<BpfProgram> {
+    Ok(bpf::program(&Profile::witness()?, Arch::native()?))
 }
 
 /// The same rules for `config.json`, as runc and crun read them.

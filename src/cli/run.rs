@@ -184,6 +184,44 @@ impl RunArgs {
     }
 }
 
+/// Shown after `ces rehearse --help`.
+pub const REHEARSE_EXAMPLES: &str = "\
+Examples:
+  ces rehearse docker-archive:tool.tar              from `docker save` to a verdict
+  ces rehearse --data ./synthetic lab/tool:1.2 --input /safe_data/x.csv
+  ces rehearse --json r.json --markdown r.md oci:./layout
+
+Exit status: 0 ready, 1 not ready, 2 usage, 3 refused by policy, 125 it could not be rehearsed.";
+
+/// `ces rehearse`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RehearseArgs {
+    /// What the run is made of.
+    #[command(flatten)]
+    pub options: RunOptions,
+    /// Synthetic data for /safe_data [default: an empty directory]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// The policy of the TRE, for its limits and profiles
+    #[arg(long, value_name = "FILE")]
+    pub rules: Option<PathBuf>,
+    /// Leave out what is opened and looked for: a program that looks at many files is then as fast as in a run
+    #[arg(long)]
+    pub light: bool,
+    /// Not ready either if something was wanted and not had
+    #[arg(long)]
+    pub strict: bool,
+    /// Write the report to FILE, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the report to FILE, as Markdown
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
+    /// The image, or a local archive or layout (docker-archive:FILE, oci-archive:FILE, oci:DIR), then arguments of its command
+    #[arg(value_name = "IMAGE [ARGS]", trailing_var_arg = true, required = true, num_args = 1..)]
+    pub words: Vec<String>,
+}
+
 /// `ces spec`.
 #[derive(Debug, Clone, Args)]
 pub struct SpecArgs {

@@ -3,7 +3,7 @@
 use crate::cli::{Command, Global, PullArgs};
 use crate::commands::{
     Context, audit, bundle, doctor, events, exec, fsck, images, inspect, logs, manual, outputs, policy, prune, ps,
-    pull, records, rmi, run, show, verify,
+    pull, records, rehearse, rmi, run, show, verify,
 };
 use crate::error::Result;
 use crate::run::supervisor::spawn::Started;
@@ -39,6 +39,7 @@ fn carry_out(global: &Global, command: &Command, started: Option<Started>) -> Re
             inspect::inspect(&Context::new(global)?, &asked).map(|()| 0)
         }
         Command::Run(args) => run::run(global, args, started),
+        Command::Rehearse(args) => rehearse::rehearse(global, args),
         Command::Bundle(args) => bundle::bundle(global, args),
         Command::Spec(args) => bundle::spec(global, args),
         Command::Doctor(args) => doctor::doctor(global, args),

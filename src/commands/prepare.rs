@@ -74,6 +74,19 @@ pub fn caller() -> Result<Caller> {
 /// # Errors
 /// Each stage's own.
 pub fn prepare(global: &Global, args: &RunArgs, caller: Caller) -> Result<Prepared> {
+    prepare_on(global, args, caller, safe_data::find)
+}
+
+/// The same on data that is found otherwise, given the caller, the directory of all projects' data, and the project that was named.
+///
+/// # Errors
+/// Each stage's own.
+pub fn prepare_on(
+    global: &Global,
+    args: &RunArgs,
+    caller: Caller,
+    find: impl FnOnce(&Caller, &Path, Option<&str>) -> Result<SafeData>,
+) -> Result<Prepared> {
     let site = Site::of(global, caller)?;
     let mut request = read_request(args)?;
     let mut warnings = std::mem::take(&mut request.warnings);
@@ -81,7 +94,7 @@ pub fn prepare(global: &Global, args: &RunArgs, caller: Caller) -> Result<Prepar
     site.sweep()?;
     let image = site.store()?.find(&request.image)?;
     let Site { caller, policy, dirs } = site;
-    let data = safe_data::find(&caller, policy.data_root(), request.project.as_deref())?;
+    let data = find(&caller, policy.data_root(), request.project.as_deref())?;
     let facts = facts::gather(&policy, &caller, &request, Named::stored(&image, &request), Some(&data))?;
     let grant = policy.grant(&request, &facts)?;
     let user = container_user(grant.user.as_deref(), &image)?;

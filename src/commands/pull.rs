@@ -13,7 +13,7 @@ use crate::host::privilege::as_root;
 use crate::host::signals::Interrupt;
 use crate::image::document::{Descriptor, Manifest, Platform};
 use crate::image::progress::Progress;
-use crate::image::pull::{Request, pull as pull_image};
+use crate::image::pull::{Pulled, Request, pull as pull_image};
 use crate::image::reference::{Reference, Source};
 use crate::image::source::{self, Credentials, Origin, Resumable, Sink, Watch};
 use crate::image::store::viewer::Rights;
@@ -49,6 +49,18 @@ pub struct PullArgs {
 /// # Errors
 /// When the image cannot be had or is not what was announced.
 pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
+    let pulled = fetch(ctx, args)?;
+    if args.json {
+        return print::json(&pulled);
+    }
+    print::line(&format!("{}@{}", pulled.reference.split('@').next().unwrap_or_default(), pulled.digest))
+}
+
+/// Pulls an image, and says nothing of it.
+///
+/// # Errors
+/// As [`pull`].
+pub(super) fn fetch(ctx: &Context, args: &PullArgs) -> Result<Pulled> {
     let source: Source = args.source.parse()?;
     let reference = match &args.name {
         Some(name) => chosen_name(ctx, &source, name)?,
@@ -85,10 +97,7 @@ pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
     giving.run(&pulled.reference)?;
     let about = json!({"image": pulled.reference, "digest": pulled.digest, "from": args.source, "result": "done"});
     events::tell(&ctx.dirs.log, &ctx.caller, Event::Pull, None, about)?;
-    if args.json {
-        return print::json(&pulled);
-    }
-    print::line(&format!("{}@{}", pulled.reference.split('@').next().unwrap_or_default(), pulled.digest))
+    Ok(pulled)
 }
 
 /// Whom the transfer tells what it waits for, and asks whether to go on.

@@ -1,7 +1,7 @@
 //! `ces run`: the pipeline, read aloud.
 
 use std::io::IsTerminal as _;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::Spec;
@@ -22,6 +22,7 @@ use crate::host::idmap::IdMap;
 use crate::host::privilege::{self, Power, as_root};
 use crate::run::job_id::JobId;
 use crate::run::pipes;
+use crate::run::protocol::Rehearsal;
 use crate::run::supervisor::collect::{self, Whose};
 use crate::run::supervisor::detach::{self, detach, log_path};
 use crate::run::supervisor::exec_server;
@@ -61,11 +62,11 @@ pub fn run(global: &Global, args: &RunArgs, started: Option<Started>) -> Result<
         return run_detached(prepared, &id, &report);
     }
     let idle = idle.map_or_else(|| new_stage(&prepared.identity.caller), Ok)?;
-    carry_through(idle, prepared, &id, None, &report)
+    carry_through(idle, prepared, &id, (None, None), &report).map(|(status, _)| status)
 }
 
 /// What `-i` means without anybody who types.
-fn settle_interaction(prepared: &mut Prepared) {
+pub(super) fn settle_interaction(prepared: &mut Prepared) {
     if prepared.request.detach && prepared.grant.interactive {
         prepared.grant.interactive = false;
         prepared.warnings.push("-i has no effect with -d: nobody types".to_owned());
@@ -83,7 +84,7 @@ fn run_detached(mut prepared: Prepared, id: &JobId, report: &Report) -> Result<u
     let log = log_path(&logs, id);
     let started = detach(&log, |to_caller| {
         let idle = new_stage(&prepared.identity.caller)?;
-        carry_through(idle, prepared, id, Some(to_caller), report).map(drop)
+        carry_through(idle, prepared, id, (Some(to_caller), None), report).map(drop)
     });
     if started.is_err() {
         // Nothing ran; what the supervisor had to say is in the error. It may not have made one.
@@ -97,18 +98,21 @@ fn run_detached(mut prepared: Prepared, id: &JobId, report: &Report) -> Result<u
 }
 
 /// The process in which the container will be made.
-fn new_stage(caller: &Caller) -> Result<Idle> {
+pub(super) fn new_stage(caller: &Caller) -> Result<Idle> {
     as_root(|root| spawn::start(root, caller.is_privileged()))?.with_ids(&IdMap::on_disk(caller)?)
 }
 
+/// What is asked of a rehearsal, and the file in memory that gets what is seen.
+pub(super) type Rehearsed = (Rehearsal, OwnedFd);
+
 /// The run from its first directory to its record; `detached` is for who started it, if it is detached.
-fn carry_through(
+pub(super) fn carry_through(
     mut idle: Idle,
     mut prepared: Prepared,
     id: &JobId,
-    detached: Option<detach::Report>,
+    (detached, rehearsal): (Option<detach::Report>, Option<Rehearsed>),
     report: &Report,
-) -> Result<u8> {
+) -> Result<(u8, Record)> {
     let places = Places::new(&prepared.dirs, id, &prepared.identity.caller.home);
     let mut journal = run_record::journal(&prepared, id, &places)?;
     let paths = run_plan::host_paths(&prepared, &places);
@@ -126,7 +130,7 @@ fn carry_through(
     let mut record = run_record::begin_record(&prepared, &job, &spec);
     record.ports = ports.published().to_vec();
     report.ports(&record.ports);
-    let done = execute(&prepared, &job, &spec, &paths, (idle, ports, detached), &mut record, report);
+    let done = execute(&prepared, &job, &spec, &paths, (idle, ports, detached, rehearsal), &mut record, report);
     let finished = run_record::finish(&prepared, job, record, done, report);
     if prepared.grant.tty && prepared.grant.interactive {
         session::forget_input();
@@ -135,7 +139,7 @@ fn carry_through(
     if let Some(path) = &prepared.request.json_summary {
         run_record::write_summary(path, &record)?;
     }
-    Ok(status)
+    Ok((status, record))
 }
 
 /// From begun record to the end of the payload.
@@ -144,7 +148,7 @@ fn execute(
     job: &Job,
     spec: &Spec,
     paths: &HostPaths,
-    (idle, ports, detached): (Idle, Ports, Option<detach::Report>),
+    (idle, ports, detached, rehearsal): (Idle, Ports, Option<detach::Report>, Option<Rehearsed>),
     record: &mut Record,
     report: &Report,
 ) -> Result<Ended> {
@@ -168,6 +172,7 @@ fn execute(
         raw: prepared.request.raw,
         bounds: bounds::watched(prepared, job)?,
         ports,
+        rehearsal,
     };
     let logs = &prepared.dirs.log;
     let written = as_root(|root| record.tell_begin(root, logs))?;

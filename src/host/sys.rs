@@ -16,6 +16,8 @@ use std::os::unix::ffi::OsStrExt;
 
 /// Descriptors that arrive over a socket.
 pub mod passed;
+/// Calls of a container that another process answers.
+pub mod notify;
 /// Projects and their quotas.
 pub mod quota;
 /// Terminals.

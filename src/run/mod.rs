@@ -19,6 +19,8 @@ pub mod directory;
 pub mod removal;
 /// What the processes of a run say to each other.
 pub mod protocol;
+/// What the witness of a rehearsal has seen.
+pub mod observations;
 /// How they say it.
 pub mod channel;
 /// Child processes: started, ended, waited for.

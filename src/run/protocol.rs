@@ -46,6 +46,15 @@ pub struct StageRequest {
     pub volumes: Vec<PathBuf>,
     /// Published ports of the container, in the order of their listeners.
     pub ports: Vec<u16>,
+    /// It is a rehearsal.
+    pub rehearsal: Option<Rehearsal>,
+}
+
+/// What is to be seen in a rehearsal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rehearsal {
+    /// What is opened and looked for, too.
+    pub paths: bool,
 }
 
 /// What PID 1 tells: `[ENDED, wait status]`, or `[NOT_EXECUTED, errno, length]` and so many bytes of a reason in words; native
@@ -101,6 +110,8 @@ pub struct Passed {
     pub listeners: usize,
     /// The layers' user namespace.
     pub layer_ns: bool,
+    /// A file in memory, for what is seen in a rehearsal.
+    pub report: bool,
 }
 
 /// An error of the stage, as it crosses the socket.

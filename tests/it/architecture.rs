@@ -11,7 +11,8 @@ struct Source {
 }
 
 /// Modules from the first to the last: each may use those before it, and itself.
-const ORDER: [&str; 10] = ["text", "error", "host", "evidence", "image", "policy", "bundle", "run", "cli", "commands"];
+const ORDER: [&str; 11] =
+    ["text", "error", "host", "evidence", "image", "policy", "bundle", "run", "rehearsal", "cli", "commands"];
 
 const LONGEST: usize = 500;
 
@@ -311,12 +312,13 @@ const RECORDS: [(&str, &str); 12] = [
 ];
 
 /// Which files may change the ids of a process, and why.
-const IDS: [(&str, &str); 5] = [
+const IDS: [(&str, &str); 6] = [
     ("host/privilege.rs", "through sudo, the researcher by default"),
     ("run/user_namespace.rs", "root of a namespace of its own"),
     ("run/stage/mod.rs", "the project's group alone"),
     ("run/container/exec.rs", "another user of the container"),
     ("image/unpack/child.rs", "root of a namespace of its own"),
+    ("run/stage/witness/calls.rs", "names a payload's calls, and makes none"),
 ];
 
 fn power(sources: &[Source]) -> Vec<String> {

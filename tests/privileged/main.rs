@@ -46,6 +46,8 @@ mod exec;
 mod isolation;
 /// Services of the host that listen in what is bound, and names that are none.
 mod host_sockets;
+/// What an image lacks, told before it goes in.
+mod rehearse;
 /// System calls made for real.
 mod isolation_calls;
 /// Files, mounts and devices, one by one.

@@ -17,20 +17,20 @@ use super::groups::{Answer, Comparison};
 use super::{Arch, Condition, Group, Profile, Rule, UNKNOWN};
 
 // Instructions of classic BPF (linux/bpf_common.h) and answers of a filter (linux/seccomp.h).
-const LOAD: u16 = 0x20;
-const AND: u16 = 0x54;
-const JUMP: u16 = 0x05;
-const EQUAL: u16 = 0x15;
-const AT_LEAST: u16 = 0x35;
-const RETURN: u16 = 0x06;
-const ALLOW: u32 = 0x7fff_0000;
-const ERRNO: u32 = 0x0005_0000;
-const KILL: u32 = 0x8000_0000;
+pub(super) const LOAD: u16 = 0x20;
+pub(super) const AND: u16 = 0x54;
+pub(super) const JUMP: u16 = 0x05;
+pub(super) const EQUAL: u16 = 0x15;
+pub(super) const AT_LEAST: u16 = 0x35;
+pub(super) const RETURN: u16 = 0x06;
+pub(super) const ALLOW: u32 = 0x7fff_0000;
+pub(super) const ERRNO: u32 = 0x0005_0000;
+pub(super) const KILL: u32 = 0x8000_0000;
 
 // Where things are in `struct seccomp_data`.
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
-const ARGUMENTS: u32 = 16;
+pub(super) const NUMBER: u32 = 0;
+pub(super) const ARCHITECTURE: u32 = 4;
+pub(super) const ARGUMENTS: u32 = 16;
 
 /// What a number gets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub(super) fn program(profile: &Profile, arch: Arch) -> BpfProgram {
 }
 
 /// `AUDIT_ARCH_*` (linux/audit.h).
-fn audit(arch: Arch) -> u32 {
+pub(super) fn audit(arch: Arch) -> u32 {
     match arch {
         Arch::X86_64 => 0xc000_003e,
         Arch::Aarch64 => 0xc000_00b7,
@@ -146,7 +146,7 @@ fn decided(condition: &Condition, answer: u32) -> BpfProgram {
 }
 
 /// Those halves that have a bit in the mask.
-fn compared(one: &Comparison) -> BpfProgram {
+pub(super) fn compared(one: &Comparison) -> BpfProgram {
     let halves = [(true, one.mask >> 32, one.value >> 32), (false, one.mask, one.value)];
     halves
         .into_iter()
@@ -176,45 +176,25 @@ fn unless(k: u32) -> sock_filter {
     jump(EQUAL, k, 0, 0)
 }
 
-fn jump(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
+pub(super) fn jump(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code, jt, jf, k }
 }
 
-fn step(code: u16, k: u32) -> sock_filter {
+pub(super) fn step(code: u16, k: u32) -> sock_filter {
     jump(code, k, 0, 0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::FORBIDDEN;
-    use super::super::{cover, oracle};
+    use super::super::observed::Call;
+    use super::super::{cover, observed, oracle};
     use super::*;
     use std::sync::OnceLock;
 
-    /// What the kernel does with a program: the few instructions that are used (filter.txt of the kernel).
+    /// What the kernel does with a program.
     fn answer(program: &BpfProgram, arch: u32, number: u32, args: [u64; 6]) -> u32 {
-        let mut data = Vec::new();
-        data.extend(number.to_le_bytes());
-        data.extend(arch.to_le_bytes());
-        data.extend(0_u64.to_le_bytes());
-        for arg in args {
-            data.extend(arg.to_le_bytes());
-        }
-        let (mut at, mut a) = (0_usize, 0_u32);
-        loop {
-            let i = &program[at];
-            at += 1;
-            match i.code {
-                0x20 => a = u32::from_le_bytes(data[i.k as usize..i.k as usize + 4].try_into().unwrap()),
-                0x54 => a &= i.k,
-                0x05 => at += i.k as usize,
-                0x15 => at += usize::from(if a == i.k { i.jt } else { i.jf }),
-                0x25 => at += usize::from(if a > i.k { i.jt } else { i.jf }),
-                0x35 => at += usize::from(if a >= i.k { i.jt } else { i.jf }),
-                0x06 => return i.k,
-                code => panic!("{code:#x}"),
-            }
-        }
+        observed::answer(program, &Call { number, arch, args }).expect("an answer")
     }
 
     /// EPROTONOSUPPORT and ENOTTY.

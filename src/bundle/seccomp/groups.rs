@@ -13,6 +13,7 @@ const CLOSED: (&str, &str) = ("bundles/seccomp/closed.toml", include_str!("../..
 const CONDITIONAL: (&str, &str) =
     ("bundles/seccomp/conditional.toml", include_str!("../../../bundles/seccomp/conditional.toml"));
 
+const WITNESS: (&str, &str) = ("bundles/seccomp/witness.toml", include_str!("../../../bundles/seccomp/witness.toml"));
 const RELAY: (&str, &str) = ("bundles/seccomp/relay.toml", include_str!("../../../bundles/seccomp/relay.toml"));
 
 /// System calls with one reason.
@@ -127,7 +128,19 @@ impl Profile {
     /// # Errors
     /// Never, once tested.
     pub fn relay() -> Result<Self> {
-        let mut top = Table::parse(RELAY.1, RELAY.0)?;
+        Self::of_a_helper(RELAY)
+    }
+
+    /// What the witness of a rehearsal may call, and nothing else.
+    ///
+    /// # Errors
+    /// Never, once tested.
+    pub fn witness() -> Result<Self> {
+        Self::of_a_helper(WITNESS)
+    }
+
+    fn of_a_helper((file, text): (&str, &str)) -> Result<Self> {
+        let mut top = Table::parse(text, file)?;
         let (allow, conditional) = (groups_of(&mut top)?, rules_of(&mut top)?);
         top.finish()?;
         let profile = Self { allow, conditional, closed: Vec::new() };
@@ -161,7 +174,8 @@ impl Profile {
     }
 }
 
-fn malformed(what: impl Into<String>) -> Error {
+/// A profile that cannot be read, and why.
+pub(super) fn malformed(what: impl Into<String>) -> Error {
     Error::new(Stage::Bundle, Kind::Failed, "the seccomp profile is malformed").because(what.into())
 }
 
@@ -245,7 +259,8 @@ fn rules_of(top: &mut Table<'_>) -> Result<Vec<Rule>> {
         .collect()
 }
 
-fn text_of(table: &mut Table<'_>, key: &'static str) -> Result<String> {
+/// A text that must be there.
+pub(super) fn text_of(table: &mut Table<'_>, key: &'static str) -> Result<String> {
     let origin = table.origin(key);
     let text = table.string(key)?.map(|rule| rule.value).filter(|text| !text.is_empty());
     text.ok_or_else(|| malformed(format!("{origin} is missing")))
@@ -306,7 +321,8 @@ fn conditions(table: &mut Table<'_>, key: &'static str, origin: &Origin) -> Resu
     Ok(out)
 }
 
-fn comparison(table: &mut Table<'_>, origin: &Origin) -> Result<Comparison> {
+/// A comparison of one argument.
+pub(super) fn comparison(table: &mut Table<'_>, origin: &Origin) -> Result<Comparison> {
     let arg = argument(table, origin)?;
     // Without a mask all 64 bits: rubbish in the upper half is refused, not overlooked.
     let mask = table.integer("mask")?.map(|rule| small(rule.value, &rule.origin)).transpose()?;
@@ -422,6 +438,46 @@ mod tests {
         for name in [
             "open", "openat", "openat2", "execve", "execveat", "clone", "clone3", "fork", "vfork", "ioctl", "write",
             "bind", "listen", "sendmsg", "recvmsg", "kill", "ptrace", "prctl", "unshare", "setns", "mount", "seccomp",
+        ] {
+            assert!(!all.contains(&name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_witness_may_neither_execute_nor_fork_nor_write_a_file_nor_reach_a_network() {
+        let profile = Profile::witness().unwrap();
+        let all: Vec<&str> = profile.names().map(|(name, ..)| name).collect();
+        assert!(all.contains(&"process_vm_readv") && all.len() < 60, "{all:?}");
+        for name in [
+            "open",
+            "execve",
+            "execveat",
+            "clone",
+            "clone3",
+            "fork",
+            "vfork",
+            "socket",
+            "bind",
+            "connect",
+            "sendto",
+            "sendmsg",
+            "kill",
+            "ptrace",
+            "process_vm_writev",
+            "pidfd_getfd",
+            "unshare",
+            "setns",
+            "mount",
+            "seccomp",
+            "mkdirat",
+            "unlinkat",
+            "renameat2",
+            "ftruncate",
+            "fchmodat",
+            "fchownat",
+            "capset",
+            "setuid",
+            "setresuid",
         ] {
             assert!(!all.contains(&name), "{name}");
         }

@@ -4,6 +4,7 @@
 //! container; trusts libcontainer to apply the rest, which the enforced check then verifies; refuses to start without
 //! that check (the type `Created` is consumed by `start`).
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,6 +28,7 @@ use crate::host::sys;
 use crate::run::channel::Channel;
 use crate::run::container::init;
 use crate::run::stage::engine_log::EngineLog;
+use crate::run::stage::witness::Observer;
 
 /// A container that waits for its start.
 #[allow(missing_debug_implementations, reason = "libcontainer's Container says nothing useful")]
@@ -89,17 +91,25 @@ pub struct Payload {
     status: Rc<OwnedFd>,
     nested: Option<(u32, u32)>,
     exec: Option<Rc<Channel>>,
+    /// Of a rehearsal: taken by the process that installs it.
+    observer: Option<Rc<Cell<Option<Observer>>>>,
 }
 
 impl Payload {
     /// A payload whose wait status goes to `status`; with `nested` ids in a user namespace of its own; through `exec` commands
-    /// may come.
+    /// may come; an `observer` is a rehearsal's.
     ///
     /// # Errors
     /// When there is no seccomp profile for this machine.
-    pub fn new(status: OwnedFd, nested: Option<(u32, u32)>, exec: Option<OwnedFd>) -> Result<Self> {
+    pub fn new(
+        status: OwnedFd,
+        nested: Option<(u32, u32)>,
+        exec: Option<OwnedFd>,
+        observer: Option<Observer>,
+    ) -> Result<Self> {
         let exec = exec.map(Channel::from_fd).map(Rc::new);
-        Ok(Self { filter: Rc::new(seccomp::program()?), status: Rc::new(status), nested, exec })
+        let observer = observer.map(|observer| Rc::new(Cell::new(Some(observer))));
+        Ok(Self { filter: Rc::new(seccomp::program()?), status: Rc::new(status), nested, exec, observer })
     }
 }
 
@@ -148,6 +158,11 @@ impl Executor for Payload {
             .map_err(|e| refuse("hold signals back", e.to_string()))?;
         writable_null().map_err(|e| refuse("open the null device for the output", e.to_string()))?;
         sys::close_paths().map_err(|e| refuse("close the engine's directories", e.to_string()))?;
+        if let Some(observer) = &self.observer {
+            let gone = || std::io::Error::other("it is installed already");
+            let installed = observer.take().ok_or_else(gone).and_then(Observer::install);
+            return installed.map_err(|e| refuse("install the seccomp filter of a rehearsal", e.to_string()));
+        }
         seccompiler::apply_filter(&self.filter).map_err(|e| refuse("install the seccomp filter", e.to_string()))
     }
 

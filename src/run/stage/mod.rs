@@ -15,12 +15,16 @@ pub mod engine_log;
 mod console;
 /// From published ports to the container's own loopback, inwards alone.
 pub mod relay;
+/// What a rehearsal takes down.
+pub mod witness;
+/// What is gone with the container.
+mod lost;
 /// Work in a child process that sees a plan mounted.
 pub mod in_child;
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
@@ -33,6 +37,7 @@ use self::console::Console;
 use self::engine::Payload;
 use self::in_child::private_mounts;
 use self::relay::{Listener, Relay};
+use self::witness::Witness;
 use crate::bundle::accounts;
 use crate::bundle::init_layer::{self, Shape};
 use crate::bundle::own_mounts::{self, OwnMount};
@@ -79,6 +84,7 @@ struct Handed {
     exec: Option<OwnedFd>,
     listeners: Vec<OwnedFd>,
     layer_ns: Option<OwnedFd>,
+    report: Option<OwnedFd>,
 }
 
 /// Waits for the work; enters the control groups and takes the streams.
@@ -101,10 +107,11 @@ fn begin(channel: &Channel, read: impl FnOnce(OwnedFd) -> Result<StageRequest>) 
         .map_err(|e| Error::new(Stage::Run, Kind::Host, "cannot connect the output").because(e))?;
     let listeners = (0..passed.listeners).map(|_| next()).collect::<Result<Vec<_>>>()?;
     let layer_ns = passed.layer_ns.then(&mut next).transpose()?;
+    let report = passed.report.then(&mut next).transpose()?;
     let request = read(document)?;
     // Where nothing may come in, nobody holds a way in.
     let exec = request.exec.then_some(exec);
-    Ok((request, Handed { status, exec, listeners, layer_ns }))
+    Ok((request, Handed { status, exec, listeners, layer_ns, report }))
 }
 
 fn read_request(fd: OwnedFd) -> Result<StageRequest> {
@@ -116,7 +123,8 @@ fn read_request(fd: OwnedFd) -> Result<StageRequest> {
     serde_json::from_slice(&text).map_err(|e| fail(&e))
 }
 
-fn stage(request: StageRequest, channel: &Channel, Handed { status, exec, listeners, layer_ns }: Handed) -> Result<()> {
+fn stage(request: StageRequest, channel: &Channel, handed: Handed) -> Result<()> {
+    let Handed { status, exec, listeners, layer_ns, report } = handed;
     privilege::begin_child(request.privileged)?;
     // While this process may still write the file; everything below inherits it (proc_pid_oom_score_adj(5)).
     std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ.to_string()).map_err(|e| {
@@ -125,6 +133,12 @@ fn stage(request: StageRequest, channel: &Channel, Handed { status, exec, listen
     private_mounts(request.privileged)?;
     rootfs::assemble(&request.plan, layer_ns.as_ref().map(AsFd::as_fd), request.privileged)?;
     drop(layer_ns);
+    // Before this process is another user, to whom the directory in the store is closed.
+    let upper = request
+        .rehearsal
+        .map(|_| File::open(rootfs::UPPER))
+        .transpose()
+        .map_err(|e| Error::new(Stage::Run, Kind::Host, "cannot open the directory over the image").because(e))?;
     if request.privileged {
         let groups: Vec<Gid> = request.groups.iter().copied().map(Gid::from_raw).collect();
         setgroups(&groups).map_err(|e| fail("drop root's groups", e))?;
@@ -140,10 +154,18 @@ fn stage(request: StageRequest, channel: &Channel, Handed { status, exec, listen
         own_network()?;
     }
     let relay = start_relay(listeners, &request.ports)?;
+    let rehearsal = request
+        .rehearsal
+        .zip(report)
+        .map(|(what, report)| begin_rehearsal(what.paths, request.nested, report))
+        .transpose()?;
+    let (mut rehearsal, observer) = rehearsal.unzip();
     private_cgroup2()?;
     request.volumes.iter().try_for_each(|path| init_layer::volume(Path::new(ROOTFS), path))?;
     accounts::add(Path::new(ROOTFS), &request.accounts)?;
+    let spec_mounts = request.spec.mounts().clone().unwrap_or_default();
     let (spec, moved) = lay_mount_points(request.spec, &request.plan)?;
+    let (own_tmpfs, elsewhere) = mounted(&spec_mounts);
     let process = spec.process().as_ref();
     let owner = Uid::from_raw(process.map_or(0, |process| process.user().uid()));
     if !request.privileged && request.nested.is_none() {
@@ -155,7 +177,7 @@ fn stage(request: StageRequest, channel: &Channel, Handed { status, exec, listen
     let container = engine::create(
         &request.job,
         &spec,
-        Payload::new(status, request.nested, exec)?,
+        Payload::new(status, request.nested, exec, observer)?,
         console.as_ref().map(Console::path),
     )?;
     let master = console.map(|console| console.take(owner)).transpose()?;
@@ -166,7 +188,11 @@ fn stage(request: StageRequest, channel: &Channel, Handed { status, exec, listen
     drop(master);
     channel.expect(&ToStage::Start)?;
     let init = container.start()?;
-    wait(init, relay, channel)?;
+    wait(init, relay, rehearsal.as_mut().map(|(witness, _)| witness), channel)?;
+    if let Some(((witness, report), upper)) = rehearsal.zip(upper) {
+        witness.finish()?;
+        write_lost(report, &upper, &own_tmpfs, &elsewhere)?;
+    }
     channel.send(&FromStage::Finished)
 }
 
@@ -278,8 +304,41 @@ fn is_bind(mount: &Mount) -> bool {
     mount.options().as_ref().is_some_and(|options| options.iter().any(|o| o == "bind" || o == "rbind"))
 }
 
+/// Mount points of the spec: file systems in memory that a payload writes results to, and all of them.
+fn mounted(mounts: &[Mount]) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let all = || mounts.iter().map(|mount| mount.destination().clone());
+    let in_memory = mounts.iter().filter(|mount| mount.typ().as_deref() == Some("tmpfs"));
+    // Devices and shared memory are no files of anybody's.
+    let in_memory = in_memory.map(|mount| mount.destination().clone()).filter(|at| !at.starts_with("/dev"));
+    (in_memory.collect(), all().collect())
+}
+
+/// Starts the witness; the report is written first by it, then by this process.
+fn begin_rehearsal(
+    paths: bool,
+    nested: Option<(u32, u32)>,
+    report: OwnedFd,
+) -> Result<((Witness, OwnedFd), witness::Observer)> {
+    let own =
+        report.try_clone().map_err(|e| Error::new(Stage::Run, Kind::Failed, "cannot copy a descriptor").because(e))?;
+    let (witness, observer) = Witness::start(paths, nested, report)?;
+    Ok(((witness, own), observer))
+}
+
+/// Takes down what is gone with the container: in the overlay's upper directory, and in the tmpfs mounts of its own.
+fn write_lost(report: OwnedFd, upper: &File, in_memory: &[PathBuf], mounted: &[PathBuf]) -> Result<()> {
+    let below = |path: &Path| Path::new(ROOTFS).join(path.strip_prefix("/").unwrap_or(path));
+    let mut tops = vec![(PathBuf::from(format!("/proc/self/fd/{}", upper.as_raw_fd())), PathBuf::from("/"))];
+    tops.extend(in_memory.iter().map(|path| (below(path), path.clone())));
+    let left = lost::walk(&tops, &|path| mounted.iter().any(|at| at == path));
+    serde_json::to_vec(&left)
+        .map_err(std::io::Error::from)
+        .and_then(|text| File::from(report).write_all(&text))
+        .map_err(|e| Error::new(Stage::Run, Kind::Failed, "cannot write what the rehearsal has left").because(e))
+}
+
 /// Waits for the container's end, then until the relay has passed on what the payload sent last.
-fn wait(init: Pid, mut relay: Option<Relay>, channel: &Channel) -> Result<()> {
+fn wait(init: Pid, mut relay: Option<Relay>, mut witness: Option<&mut Witness>, channel: &Channel) -> Result<()> {
     loop {
         match sys::wait_child(None, true) {
             Ok(Some(ended)) if ended.pid == init => break,
@@ -287,8 +346,13 @@ fn wait(init: Pid, mut relay: Option<Relay>, channel: &Channel) -> Result<()> {
                 relay = None;
                 channel.send(&FromStage::RelayLost)?;
             }
-            // What the engine started on the way.
-            Ok(_) => {}
+            Ok(Some(ended)) => {
+                // Others the engine started on the way.
+                if let Some(witness) = witness.as_deref_mut().filter(|witness| witness.pid() == ended.pid) {
+                    witness.ended(ended.status)?;
+                }
+            }
+            Ok(None) => {}
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
             Err(e) => return Err(Error::new(Stage::Run, Kind::Failed, "cannot wait for the container").because(e)),
         }

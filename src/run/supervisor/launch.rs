@@ -22,7 +22,7 @@ use crate::host::sys;
 use crate::run::job_id::JobId;
 use crate::run::pipes;
 use crate::run::process;
-use crate::run::protocol::{FromStage, StageRequest, ToStage};
+use crate::run::protocol::{FromStage, Rehearsal, StageRequest, ToStage};
 use crate::run::supervisor::detach::{LARGEST_LOG, Report};
 use crate::run::supervisor::enforced::{self, Device, Enforced, Expected, Host, Rlimit};
 use crate::run::supervisor::exec_server::{Base, ExecServer};
@@ -70,6 +70,8 @@ pub struct Launch<'a> {
     pub bounds: Vec<Bound>,
     /// Published ports; this process's own copies of their listeners are closed once the stage process has them.
     pub ports: Ports,
+    /// It is a rehearsal, and this file in memory gets what is seen.
+    pub rehearsal: Option<(Rehearsal, OwnedFd)>,
 }
 
 /// What the stage process is told when the cgroup is what failed.
@@ -125,10 +127,12 @@ pub fn launch<T>(
         volumes: launch.volumes.clone(),
         ports: launch.ports.containers(),
         exec: launch.exec.is_some(),
+        rehearsal: launch.rehearsal.as_ref().map(|(what, _)| *what),
     };
     let cgroup = prepared.as_ref().and_then(|(cgroup, _)| cgroup.as_ref());
+    let report = launch.rehearsal.as_ref().map(|(_, report)| report.as_fd());
     let stage = as_root(|root| {
-        idle.begin(root, &request, identity.layer_map().as_ref(), &ends, &launch.ports.listeners(), cgroup)
+        idle.begin(root, &request, identity.layer_map().as_ref(), &ends, &launch.ports.listeners(), (cgroup, report))
     });
     let stage = match stage {
         Ok(stage) => stage,

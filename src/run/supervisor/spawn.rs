@@ -174,7 +174,8 @@ impl Idle {
     }
 
     /// Gives it its work; `layer_map` is the map of the idmapped layers, if ids differ; `streams` take the place of the
-    /// standard ones; `listeners` are those of the request's ports; a prepared `cgroup` is entered first of all.
+    /// standard ones; `listeners` are those of the request's ports; a prepared `cgroup` is entered first of all; a rehearsal's
+    /// `report` gets what is seen.
     ///
     /// # Errors
     /// The kernel's; the process is ended.
@@ -185,20 +186,26 @@ impl Idle {
         layer_map: Option<&IdMap>,
         streams: &[OwnedFd; 3],
         listeners: &[BorrowedFd<'_>],
-        cgroup: Option<&Cgroup>,
+        (cgroup, report): (Option<&Cgroup>, Option<BorrowedFd<'_>>),
     ) -> Result<StageProcess> {
         let document = sealed_request(request)?;
         let (payload_status, status_write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| fail("make a pipe", e.into()))?;
         let (exec, exec_inside) = Channel::pair()?;
         let groups = cgroup.map(|cgroup| cgroup.entrances(root)).transpose()?.unwrap_or_default();
         let layer_ns = layer_map.map(|map| user_namespace::holding(root, map, self.privileged)).transpose()?;
-        let passed = Passed { groups: groups.len(), listeners: listeners.len(), layer_ns: layer_ns.is_some() };
+        let passed = Passed {
+            groups: groups.len(),
+            listeners: listeners.len(),
+            layer_ns: layer_ns.is_some(),
+            report: report.is_some(),
+        };
         let descriptors: Vec<BorrowedFd<'_>> = [document.as_fd(), status_write.as_fd(), exec_inside.as_fd()]
             .into_iter()
             .chain(streams.iter().map(AsFd::as_fd))
             .chain(groups.iter().map(AsFd::as_fd))
             .chain(listeners.iter().copied())
             .chain(layer_ns.as_ref().map(AsFd::as_fd))
+            .chain(report)
             .collect();
         let sent = self.channel.send_with(&ToStage::Begin(passed), &descriptors);
         // It begins when it has its ids, and not before; the helpers are heard after it has begun, but before what it says.
