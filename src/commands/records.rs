@@ -147,7 +147,7 @@ fn of(site: &Site, id: &str) -> Result<Record> {
         Some(entry) => find(site, entry.id.as_str()),
         None if id == LAST => Err(Error::new(Stage::Record, Kind::Missing, "there is no run yet")
             .hint("ces run IMAGE starts one; ces doctor tells whether this host is ready")),
-        None => Err(Error::new(Stage::Record, Kind::Missing, format!("no run has the id or name {id}"))
+        None => Err(Error::new(Stage::Record, Kind::Missing, format!("there is no record of run {id}"))
             .hint("ces runs lists them; `last` is the one that began last")),
     }
 }

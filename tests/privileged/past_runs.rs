@@ -35,7 +35,7 @@ fn a_run_is_found_by_its_id_its_name_and_as_the_last_one() {
                 let ran = ces(&host, &[verb, word]);
                 assert!(ran.exits(0).contains(id.as_str()), "{verb} {word}: {ran:?}");
             }
-            ces(&host, &[verb, "nobody"]).refuses(1, &["no run has the id or name nobody", "ces runs"]);
+            ces(&host, &[verb, "nobody"]).refuses(1, &["there is no record of run nobody", "ces runs"]);
         }
         host.sh(&["--name", "last"], "true").refuses(125, &["--name last is not a run's name"]);
         let running = host.start(&["--name", "third"], "exec sleep 100");

@@ -274,8 +274,15 @@ impl Record {
             }
             fs::remove_file(&new).ok();
             let taken = room(&dir, &self.id);
+            let second = match write_into(&taken, text) {
+                // Refused before room was taken, or a room that is gone; where blocks cannot be had before, there are none to wait for.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                    write_anew(&new, text, false).and_then(|()| fs::rename(&new, &path))
+                }
+                written => written.and_then(|()| fs::rename(&taken, &path)),
+            };
             // The first error is what somebody has to do something about.
-            write_into(&taken, text).and_then(|()| fs::rename(&taken, &path)).or(written)
+            second.or(written)
         };
         write().map_err(|e| fail(&path, e))?;
         if self.state != State::Begun {
