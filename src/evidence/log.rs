@@ -31,8 +31,8 @@ const DIRECTORY: &str = "audit";
 const OLD: &str = "audit.jsonl";
 /// A larger file is put aside.
 const ROTATE: u64 = if cfg!(test) { 16 << 10 } else { 64 << 20 };
-/// How much of its end is looked at for the last line.
-const TAIL: u64 = 256 << 10;
+/// How much of its end is looked at for the last line: little at first, for that is done twice in every run.
+const TAILS: [u64; 2] = [16 << 10, 256 << 10];
 
 /// The name of the files of a host: what could lead elsewhere, or be no name, is replaced.
 pub fn file_stem(host: &str) -> String {
@@ -206,7 +206,16 @@ fn end_of(file: &File, size: u64) -> std::io::Result<Option<End>> {
     if size == 0 {
         return Ok(None);
     }
-    let from = size.saturating_sub(TAIL);
+    for tail in TAILS {
+        if let Some(end) = end_within(file, size, size.saturating_sub(tail))? {
+            return Ok(Some(end));
+        }
+    }
+    Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "its end makes no sense"))
+}
+
+/// The same, by what stands from `from` on; none where that is not enough to tell.
+fn end_within(file: &File, size: u64, from: u64) -> std::io::Result<Option<End>> {
     let mut text = vec![0; usize::try_from(size - from).unwrap_or(0)];
     file.read_exact_at(&mut text, from)?;
     let open = text.last() != Some(&b'\n');
@@ -225,7 +234,7 @@ fn end_of(file: &File, size: u64) -> std::io::Result<Option<End>> {
         torn += 1;
     }
     if from > 0 {
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "its end makes no sense"));
+        return Ok(None);
     }
     // Nothing of the first line was finished.
     Ok(Some(End { next: Place { seq: torn, prev, torn }, open }))
