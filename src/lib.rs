@@ -14,6 +14,8 @@ pub mod host;
 pub mod evidence;
 /// From a reference to layers on disk: registry, layouts and archives, store, unpacking.
 pub mod image;
+/// The software stack of an image: what is in it, who brought it, what is known against it.
+pub mod stack;
 /// The site's rules, and what a request may have under them.
 pub mod policy;
 /// From image, policy and identity to an OCI bundle: root file system, runtime spec, seccomp.

@@ -11,8 +11,8 @@ struct Source {
 }
 
 /// Modules from the first to the last: each may use those before it, and itself.
-const ORDER: [&str; 11] =
-    ["text", "error", "host", "evidence", "image", "policy", "bundle", "run", "rehearsal", "cli", "commands"];
+const ORDER: [&str; 12] =
+    ["text", "error", "host", "evidence", "image", "stack", "policy", "bundle", "run", "rehearsal", "cli", "commands"];
 
 const LONGEST: usize = 500;
 
