@@ -1,4 +1,4 @@
-//! `ces doctor`: can this host keep the promises, and what to change.
+//! `ces doctor`: can this host run containers safely, and how to fix what is missing.
 //!
 //! What can be tried is tried: user namespaces, idmapped layers and the overlay are really made, on the store's own file
 //! system, in a process that ends.
@@ -81,7 +81,7 @@ pub fn doctor(global: &Global, args: &ListArgs) -> Result<u8> {
         }
         Err(error) => {
             let fix = error.hint_text().unwrap_or("see [site] in the policy").to_owned();
-            let needed = "directories that nobody else can exchange";
+            let needed = "directories that only their owner can change";
             findings.push(finding("store", needed, error.to_string(), Some((Grade::Refused, fix))));
         }
     }
@@ -94,12 +94,12 @@ pub fn doctor(global: &Global, args: &ListArgs) -> Result<u8> {
     if args.json {
         print::json(&serde_json::json!({"findings": findings, "result": word}))?;
     } else {
-        let mut rows = vec![["", "WHAT", "FOUND", "NEEDED"].map(str::to_owned)];
+        let mut rows = vec![["", "CHECK", "FOUND", "NEEDED"].map(str::to_owned)];
         rows.extend(findings.iter().map(|f| {
             let mark = match f.grade {
-                Grade::Ok => "ok",
-                Grade::Warning => "!",
-                Grade::Refused => "NO",
+                Grade::Ok => "OK",
+                Grade::Warning => "WARN",
+                Grade::Refused => "FAIL",
             };
             [mark.to_owned(), f.what.to_owned(), f.found.clone(), f.needed.to_owned()]
         }));
@@ -109,7 +109,14 @@ pub fn doctor(global: &Global, args: &ListArgs) -> Result<u8> {
                 print::line(&format!("{}: {fix}", finding.what))?;
             }
         }
-        print::line(word)?;
+        let means = match (refused, caller.mode) {
+            (true, _) => "a run would be refused: fix what is marked FAIL",
+            (false, Mode::Enforced) => "the site's policy binds this caller",
+            (false, Mode::Advisory) => {
+                "containers are isolated, but the policy is advice: this caller runs with their own rights"
+            }
+        };
+        print::line(&format!("{word}: {means}"))?;
     }
     Ok(u8::from(refused))
 }
@@ -120,10 +127,9 @@ fn home(caller: &Caller, dirs: &Dirs, policy: Option<&Policy>) -> [Finding; 2] {
     let (place, needed) = (caller.home.display().to_string(), "a directory that the researcher can write to");
     let watched = probe::watch(caller);
     let home = match &watched {
-        Ok(_) => finding("home", needed, format!("tried: {place}"), None),
+        Ok(_) => finding("home", needed, format!("tested: {place}"), None),
         Err(error) => {
-            let fix =
-                error.hint_text().unwrap_or("see to it that the researcher can make and remove directories there");
+            let fix = error.hint_text().unwrap_or("let the researcher make and remove directories there");
             finding("home", needed, error.to_string(), Some((Grade::Refused, fix.to_owned())))
         }
     };
@@ -140,17 +146,17 @@ fn home(caller: &Caller, dirs: &Dirs, policy: Option<&Policy>) -> [Finding; 2] {
     let bounded = [&scratch, &outputs].into_iter().filter(|bound| !bound.is_empty()).count();
     let quotas = if bounded == 0 { Ok([false; 2]) } else { quotas(caller, dirs) };
     let watch = match &watched {
-        Ok(Ok(Seen::All)) => "watched by ces every second, tried".to_owned(),
+        Ok(Ok(Seen::All)) => "watched by ces every second, tested".to_owned(),
         Ok(Ok(Seen::Open)) => {
-            "watched by ces every second, tried; a directory that a payload closes for itself ends the run".to_owned()
+            "watched by ces every second, tested; a directory that a program makes unreadable ends the run".to_owned()
         }
         Ok(Err(error)) => format!("cannot be watched: {error}"),
-        Err(_) => "not tried".to_owned(),
+        Err(_) => "not tested".to_owned(),
     };
-    let how = |kept: bool| if kept { "kept by the file system: project quotas, tried" } else { watch.as_str() };
+    let how = |kept: bool| if kept { "kept by the file system: project quotas, tested" } else { watch.as_str() };
     let [scratch_kept, outputs_kept] = *quotas.as_ref().unwrap_or(&[false; 2]);
     let bound = |what: &str, max: &str, how: &str| match max {
-        "" => format!("{what} has no bound"),
+        "" => format!("{what} has no limit"),
         max => format!("{what}: {max}{how}"),
     };
     let [scratch_how, outputs_how] = [scratch_kept, outputs_kept].map(|kept| format!(" ({})", how(kept)));
@@ -175,7 +181,7 @@ fn home(caller: &Caller, dirs: &Dirs, policy: Option<&Policy>) -> [Finding; 2] {
         )),
     };
     let found = quotas.as_ref().err().map_or(found, |error| error.to_string());
-    let needed = "a bound for each, which the file system keeps or ces watches";
+    let needed = "a limit for each, kept by the file system or watched by ces";
     [home, finding("scratch, outputs", needed, found, problem)]
 }
 
@@ -208,12 +214,12 @@ fn host(caller: &Caller) -> Vec<Finding> {
 
 fn policy_file(policy: &Result<Policy>) -> Finding {
     match policy {
-        Ok(policy) => finding("policy", "readable, root-owned, valid", policy.file().to_owned(), None),
+        Ok(policy) => finding("policy", "readable, owned by root, valid", policy.file().to_owned(), None),
         Err(error) => finding(
             "policy",
-            "readable, root-owned, valid",
+            "readable, owned by root, valid",
             error.to_string(),
-            Some((Grade::Refused, "ces policy check FILE tells more".to_owned())),
+            Some((Grade::Refused, "ces policy check FILE tells the line".to_owned())),
         ),
     }
 }
@@ -233,7 +239,7 @@ fn ids(caller: &Caller) -> Finding {
             "one id: your own".to_owned(),
             Some((
                 Grade::Warning,
-                "every user of an image is you, and the profile service is not to be had; ask for entries in /etc/subuid and /etc/subgid".to_owned(),
+                "every user of an image is mapped to you, and the profile service is not available; ask for entries in /etc/subuid and /etc/subgid".to_owned(),
             )),
         ),
         Ok(map) => {
@@ -252,9 +258,12 @@ fn seccomp() -> Finding {
 
 fn landlock() -> Finding {
     let version = sys::landlock_version();
-    let problem = version
-        .is_none()
-        .then(|| (Grade::Warning, "a second fence around unpacking is missing; boot with lsm=landlock,…".to_owned()));
+    let problem = version.is_none().then(|| {
+        (
+            Grade::Warning,
+            "unpacking is confined by its user namespace alone; boot with lsm=landlock,… to add Landlock".to_owned(),
+        )
+    });
     let found = version.map_or_else(|| "none".to_owned(), |version| format!("version {version}"));
     finding("landlock", "for unpacking", found, problem)
 }
@@ -266,7 +275,7 @@ fn control_groups(required: bool, io: Option<&Rule<u64>>, caller: &Caller, dirs:
     let kind = cgroup::setup().map_or_else(|_| "none".to_owned(), |setup| setup.to_string());
     let tried = io.map_or_else(|| Ok(LinuxResources::default()), |rate| disk_limits(rate.value, caller, dirs));
     match tried.and_then(|resources| as_root(|root| probe::limits(root, &resources))) {
-        Ok(missing) if missing.is_empty() => finding("control groups", needed, format!("tried: {kind}"), None),
+        Ok(missing) if missing.is_empty() => finding("control groups", needed, format!("tested: {kind}"), None),
         Ok(missing) => finding(
             "control groups",
             needed,
@@ -292,7 +301,7 @@ fn disk_limits(rate: u64, caller: &Caller, dirs: &Dirs) -> Result<LinuxResources
 fn mounts(caller: &Caller, dirs: &Dirs) -> Finding {
     let needed = "user namespaces, idmapped layers, overlay";
     match as_root(|root| try_mounts(root, caller, dirs)) {
-        Ok(()) => finding("mounts", needed, "tried: they work".to_owned(), None),
+        Ok(()) => finding("mounts", needed, "tested: OK".to_owned(), None),
         Err(error) => {
             let fix = error
                 .hint_text()

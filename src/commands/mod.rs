@@ -66,6 +66,8 @@ pub mod outputs;
 pub mod doctor;
 /// `ces policy`.
 pub mod policy;
+/// `ces metrics`.
+pub mod metrics;
 /// `ces completions`, `ces man`.
 pub mod manual;
 

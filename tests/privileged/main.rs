@@ -13,6 +13,8 @@ mod callers;
 mod hosts;
 /// What only a host of one's own can show.
 mod guest;
+/// Commands of the documentation.
+mod docs;
 /// Several researchers, one store, one policy.
 mod through_sudo;
 mod store_holders;
