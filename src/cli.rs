@@ -32,8 +32,7 @@ Examples:
 
 Exit status: the payload's own for `run` (125: nothing ran); else 0, 1 failed, 2 usage, 3 refused by policy.";
 
-const SOURCES: &str =
-    "ghcr.io/NS/NAME:TAG, …@sha256:…, docker://…, oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE";
+const SOURCES: &str = "ghcr.io/NS/NAME:TAG, …@sha256:…, docker://…, oci:DIR[:TAG], oci-archive:FILE[:NAME], docker-archive:FILE[:NAME] (archives also as .gz and .zst; for NAME also @N)";
 
 /// Runs approved container images on sensitive data in Trusted Research Environments.
 ///
@@ -120,7 +119,7 @@ pub enum Command {
     Doctor(ListArgs),
     /// List running containers
     Ps(ListArgs),
-    /// Stop a run: SIGTERM, a time of grace, SIGKILL
+    /// Stop a run: its image's stop signal (SIGTERM), a time of grace, SIGKILL
     Stop(StopArgs),
     /// Print what a detached run has written
     Logs(LogsArgs),
@@ -265,7 +264,7 @@ pub struct LogsArgs {
 /// `ces stop`.
 #[derive(Debug, Clone, Args)]
 pub struct StopArgs {
-    /// How long the payload has between SIGTERM and SIGKILL
+    /// How long the payload has between its stop signal and SIGKILL
     #[arg(short, long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(..=86400))]
     pub time: u64,
     /// The run's id or name
