@@ -16,8 +16,10 @@ use ces::image::magic::Packing;
 use ces::image::reference::{Pick, Reference, Source};
 use ces::image::source::Origin;
 use ces::image::source::archive::Archive;
+use ces::image::source::challenge::{self, Challenge};
 use ces::image::source::docker_archive::DockerArchive;
 use ces::image::source::layout::Layout;
+use ces::image::source::www_authenticate;
 use ces::image::unpack::limits::Limits;
 use ces::image::unpack::plan::{self, Action, Parts};
 use ces::image::unpack::protocol::Fault;
@@ -162,6 +164,25 @@ pub fn archive(data: &[u8]) {
                 assert!(seen <= layer.blob.size.saturating_add(1));
             }
         }
+    }
+}
+
+/// What a registry asks of those it does not know: whatever it says, a token is asked for pulling one repository.
+pub fn challenge(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let all = www_authenticate::parse(text.lines());
+    assert!(all.len() <= text.len());
+    for challenge in &all {
+        assert!(
+            !challenge.scheme.is_empty()
+                && challenge.scheme.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase())
+        );
+    }
+    if let Some(Challenge::Bearer { realm, scope, .. }) = Challenge::choose(text.lines()) {
+        assert!(!realm.is_empty());
+        let asked = challenge::scope("lab/tool", scope.as_deref());
+        let repository = asked.strip_prefix("repository:").and_then(|rest| rest.strip_suffix(":pull"));
+        assert!(repository.is_some_and(|name| name.ends_with("tool") && !name.contains([':', ' ', ','])), "{asked}");
     }
 }
 

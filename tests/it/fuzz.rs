@@ -1,5 +1,5 @@
 //! What `scripts/fuzz` does with a fuzzer, everywhere and always the same: the seeds, and seeds that were changed a little;
-//! 22,500 inputs, with `CES_LONG` a hundred times as many.
+//! 26,500 inputs, with `CES_LONG` a hundred times as many.
 
 #[path = "../../fuzz/entries.rs"]
 mod entries;
@@ -116,6 +116,11 @@ fn no_layer_gets_past_the_plan_with_a_name_or_owner_that_cannot_be() {
 #[test]
 fn no_archive_makes_more_be_read_than_there_is() {
     run("archive", 2000, entries::archive);
+}
+
+#[test]
+fn no_registry_has_more_asked_for_than_pulling() {
+    run("challenge", 4000, entries::challenge);
 }
 
 #[test]
