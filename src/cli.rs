@@ -134,7 +134,7 @@ pub enum Command {
     Doctor(ListArgs),
     /// List running containers
     Ps(ListArgs),
-    /// Stop a run: SIGTERM, then SIGKILL after a time of grace
+    /// Stop a run: its image's stop signal (SIGTERM), then SIGKILL after a time of grace
     Stop(StopArgs),
     /// Print what a detached run has written
     Logs(LogsArgs),
@@ -211,7 +211,7 @@ pub struct LogsArgs {
 /// `ces stop`.
 #[derive(Debug, Clone, Args)]
 pub struct StopArgs {
-    /// How long the payload has between SIGTERM and SIGKILL
+    /// How long the payload has between its stop signal and SIGKILL
     #[arg(short, long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(..=86400))]
     pub time: u64,
     /// The run's id or name

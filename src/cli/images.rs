@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-const SOURCES: &str =
-    "ghcr.io/NS/NAME:TAG, …@sha256:…, docker://…, oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE";
+const SOURCES: &str = "ghcr.io/NS/NAME:TAG, …@sha256:…, docker://…, oci:DIR[:TAG], oci-archive:FILE[:NAME], docker-archive:FILE[:NAME] (archives also as .gz and .zst; for NAME also @N)";
 
 /// `ces pull`.
 #[derive(Debug, Clone, Args)]

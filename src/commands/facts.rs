@@ -55,6 +55,7 @@ pub struct Named {
     registry: String,
     digest: String,
     by_digest: bool,
+    unmapped_ids: u64,
 }
 
 impl Named {
@@ -64,6 +65,7 @@ impl Named {
             registry: image.reference().split('/').next().unwrap_or_default().to_owned(),
             digest: image.manifest_digest().to_string(),
             by_digest: request.image.contains("@sha256:") || request.image.starts_with("sha256:"),
+            unmapped_ids: image.record().unmapped_ids,
         }
     }
 
@@ -75,6 +77,7 @@ impl Named {
             registry: name.map_or_else(|| "localhost".to_owned(), |name| name.host().to_owned()),
             digest: digest.to_owned(),
             by_digest: !digest.is_empty(),
+            unmapped_ids: 0,
         }
     }
 }
@@ -101,6 +104,7 @@ pub fn gather(
         registry: image.registry,
         digest: image.digest,
         named_by_digest: image.by_digest,
+        unmapped_ids: image.unmapped_ids,
         approved: as_root(|root| policy.approved(root))?,
         today: jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date(),
         sources: sources(&request.binds, &cwd, &caller.home),

@@ -39,6 +39,7 @@ impl Policy {
                 approved: None,
                 require_digest: Rule::builtin("images.require_digest", false),
                 shared: Rule::builtin("images.shared", false),
+                unmapped_ids: Rule::builtin("images.unmapped_ids", true),
                 limits: ImageLimits::default(),
             },
             data: Data {
@@ -219,6 +220,7 @@ fn read_images(mut table: Table<'_>, images: &mut Images) -> Result<()> {
     images.approved = absolute(&mut table, "approved")?;
     set(&mut images.require_digest, table.boolean("require_digest")?);
     set(&mut images.shared, table.boolean("shared")?);
+    set(&mut images.unmapped_ids, table.boolean("unmapped_ids")?);
     if let Some(mut table) = table.table("limits")? {
         images.limits = ImageLimits {
             layer: size(&mut table, "layer")?,

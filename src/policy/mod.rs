@@ -134,6 +134,8 @@ pub struct Images {
     pub require_digest: Rule<bool>,
     /// Whether an image that a researcher pulled with rights of their own is for all researchers.
     pub shared: Rule<bool>,
+    /// Whether an image may run of which entries belong to ids that are not mapped here, and so to nobody.
+    pub unmapped_ids: Rule<bool>,
     /// How much an image may ask of the store.
     pub limits: ImageLimits,
 }

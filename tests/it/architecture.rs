@@ -237,7 +237,7 @@ fn circles(sources: &[Source]) -> Vec<String> {
 }
 
 /// Where root's power is named, lent or taken, and what for. Everything else has the caller's rights and no more.
-const POWER: [(&str, &str); 55] = [
+const POWER: [(&str, &str); 56] = [
     ("host/privilege.rs", "lends it"),
     ("host/site_dir.rs", "opens what root alone can change"),
     ("host/dirs.rs", "the site's directories"),
@@ -247,6 +247,7 @@ const POWER: [(&str, &str); 55] = [
     ("bundle/safe_data.rs", "asks the kernel as the payload, who has fewer groups"),
     ("bundle/rootfs.rs", "the stage opens binds with the rights of who named them"),
     ("image/pull.rs", "how full the store is"),
+    ("image/expand.rs", "what is decompressed is in the store"),
     ("image/source/registry.rs", "a certificate that the policy names"),
     ("image/store/mod.rs", "the store is root's"),
     ("image/store/check/mod.rs", "the store is root's"),

@@ -7,6 +7,8 @@
 mod run;
 /// What becomes of arguments, users and configuration.
 mod run_config;
+/// Every field of an image's configuration.
+mod image_config;
 /// The same promises to whoever calls.
 mod callers;
 /// Hosts that say no, and odd homes.
@@ -89,6 +91,10 @@ mod unpack_on_old_kernels;
 mod store;
 mod store_crash;
 mod store_disk;
+/// Archives of images, compressed or with several images.
+mod archives;
+/// Images with users beyond the ids mapped here.
+mod unmapped_ids;
 /// Trees compared with what another unpacker makes of them.
 mod differential;
 /// How much an image may ask for.

@@ -27,7 +27,8 @@ use nix::unistd::{Gid, Uid, chroot, fchdir, setgroups, setresgid, setresuid};
 use super::apply::{Applied, Applier};
 use super::flush::Flush;
 use super::listing::{self, Contents};
-use super::protocol::{Fault, FaultKind, Job, Report, Said, Work, receive, send};
+use super::merged::LayersBelow;
+use super::protocol::{EXPANDED, Fault, FaultKind, Job, RawPath, Report, Said, Work, receive, send};
 use super::stream::{Hashing, Uncompressed};
 use super::tarstream::TarStream;
 use super::tree::Tree;
@@ -72,7 +73,9 @@ fn work(from_parent: &mut BufReader<&UnixStream>, control: &UnixStream, blob: Fi
     let listing = job.listing.as_deref().map(create).transpose()?;
     let known = job.known.as_deref().map(open_file).transpose()?;
     let lower = match &job.work {
-        Work::Settle { lower, .. } => lower.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?,
+        Work::Settle { lower, .. } | Work::Unpack { lower, .. } => {
+            lower.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?
+        }
         _ => Vec::new(),
     };
     leave(|| {
@@ -82,9 +85,15 @@ fn work(from_parent: &mut BufReader<&UnixStream>, control: &UnixStream, blob: Fi
     become_root(&job.ids)?;
     shut_in(&directory, &lower, matches!(job.work, Work::List))?;
     match &job.work {
-        Work::Unpack { compression, blob_size, has_base } => {
+        Work::Unpack { compression, blob_size, has_base, .. } => {
             let bytes = stream::start(blob, *compression, *blob_size, job.limits.clone())?;
-            unpack(directory, bytes, *has_base, listing, &job).map(Some)
+            unpack(directory, bytes, (*has_base, lower), listing, &job).map(Some)
+        }
+        Work::Expand { compression, size } => {
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let out = openat(&directory, EXPANDED, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+                .map_err(|e| Fault::host("make a file", e))?;
+            stream::expand(blob, *compression, *size, &job.limits, &File::from(out)).map(|()| None)
         }
         Work::Settle { open, .. } => {
             let mut contents = known.map(listing::load).transpose()?.unwrap_or_default();
@@ -195,7 +204,7 @@ fn restrict(directory: &OwnedFd, lower: &[OwnedFd], read_only: bool) -> Result<(
 fn unpack(
     directory: OwnedFd,
     (mut bytes, hashing): (Uncompressed, Hashing),
-    has_base: bool,
+    (has_base, lower): (bool, Vec<OwnedFd>),
     listing: Option<File>,
     job: &Job,
 ) -> Result<Report, Fault> {
@@ -203,9 +212,13 @@ fn unpack(
     let flush = Flush::start(&directory)?;
     let mut flushed = 0;
     let root = directory.try_clone().map_err(|_| Fault::host("open the layer's directory", Errno::EMFILE))?;
-    let mut applier = Applier::new(Tree::new(root, limits.depth)?, has_base);
+    let mut tree = Tree::new(root, limits.depth)?;
+    if !lower.is_empty() {
+        tree = tree.above(Box::new(LayersBelow::new(lower)));
+    }
+    let mut applier = Applier::new(tree, has_base);
     let mut archive = TarStream::new(&mut bytes);
-    let mut entries = 0_u64;
+    let (mut entries, mut unmapped) = (0_u64, None);
     while let Some(entry) = archive.entry(limits)? {
         entries += 1;
         if entries > limits.entries {
@@ -213,6 +226,9 @@ fn unpack(
         }
         let name = entry.path.clone();
         let decision = plan::decide(entry, ids, limits)?;
+        if let Some(id) = decision.unmapped {
+            unmapped.get_or_insert_with(|| (RawPath(name.clone()), id));
+        }
         applier.apply(decision, &mut archive).map_err(|fault| fault.at(&name))?;
         if applier.written() - flushed >= FLUSH_EVERY {
             flushed = applier.written();
@@ -231,5 +247,5 @@ fn unpack(
         listing => list(&directory, listing, &contents, ids)?,
     }
     flush.finish()?;
-    Ok(Report { diff_id, bytes: total, file_bytes, entries, omitted, open, root })
+    Ok(Report { diff_id, bytes: total, file_bytes, entries, omitted, open, root, unmapped })
 }

@@ -5,8 +5,9 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 
+use nix::libc::SIGCHLD;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, write};
 
@@ -53,8 +54,8 @@ fn supervise(args: &[String], env: &[String], status: BorrowedFd<'_>, mut reques
             }
         }
         while let Ok(Some(info)) = signals.read_signal() {
-            match i32::try_from(info.ssi_signo).map(Signal::try_from) {
-                Ok(Ok(Signal::SIGCHLD)) => {
+            match i32::try_from(info.ssi_signo) {
+                Ok(SIGCHLD) => {
                     while let Ok(Some(ended)) = sys::wait_child(None, false) {
                         if ended.pid == payload {
                             return tell(status, ENDED, ended.status);
@@ -67,8 +68,8 @@ fn supervise(args: &[String], env: &[String], status: BorrowedFd<'_>, mut reques
                     }
                 }
                 // ESRCH: it has just ended, and SIGCHLD is on its way.
-                Ok(Ok(signal)) => drop(kill(payload, signal).ok()),
-                _ => {}
+                Ok(signal) => drop(sys::kill(payload, signal)),
+                Err(_) => {}
             }
         }
     }

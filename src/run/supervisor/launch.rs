@@ -56,6 +56,8 @@ pub struct Launch<'a> {
     pub limits_required: bool,
     /// How long it may run.
     pub time: Option<Duration>,
+    /// The signal that asks the payload to end.
+    pub stop_signal: i32,
     /// Standard input reaches the payload (`-i`).
     pub interactive: bool,
     /// The payload has a terminal of its own (`-t`).
@@ -302,6 +304,7 @@ fn converse<T>(
             payload_status: stage.payload_status,
             init: handle,
             limit: launch.time,
+            stop_signal: launch.stop_signal,
             pipes,
             terminal,
             detached,
