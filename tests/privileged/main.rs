@@ -61,6 +61,8 @@ mod boundary;
 /// Payloads that take all they can get.
 mod attacks;
 mod audit;
+/// What a run leaves for an officer.
+mod evidence;
 /// What the engine would do by itself.
 mod engine_traps;
 /// Killed at any moment, out of descriptors, out of space.

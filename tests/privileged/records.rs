@@ -163,6 +163,10 @@ fn a_log_that_fills_up_during_a_run_loses_nothing_of_its_end() {
     running.finish().exits(143);
     let record: Value = serde_json::from_slice(&fs::read(log.join(format!("runs/{id}.json"))).unwrap()).unwrap();
     assert_eq!((&record["state"], &record["exit"]), (&Value::from("finished"), &Value::from(143)), "{record}");
+    // For what was deleted there was no file, but room in the record.
+    assert!(record["documents"]["deletion"].is_null(), "{record}");
+    assert_eq!(record["deletion"]["items"][0]["verified"], "absent", "{record}");
+    ces(&host, &["verify", &id]).exits(0);
     assert!(fs::read_to_string(audit_log(&log)).unwrap().lines().last().unwrap().contains("\"run.finished\""));
     assert_eq!(state(&host, &id), ("finished".to_owned(), Some(143)));
     // No other run starts without room for its record.
