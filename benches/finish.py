@@ -134,7 +134,7 @@ def measure(options):
             outputs(f"one file of {options.size >> 20} MiB", one_file(options.size),
                     lambda d: took("openssl", "dgst", "-sha256", d / "large"), "openssl dgst")
             script = 'find "$1" -type f -print0 | xargs -0 openssl dgst -sha256'
-            outputs(f"{options.files} files", many_files(options.files), lambda d: took("sh", "-c", script, "sh", d), "find | openssl")
+            outputs(f"{options.files} files", many_files(options.files), lambda d: took("sh", "-c", script, "sh", d), "find, openssl")
             fill = many_files(options.scratch, b"")
             ended = Ended(work, env, fill, "scratch")
             with contextlib.suppress(OSError):

@@ -30,7 +30,7 @@ use crate::run::supervisor::job;
 use crate::run::supervisor::journal::{self, Journal, Life, Made};
 use crate::run::supervisor::outputs::Outputs;
 use crate::run::supervisor::outputs::reading::Reading;
-use crate::run::supervisor::record::beside::Document;
+use crate::run::supervisor::record::beside::{self, Document};
 use crate::run::supervisor::record::pending::{self, Wait};
 use crate::run::supervisor::record::{self, Record, State, now};
 
@@ -178,7 +178,10 @@ impl Told {
             Err(error) => record.warnings.push(error.to_string()),
         }
         if record.deletion.is_none() || deletion.entries() > 0 {
-            record.keep(root, &dirs.log, Document::Deletion, deletion.document());
+            // Where nothing was left to remove, what the killed one had counted is what counts.
+            let left =
+                beside::left(root, &dirs.log, &record.id, Document::Deletion).filter(|_| deletion.entries() == 0);
+            record.keep(root, &dirs.log, Document::Deletion, left.unwrap_or_else(|| deletion.document()));
         }
         record.save(root, &dirs.log)
     }

@@ -102,6 +102,12 @@ pub fn read(_: &Root, log: &SiteDir, id: &JobId, document: Document, told: &Besi
     serde_json::from_slice(&text).map_err(|e| e.to_string())
 }
 
+/// A document that a killed `ces` has written, and no record names yet.
+pub fn left(_: &Root, log: &SiteDir, id: &JobId, document: Document) -> Option<Value> {
+    // Half of one is none.
+    text(log, &document.file(id)).ok().flatten().and_then(|text| serde_json::from_slice(&text).ok())
+}
+
 fn text(log: &SiteDir, name: &str) -> Result<Option<Vec<u8>>> {
     let Some(runs) = log.below(OsStr::new("runs"))? else { return Ok(None) };
     let Some(file) = runs.document(OsStr::new(name))? else { return Ok(None) };
