@@ -26,7 +26,7 @@ pub mod records;
 pub mod run;
 
 pub use images::{FsckArgs, InspectArgs, PullArgs, RmiArgs, Secret};
-pub use records::{ManArgs, OutputsArgs, RecordArgs, RunState, RunsArgs};
+pub use records::{ManArgs, OutputsArgs, RecordArgs, RerunArgs, RunState, RunsArgs};
 pub use run::{BundleArgs, ExplainArgs, RehearseArgs, RunArgs, RunOptions, SpecArgs};
 
 const EXAMPLES: &str = "\
@@ -154,6 +154,9 @@ pub enum Command {
     Outputs(OutputsArgs),
     /// Check that the outputs of a run are unchanged
     Verify(RecordArgs),
+    /// Run a past run again, and tell whether it leaves the same: 0 the same, 1 not, 125 it could not be told
+    #[command(after_help = records::RERUN_EXAMPLES, override_usage = "ces rerun [OPTIONS] ID [-- ARGS...]")]
+    Rerun(RerunArgs),
     /// Check, show and sign the audit log
     #[command(subcommand)]
     Audit(audit::AuditCommand),

@@ -129,6 +129,9 @@ fn say(found: &Checked, marks: &[Checkpoint]) -> Result<()> {
     if found.torn > 0 {
         print::line(&format!("{host}: {} lines were not finished by who began them, and are kept", found.torn))?;
     }
+    if found.uncopied > 0 {
+        print::line(&format!("{host}: {} lines have no copy where the policy wanted one", found.uncopied))?;
+    }
     if found.holds() {
         let signed = marks.iter().map(|mark| mark.size).max();
         let signed = signed.map_or("no checkpoint".to_owned(), |size| format!("{size} of them under a checkpoint"));

@@ -3,7 +3,7 @@
 use crate::cli::{Command, Global, PullArgs};
 use crate::commands::{
     Context, audit, bundle, doctor, events, exec, fsck, images, inspect, logs, manual, metrics, outputs, policy, prune,
-    ps, pull, records, rehearse, rmi, run, show, verify,
+    ps, pull, records, rehearse, rerun, rmi, run, show, verify,
 };
 use crate::error::Result;
 use crate::run::supervisor::spawn::Started;
@@ -53,6 +53,7 @@ fn carry_out(global: &Global, command: &Command, started: Option<Started>) -> Re
         Command::Record(args) => records::record(global, args),
         Command::Outputs(args) => outputs::outputs(global, args),
         Command::Verify(args) => verify::verify(global, args),
+        Command::Rerun(args) => rerun::rerun(global, args),
         Command::Audit(command) => audit::audit(global, command),
         Command::Metrics(args) => metrics::metrics(global, args),
     }

@@ -16,12 +16,14 @@ use crate::bundle::rootfs::{Plan, ROOTFS};
 use crate::bundle::spec::resources;
 use crate::cli::{Global, ListArgs};
 use crate::error::{Error, Kind, Result, Stage};
+use crate::evidence::copy::Copier;
 use crate::host::caller::{Caller, Mode};
 use crate::host::cgroup;
 use crate::host::dirs::Dirs;
 use crate::host::features::{self, Facts};
 use crate::host::idmap::IdMap;
 use crate::host::ids::HostIds;
+use crate::host::log_dir::CopyTo;
 use crate::host::privilege::{Root, as_root};
 use crate::host::sys;
 use crate::policy::reader::Rule;
@@ -85,6 +87,7 @@ pub fn doctor(global: &Global, args: &ListArgs) -> Result<u8> {
             findings.push(finding("store", needed, error.to_string(), Some((Grade::Refused, fix))));
         }
     }
+    findings.extend(policy.as_ref().ok().and_then(Policy::copies).map(|to| copies(&to)));
     let refused = findings.iter().any(|f| f.grade == Grade::Refused);
     let word = match (refused, caller.mode) {
         (true, _) => "refused",
@@ -348,6 +351,19 @@ fn try_mounts(root: &Root, caller: &Caller, dirs: &Dirs) -> Result<()> {
         user_namespace::with_ids(root, &identity.container, privileged, || job::remove_work(&dir).map(|()| Vec::new()));
     tried?;
     removed.map(drop)
+}
+
+/// Whether somebody takes copies of the audit log's lines, where the policy names who.
+fn copies(to: &CopyTo) -> Finding {
+    let (place, needed) = (format!("{} at {}", to.service, to.socket.display()), "a service that takes each line");
+    match Copier::open(to) {
+        Ok(_) => finding("audit copies", needed, place, None),
+        Err(e) => {
+            let grade = if to.required { Grade::Refused } else { Grade::Warning };
+            let fix = "start the service, or change [audit] in the policy; each line says that it has no copy";
+            finding("audit copies", needed, format!("{place}: {e}"), Some((grade, fix.to_owned())))
+        }
+    }
 }
 
 fn data(policy: Option<&Policy>) -> Finding {

@@ -11,14 +11,14 @@ use crate::error::{Error, Kind, Result};
 use crate::evidence::line::{Entry, Event};
 use crate::evidence::log;
 use crate::host::caller::Caller;
+use crate::host::log_dir::LogDir;
 use crate::host::privilege::as_root;
-use crate::host::site_dir::SiteDir;
 
 /// Appends a line on behalf of the caller.
 ///
 /// # Errors
 /// When it cannot be written.
-pub(super) fn tell(logs: &SiteDir, caller: &Caller, event: Event, run: Option<&str>, about: Value) -> Result<()> {
+pub(super) fn tell(logs: &LogDir, caller: &Caller, event: Event, run: Option<&str>, about: Value) -> Result<()> {
     let entry = Entry {
         event,
         mode: caller.mode,

@@ -40,6 +40,8 @@ mod run_record;
 mod run_report;
 /// `ces run`.
 pub mod run;
+/// `ces rerun`.
+pub mod rerun;
 /// `ces rehearse`.
 pub mod rehearse;
 /// `ces spec`, `ces bundle`.

@@ -77,6 +77,14 @@ pub fn prepare(global: &Global, args: &RunArgs, caller: Caller) -> Result<Prepar
     prepare_on(global, args, caller, safe_data::find)
 }
 
+/// The same of what was asked before.
+///
+/// # Errors
+/// Each stage's own.
+pub fn prepare_again(global: &Global, request: RunRequest, caller: Caller) -> Result<Prepared> {
+    decide(global, caller, || Ok(request), safe_data::find)
+}
+
 /// The same on data that is found otherwise, given the caller, the directory of all projects' data, and the project that was named.
 ///
 /// # Errors
@@ -87,8 +95,17 @@ pub fn prepare_on(
     caller: Caller,
     find: impl FnOnce(&Caller, &Path, Option<&str>) -> Result<SafeData>,
 ) -> Result<Prepared> {
+    decide(global, caller, || read_request(args), find)
+}
+
+fn decide(
+    global: &Global,
+    caller: Caller,
+    read: impl FnOnce() -> Result<RunRequest>,
+    find: impl FnOnce(&Caller, &Path, Option<&str>) -> Result<SafeData>,
+) -> Result<Prepared> {
     let site = Site::of(global, caller)?;
-    let mut request = read_request(args)?;
+    let mut request = read()?;
     let mut warnings = std::mem::take(&mut request.warnings);
     warnings.extend(idmap::helper_is_missing(&site.caller)?);
     site.sweep()?;

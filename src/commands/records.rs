@@ -86,13 +86,15 @@ fn beginning(text: &str) -> Result<String> {
     record::ago(ago).ok_or_else(wrong)
 }
 
-/// Prints one record.
+/// Prints one record with the documents beside it: 1 where one of them is not what it was.
 ///
 /// # Errors
 /// When there is none that the caller may see.
 pub fn record(global: &Global, args: &RecordArgs) -> Result<u8> {
-    print::json(&read(&Site::swept(global)?, &args.id)?)?;
-    Ok(0)
+    let record = read(&Site::swept(global)?, &args.id)?;
+    record.damaged.iter().try_for_each(|what| print::note(&format!("the record is not whole: {what}")))?;
+    print::json(&record)?;
+    Ok(u8::from(!record.damaged.is_empty()))
 }
 
 /// The text of the index of runs.

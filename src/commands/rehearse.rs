@@ -206,7 +206,7 @@ fn judge(
         rehearsal: record.id.to_string(),
         image,
         digest,
-        command: record.command,
+        command: record.command.into(),
         conditions,
         exit: status,
         ended: record.ended.unwrap_or_default(),

@@ -36,6 +36,7 @@ mod tests;
 use crate::error::{Error, Kind, Stage};
 use crate::host::caller::Mode;
 use crate::host::dirs::Places;
+use crate::host::log_dir::{CopyTo, Service};
 use reader::Rule;
 
 /// How files may be reached.
@@ -191,6 +192,26 @@ pub struct MountRule {
     pub access: Access,
 }
 
+/// What records keep of what may be nobody's to keep (`[records]`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Records {
+    /// Whether a command is kept whole, in a file of its own beside the record.
+    pub whole_commands: Rule<bool>,
+    /// The variables whose values are kept.
+    pub values: Rule<Vec<String>>,
+}
+
+/// Where each line of the audit log goes besides (`[audit]`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Audit {
+    /// The service; `None`: nowhere.
+    pub copy: Option<Rule<Service>>,
+    /// Its socket, where it is not the usual one.
+    pub socket: Option<Rule<PathBuf>>,
+    /// Whether what has no copy does not begin.
+    pub required: Rule<bool>,
+}
+
 /// The rules in force.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
@@ -208,6 +229,8 @@ pub struct Policy {
     ports: Rule<bool>,
     interactive: Rule<bool>,
     exec: Rule<bool>,
+    records: Records,
+    audit: Audit,
 }
 
 impl Policy {
@@ -254,6 +277,19 @@ impl Policy {
     /// Whether `ces exec` is allowed.
     pub fn exec(&self) -> &Rule<bool> {
         &self.exec
+    }
+
+    /// What records keep.
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// Where lines of the audit log go besides.
+    pub fn copies(&self) -> Option<CopyTo> {
+        let Audit { copy, socket, required } = &self.audit;
+        let service = copy.as_ref()?.value;
+        let socket = socket.as_ref().map_or_else(|| service.socket(), |rule| rule.value.clone());
+        Some(CopyTo { service, socket, required: required.value })
     }
 
     /// A refusal: what, the rule it breaks, whom to ask.

@@ -93,7 +93,24 @@ impl Policy {
         for (what, rule) in [("ports", &self.ports), ("interactive", &self.interactive), ("exec", &self.exec)] {
             say(what, rule.value.to_string(), Some(&rule.origin));
         }
+        self.kept(&mut say);
         out
+    }
+
+    /// What is kept of runs, and where copies of it go.
+    fn kept(&self, say: &mut dyn FnMut(&str, String, Option<&Origin>)) {
+        let whole = &self.records.whole_commands;
+        say("commands in records", if whole.value { "full" } else { "redacted" }.to_owned(), Some(&whole.origin));
+        let values = &self.records.values;
+        let names = if values.value.is_empty() { "none".to_owned() } else { values.value.join(", ") };
+        say("values of variables in records", names, Some(&values.origin));
+        let copy = self.audit.copy.as_ref();
+        let to = self.copies().map_or("nowhere".to_owned(), |to| format!("{} ({})", to.service, to.socket.display()));
+        say("copies of audit lines", to, copy.map(|rule| &rule.origin));
+        if copy.is_some() {
+            let required = &self.audit.required;
+            say("copies required", required.value.to_string(), Some(&required.origin));
+        }
     }
 }
 

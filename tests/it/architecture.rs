@@ -297,11 +297,13 @@ const POWER: [(&str, &str); 56] = [
 ];
 
 /// The same for what is the record's.
-const RECORDS: [(&str, &str); 12] = [
+const RECORDS: [(&str, &str); 14] = [
     ("evidence/log.rs", "the audit log is root's"),
     ("evidence/check.rs", "the audit log is root's"),
     ("evidence/checkpoint.rs", "its key is root's"),
     ("evidence/proof.rs", "the audit log is root's"),
+    ("run/supervisor/record/beside.rs", "records are root's"),
+    ("commands/rerun.rs", "records are root's"),
     ("commands/audit.rs", "the audit log is root's"),
     ("commands/events.rs", "the audit log is root's"),
     ("commands/logs.rs", "logs are root's"),

@@ -65,6 +65,10 @@ mod boundary;
 /// Payloads that take all they can get.
 mod attacks;
 mod audit;
+/// What a run leaves for an officer.
+mod evidence;
+/// The end of a run: killed, large, and beside another host's.
+mod ends;
 /// What the engine would do by itself.
 mod engine_traps;
 /// Killed at any moment, out of descriptors, out of space.

@@ -81,7 +81,7 @@ fn a_page_tells_what_a_run_was_what_held_and_what_it_left() {
         };
         let page = page.exits(0);
         has(page, "run", &format!("{first} (first)"));
-        has(page, "command", "/bin/sh -c 'echo 1 > /safe_outputs/f; ln -s f /safe_outputs/l'");
+        has(page, "command", "/bin/sh -c <withheld>");
         has(page, "protections", "ok    no network");
         for held in ["ok    no capabilities", "ok    system calls are filtered", "ok    no program can gain privileges"]
         {
