@@ -42,6 +42,8 @@ mod run_report;
 pub mod run;
 /// `ces rehearse`.
 pub mod rehearse;
+/// Where rehearsals are kept.
+pub mod ticket;
 /// `ces spec`, `ces bundle`.
 pub mod bundle;
 /// `ces ps`, `ces stop`.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::reader::{Rule, Table, wrong};
 use super::{
     Access, Data, HostFacts, ImageLimits, Images, Limit, Limits, Mirror, MountRule, Policy, Profiles, Project,
-    Registries, profile, units,
+    Registries, Rehearsing, profile, units,
 };
 use crate::error::Result;
 use crate::host::caller::Mode;
@@ -39,6 +39,7 @@ impl Policy {
                 approved: None,
                 require_digest: Rule::builtin("images.require_digest", false),
                 shared: Rule::builtin("images.shared", false),
+                rehearsed: Rule::builtin("images.rehearsed", Rehearsing::Free),
                 limits: ImageLimits::default(),
             },
             data: Data {
@@ -219,6 +220,15 @@ fn read_images(mut table: Table<'_>, images: &mut Images) -> Result<()> {
     images.approved = absolute(&mut table, "approved")?;
     set(&mut images.require_digest, table.boolean("require_digest")?);
     set(&mut images.shared, table.boolean("shared")?);
+    set(
+        &mut images.rehearsed,
+        table.choice("rehearsed", "true, false or \"advice\"", |word| match word {
+            "true" => Some(Rehearsing::Required),
+            "false" => Some(Rehearsing::Free),
+            "\"advice\"" => Some(Rehearsing::Advice),
+            _ => None,
+        })?,
+    );
     if let Some(mut table) = table.table("limits")? {
         images.limits = ImageLimits {
             layer: size(&mut table, "layer")?,

@@ -35,6 +35,8 @@ impl Policy {
         say("digest required", digest.value.to_string(), Some(&digest.origin));
         let shared = &self.images.shared;
         say("images shared by all", shared.value.to_string(), Some(&shared.origin));
+        let rehearsed = &self.images.rehearsed;
+        say("images rehearsed before they run", rehearsed.value.name().to_owned(), Some(&rehearsed.origin));
         if let Some(mode) = &self.mode {
             say("mode", mode.value.name().to_owned(), Some(&mode.origin));
         }

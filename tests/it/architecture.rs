@@ -296,7 +296,7 @@ const POWER: [(&str, &str); 55] = [
 ];
 
 /// The same for what is the record's.
-const RECORDS: [(&str, &str); 12] = [
+const RECORDS: [(&str, &str); 14] = [
     ("evidence/log.rs", "the audit log is root's"),
     ("evidence/check.rs", "the audit log is root's"),
     ("evidence/checkpoint.rs", "its key is root's"),
@@ -308,6 +308,8 @@ const RECORDS: [(&str, &str); 12] = [
     ("commands/run.rs", "starts the stage process, writes the record"),
     ("commands/run_plan.rs", "layers of an ordinary user's own"),
     ("commands/run_record.rs", "writes the record"),
+    ("commands/rehearse.rs", "rehearsals are kept beside records"),
+    ("commands/ticket.rs", "rehearsals are kept beside records"),
     ("commands/verify.rs", "records are root's"),
 ];
 
