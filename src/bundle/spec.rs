@@ -46,7 +46,7 @@ pub struct HostPaths {
     pub hosts: PathBuf,
     /// `/etc/hostname`.
     pub hostname: PathBuf,
-    /// `/etc/resolv.conf`, empty.
+    /// `/etc/resolv.conf`, without a server.
     pub resolv_conf: PathBuf,
 }
 

@@ -44,6 +44,8 @@ pub mod run;
 pub mod rerun;
 /// `ces rehearse`.
 pub mod rehearse;
+/// Where rehearsals are kept.
+pub mod ticket;
 /// `ces spec`, `ces bundle`.
 pub mod bundle;
 /// `ces ps`, `ces stop`.

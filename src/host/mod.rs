@@ -32,6 +32,8 @@ pub mod machine;
 pub mod named_file;
 /// Whether a process of `ces` was started by `ces`.
 pub mod parent;
+/// A place of the host that a caller names.
+pub mod place;
 /// Signals that ask long work to stop.
 pub mod signals;
 /// Sockets of the host that a bind would lead to.

@@ -20,8 +20,11 @@ use crate::error::{Error, Kind, Result, Stage};
 
 /// Which places of the host and the container a run may join.
 pub mod mounts;
+/// What rehearsals of an image are worth.
+mod rehearsed;
 
 pub use mounts::{Bind, Tmpfs};
+pub use rehearsed::Rehearsed;
 
 /// Open files a run may have that asks for nothing: podman's figure, or the host's own where that is lower.
 pub const NOFILE: u64 = 1_048_576;
@@ -47,6 +50,8 @@ pub struct GrantFacts {
     pub unmapped_ids: u64,
     /// The site's list, when the policy names one.
     pub approved: Option<Approved>,
+    /// What is known of rehearsals of it.
+    pub rehearsed: Rehearsed,
     /// Today, for approvals that end.
     pub today: Date,
     /// What each `-v` source is after resolution: opened as the researcher, then read back from the descriptor.
@@ -167,6 +172,7 @@ impl Policy {
                 .hint("run without it on the CPUs; GPUs will come with a later version"));
         }
         self.image(facts, &mut log)?;
+        self.rehearsal(facts, &mut log)?;
         let profile = self.profile(request, facts, &mut log)?;
         let data = self.data_access(request, facts, &mut log);
         let limits = self.granted(request, &mut log)?;

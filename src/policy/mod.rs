@@ -137,8 +137,32 @@ pub struct Images {
     pub shared: Rule<bool>,
     /// Whether an image may run of which entries belong to ids that are not mapped here, and so to nobody.
     pub unmapped_ids: Rule<bool>,
+    /// Whether an image must have been rehearsed.
+    pub rehearsed: Rule<Rehearsing>,
     /// How much an image may ask of the store.
     pub limits: ImageLimits,
+}
+
+/// Whether an image must have been rehearsed (`ces rehearse`) before it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rehearsing {
+    /// No.
+    Free,
+    /// No, but it is said that it was not.
+    Advice,
+    /// By its researcher on this host, with the same rules, and found ready.
+    Required,
+}
+
+impl Rehearsing {
+    /// As the policy writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Free => "false",
+            Self::Advice => "advice",
+            Self::Required => "true",
+        }
+    }
 }
 
 /// How much an image may ask of the store; `None`: as built in (`image::unpack::limits`).

@@ -37,6 +37,8 @@ impl Policy {
         say("images shared by all", shared.value.to_string(), Some(&shared.origin));
         let unmapped = &self.images.unmapped_ids;
         say("images with ids beyond those mapped", unmapped.value.to_string(), Some(&unmapped.origin));
+        let rehearsed = &self.images.rehearsed;
+        say("images rehearsed before they run", rehearsed.value.name().to_owned(), Some(&rehearsed.origin));
         if let Some(mode) = &self.mode {
             say("mode", mode.value.name().to_owned(), Some(&mode.origin));
         }

@@ -311,6 +311,8 @@ const RECORDS: [(&str, &str); 14] = [
     ("commands/run.rs", "starts the stage process, writes the record"),
     ("commands/run_plan.rs", "layers of an ordinary user's own"),
     ("commands/run_record.rs", "writes the record"),
+    ("commands/rehearse.rs", "rehearsals are kept beside records"),
+    ("commands/ticket.rs", "rehearsals are kept beside records"),
     ("commands/verify.rs", "records are root's"),
 ];
 

@@ -52,6 +52,9 @@ mod isolation;
 mod host_sockets;
 /// What an image lacks, told before it goes in.
 mod rehearse;
+mod rehearsals;
+mod rehearsed_programs;
+mod rehearsed_badly;
 /// System calls made for real.
 mod isolation_calls;
 /// Files, mounts and devices, one by one.
@@ -113,5 +116,7 @@ mod registry_found;
 /// How an image that was pulled is found again.
 mod image_names;
 mod image_support;
+/// What holds of a run, held against a rehearsal.
+mod under_rehearse;
 #[path = "../support/mod.rs"]
 mod support;

@@ -155,7 +155,7 @@ pub fn launch<T>(
         Some(usage) => usage,
         None => {
             let killed = cgroup::kills_around().zip(killed_before).map(|(after, before)| after.saturating_sub(before));
-            Usage { peak_memory: None, oom_kills: killed.unwrap_or_default() }
+            Usage { oom_kills: killed.unwrap_or_default(), ..Usage::default() }
         }
     };
     let removed = as_root(|root| cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.remove(root)));
