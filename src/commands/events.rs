@@ -72,6 +72,7 @@ fn image(command: &Command) -> Option<String> {
         Command::Pull(args) => Some(args.source.clone()),
         Command::Run(args) => Some(args.image().to_owned()),
         Command::Rmi(args) => Some(args.images.join(" ")),
+        Command::Request(args) => args.image.clone(),
         _ => None,
     }
 }

@@ -49,6 +49,11 @@ pub fn hard_limits() -> BTreeMap<String, u64> {
     hard.filter(|(_, hard)| *hard != u64::MAX).collect()
 }
 
+/// The day it is (UTC), by which approvals end.
+pub fn today() -> jiff::civil::Date {
+    jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date()
+}
+
 /// What a grant depends on of an image.
 #[derive(Debug)]
 pub struct Named {
@@ -102,7 +107,7 @@ pub fn gather(
         digest: image.digest,
         named_by_digest: image.by_digest,
         approved: as_root(|root| policy.approved(root))?,
-        today: jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date(),
+        today: today(),
         sources: sources(&request.binds, &cwd, &caller.home),
         single_id: IdMap::on_disk(caller)?.is_single(),
         hard_limits: hard_limits(),

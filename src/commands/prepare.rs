@@ -24,6 +24,7 @@ use crate::host::privilege::as_root;
 use crate::host::sockets;
 use crate::image::document::Platform;
 use crate::image::store::StoredImage;
+use crate::policy::approved::Approved;
 use crate::policy::grant::Grant;
 use crate::policy::request::RunRequest;
 use crate::policy::{Access, Policy};
@@ -97,6 +98,8 @@ pub fn prepare_on(
     let data = find(&caller, policy.data_root(), request.project.as_deref())?;
     let facts = facts::gather(&policy, &caller, &request, Named::stored(&image, &request), Some(&data))?;
     let grant = policy.grant(&request, &facts)?;
+    let ends_soon = |list: &Approved| list.ends_soon(&facts.digest, facts.project.as_deref(), facts.today);
+    warnings.extend(facts.approved.as_ref().and_then(ends_soon));
     let user = container_user(grant.user.as_deref(), &image)?;
     let identity = Identity::new(
         &caller,

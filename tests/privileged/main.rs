@@ -61,6 +61,8 @@ mod boundary;
 /// Payloads that take all they can get.
 mod attacks;
 mod audit;
+/// Requests and approvals of images.
+mod approvals;
 /// What the engine would do by itself.
 mod engine_traps;
 /// Killed at any moment, out of descriptors, out of space.
