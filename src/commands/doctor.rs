@@ -10,9 +10,12 @@ use std::path::Path;
 use oci_spec::runtime::LinuxResources;
 use serde::Serialize;
 
-use super::{prepare, print};
+use super::{facts, prepare, print};
+use crate::approval::image_request::State;
+use crate::approval::requests;
 use crate::bundle::identity::Identity;
 use crate::bundle::rootfs::{Plan, ROOTFS};
+use crate::bundle::safe_data;
 use crate::bundle::spec::resources;
 use crate::cli::{Global, ListArgs};
 use crate::error::{Error, Kind, Result, Stage};
@@ -74,6 +77,9 @@ pub fn doctor(global: &Global, args: &ListArgs) -> Result<u8> {
     let limits_required = policy.as_ref().map_or(true, |p| p.limits().required.value);
     let mut findings = host(&caller);
     findings.extend([policy_file(&policy), ids(&caller), seccomp(), landlock(), data(policy.as_ref().ok())]);
+    if let Ok(policy) = &policy {
+        findings.extend(approvals(policy, &caller, dirs.as_ref().ok()));
+    }
     match &dirs {
         Ok(dirs) => {
             let io = policy.as_ref().ok().and_then(|p| p.limits().io.default.as_ref());
@@ -225,6 +231,40 @@ fn policy_file(policy: &Result<Policy>) -> Finding {
             Some((Grade::Refused, "ces policy check FILE tells the line".to_owned())),
         ),
     }
+}
+
+/// The list of approved images, where the policy names one: whether it can be read, and which approvals end within thirty days. To
+/// who approves, of everybody; to researchers, of their project.
+fn approvals(policy: &Policy, caller: &Caller, dirs: Option<&Dirs>) -> Option<Finding> {
+    let (what, needed) = ("approvals", "a list that can be read, and none that ends within 30 days");
+    let list = match as_root(|root| policy.approved(root)) {
+        Ok(list) => list?,
+        Err(error) => {
+            let fix = error.hint_text().unwrap_or("ces approve add makes the list").to_owned();
+            return Some(finding(what, needed, error.to_string(), Some((Grade::Refused, fix))));
+        }
+    };
+    let (today, approves) = (facts::today(), policy.may_approve(caller).is_ok());
+    let project = safe_data::find(caller, policy.data_root(), None).ok().and_then(|data| data.project);
+    let theirs: Vec<_> =
+        list.all().iter().filter(|a| a.counts_on(today) && (approves || a.is_for(project.as_deref()))).collect();
+    let ending: Vec<String> = theirs
+        .iter()
+        .filter(|approval| approval.ends_soon(today).is_some())
+        .map(|a| format!("{} on {}", a.name.as_ref().unwrap_or(&a.digest), a.expires.unwrap_or(today)))
+        .collect();
+    let open = || {
+        let all = as_root(|root| requests::all(root, &dirs?.log, None).ok())?;
+        Some(all.0.iter().filter(|request| request.state == State::Open).count())
+    };
+    let open = if approves { open() } else { None };
+    let asked = open.map_or_else(String::new, |open| format!(", {open} open requests"));
+    let found = format!("{} approvals count, {} of them end within 30 days{asked}", theirs.len(), ending.len());
+    let problem = (!ending.is_empty()).then(|| {
+        let whom = if approves { "ces approve renew IMAGE --until DATE".to_owned() } else { policy.whom_to_ask() };
+        (Grade::Warning, format!("{}; {whom}", ending.join("; ")))
+    });
+    Some(finding(what, needed, found, problem))
 }
 
 fn ids(caller: &Caller) -> Finding {

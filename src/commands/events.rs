@@ -76,6 +76,7 @@ fn image(command: &Command) -> Option<String> {
         Command::Bundle(args) => Some(args.image.clone()),
         Command::Inspect(args) => Some(args.image.clone()),
         Command::Rmi(args) => Some(args.images.join(" ")),
+        Command::Request(args) => args.image.clone(),
         _ => None,
     }
 }

@@ -61,6 +61,11 @@ pub fn hard_limits() -> BTreeMap<String, u64> {
     hard.filter(|(_, hard)| *hard != u64::MAX).collect()
 }
 
+/// The day it is (UTC), by which approvals end.
+pub fn today() -> jiff::civil::Date {
+    jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date()
+}
+
 /// What a grant depends on of an image.
 #[derive(Debug)]
 pub struct Named {
@@ -117,7 +122,7 @@ pub fn gather(
         unmapped_ids: image.unmapped_ids,
         approved: as_root(|root| policy.approved(root))?,
         rehearsed: Rehearsed::Never,
-        today: jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date(),
+        today: today(),
         sources: sources.iter().map(|(name, place)| (name.clone(), place.path().to_owned())).collect(),
         single_id: IdMap::on_disk(caller)?.is_single(),
         hard_limits: hard_limits(),

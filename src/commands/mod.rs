@@ -56,6 +56,10 @@ pub mod exec;
 pub mod logs;
 /// `ces runs`, `ces record`.
 pub mod records;
+/// `ces request`.
+pub mod image_request;
+/// `ces approve`.
+pub mod approve;
 /// `ces audit`.
 pub mod audit;
 /// What verbs tell the audit log.

@@ -25,6 +25,7 @@ use crate::host::privilege::as_root;
 use crate::host::sockets;
 use crate::image::document::Platform;
 use crate::image::store::StoredImage;
+use crate::policy::approved::Approved;
 use crate::policy::grant::{Grant, Rehearsed};
 use crate::policy::request::RunRequest;
 use crate::policy::{Access, Policy};
@@ -137,6 +138,8 @@ fn decide(
     for (name, place) in &sources {
         refuse_projects(&policy, place, &format!("-v {name}"))?;
     }
+    let ends_soon = |list: &Approved| list.ends_soon(&facts.digest, facts.project.as_deref(), facts.today);
+    warnings.extend(facts.approved.as_ref().and_then(ends_soon));
     let user = container_user(grant.user.as_deref(), &image)?;
     let identity = Identity::new(
         &caller,

@@ -24,6 +24,8 @@ pub mod disks;
 pub mod features;
 /// Which ids inside a user namespace are which outside.
 pub mod idmap;
+/// How a process that reads hostile bytes shuts itself in.
+pub mod confine;
 /// Files that the kernel writes while they are read.
 pub mod kernel_files;
 /// Which machine this is, where several share a file system.

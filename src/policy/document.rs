@@ -38,6 +38,7 @@ impl Policy {
             registries: Registries::default(),
             images: Images {
                 approved: None,
+                approvers: None,
                 require_digest: Rule::builtin("images.require_digest", false),
                 shared: Rule::builtin("images.shared", false),
                 unmapped_ids: Rule::builtin("images.unmapped_ids", true),
@@ -231,6 +232,7 @@ fn address(
 
 fn read_images(mut table: Table<'_>, images: &mut Images) -> Result<()> {
     images.approved = absolute(&mut table, "approved")?;
+    images.approvers = table.strings("approvers")?;
     set(&mut images.require_digest, table.boolean("require_digest")?);
     set(&mut images.shared, table.boolean("shared")?);
     set(&mut images.unmapped_ids, table.boolean("unmapped_ids")?);

@@ -233,7 +233,9 @@ impl Policy {
             let Some(list) = &facts.approved else {
                 return Err(self.refuse("the list of approved images was not read", rule, "names it"));
             };
-            let approval = list.check(&facts.digest, facts.project.as_deref(), facts.today)?;
+            let approval = list
+                .check(&facts.digest, facts.project.as_deref(), facts.today)
+                .map_err(|error| error.hint(self.how_to_request(&facts.digest, facts.project.as_deref())))?;
             log.note("image", format!("approved by {}", approval.approver), &approval.origin);
         }
         self.unmapped_may_be(facts.unmapped_ids)?;

@@ -31,6 +31,9 @@ impl Policy {
         let approved = self.images.approved.as_ref();
         let list = approved.map_or("any image".to_owned(), |r| r.value.display().to_string());
         say("approved images", list, approved.map(|r| &r.origin));
+        if let Some(rule) = &self.images.approvers {
+            say("images are approved by", format!("root, {}", rule.value.join(", ")), Some(&rule.origin));
+        }
         let digest = &self.images.require_digest;
         say("digest required", digest.value.to_string(), Some(&digest.origin));
         let shared = &self.images.shared;

@@ -11,8 +11,21 @@ struct Source {
 }
 
 /// Modules from the first to the last: each may use those before it, and itself.
-const ORDER: [&str; 12] =
-    ["text", "error", "host", "evidence", "image", "stack", "policy", "bundle", "run", "rehearsal", "cli", "commands"];
+const ORDER: [&str; 13] = [
+    "text",
+    "error",
+    "host",
+    "evidence",
+    "image",
+    "stack",
+    "policy",
+    "approval",
+    "bundle",
+    "run",
+    "rehearsal",
+    "cli",
+    "commands",
+];
 
 const LONGEST: usize = 500;
 
@@ -297,7 +310,11 @@ const POWER: [(&str, &str); 56] = [
 ];
 
 /// The same for what is the record's.
-const RECORDS: [(&str, &str); 14] = [
+const RECORDS: [(&str, &str); 18] = [
+    ("approval/file.rs", "the list of approved images is root's"),
+    ("approval/requests.rs", "requests are root's to read"),
+    ("commands/approve.rs", "the list of approved images is root's"),
+    ("commands/image_request.rs", "requests are root's to read"),
     ("evidence/log.rs", "the audit log is root's"),
     ("evidence/check.rs", "the audit log is root's"),
     ("evidence/checkpoint.rs", "its key is root's"),
@@ -322,7 +339,7 @@ const IDS: [(&str, &str); 6] = [
     ("run/user_namespace.rs", "root of a namespace of its own"),
     ("run/stage/mod.rs", "the project's group alone"),
     ("run/container/exec.rs", "another user of the container"),
-    ("image/unpack/child.rs", "root of a namespace of its own"),
+    ("host/confine.rs", "root of a namespace of its own"),
     ("run/stage/witness/calls.rs", "names a payload's calls, and makes none"),
 ];
 

@@ -72,6 +72,8 @@ mod audit;
 mod evidence;
 /// The end of a run: killed, large, and beside another host's.
 mod ends;
+/// Requests and approvals of images.
+mod approvals;
 /// What the engine would do by itself.
 mod engine_traps;
 /// Killed at any moment, out of descriptors, out of space.

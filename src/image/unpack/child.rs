@@ -11,18 +11,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 
-use caps::{CapSet, Capability};
-use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr,
-};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
-use nix::sched::{CloneFlags, unshare};
-use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::Signal;
-use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, chroot, fchdir, setgroups, setresgid, setresuid};
+use nix::sys::stat::Mode;
 
 use super::apply::{Applied, Applier};
 use super::flush::Flush;
@@ -33,6 +25,7 @@ use super::stream::{Hashing, Uncompressed};
 use super::tarstream::TarStream;
 use super::tree::Tree;
 use super::{plan, remove, settle, stream};
+use crate::host::confine::{self, Unconfined};
 use crate::host::idmap::IdMap;
 use crate::host::parent;
 
@@ -78,12 +71,11 @@ fn work(from_parent: &mut BufReader<&UnixStream>, control: &UnixStream, blob: Fi
         }
         _ => Vec::new(),
     };
-    leave(|| {
-        send(control, &Said::Unshared).map_err(lost)?;
-        receive::<String>(from_parent).map(drop).map_err(lost)
-    })?;
-    become_root(&job.ids)?;
-    shut_in(&directory, &lower, matches!(job.work, Work::List))?;
+    confine::leave()?;
+    send(control, &Said::Unshared).map_err(lost)?;
+    receive::<String>(from_parent).map(drop).map_err(lost)?;
+    confine::become_root(&job.ids)?;
+    confine::shut_in(&directory, &lower, matches!(job.work, Work::List))?;
     match &job.work {
         Work::Unpack { compression, blob_size, has_base, .. } => {
             let bytes = stream::start(blob, *compression, *blob_size, job.limits.clone())?;
@@ -111,6 +103,13 @@ fn work(from_parent: &mut BufReader<&UnixStream>, control: &UnixStream, blob: Fi
     }
 }
 
+impl From<Unconfined> for Fault {
+    fn from(failed: Unconfined) -> Self {
+        let fault = Self::new(FaultKind::Host, failed.to_string());
+        failed.hint.map_or(fault.clone(), |hint| fault.hint(hint))
+    }
+}
+
 fn open(path: &Path) -> Result<OwnedFd, Fault> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(AT_FDCWD, path, flags, Mode::empty()).map_err(|e| Fault::host(&format!("open {}", path.display()), e))
@@ -132,73 +131,6 @@ fn create(path: &Path) -> Result<File, Fault> {
 
 fn list(directory: &OwnedFd, listing: Option<File>, contents: &Contents, ids: &IdMap) -> Result<(), Fault> {
     listing.map_or(Ok(()), |file| listing::write(directory, file, contents, ids))
-}
-
-/// Leaves the parent's namespaces; `mapped` returns when the parent has written the id maps.
-fn leave(mapped: impl FnOnce() -> Result<(), Fault>) -> Result<(), Fault> {
-    let namespaces =
-        CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC;
-    unshare(namespaces).map_err(|e| {
-        Fault::host("make a user namespace", e)
-            .hint("user namespaces must be allowed on this host (sysctl user.max_user_namespaces; on some, kernel.unprivileged_userns_clone or an AppArmor restriction)")
-    })?;
-    mapped()
-}
-
-fn become_root(ids: &IdMap) -> Result<(), Fault> {
-    let fail = |e| Fault::host("become root of the user namespace", e);
-    match setgroups(&[]) {
-        Ok(()) => {}
-        // One's own id alone may be mapped only where groups cannot be dropped (user_namespaces(7)).
-        Err(Errno::EPERM) if ids.is_single() => {}
-        Err(e) => return Err(fail(e)),
-    }
-    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
-    setresgid(gid, gid, gid).map_err(fail)?;
-    setresuid(uid, uid, uid).map_err(fail)?;
-    // After the change of ids, which clears it.
-    prctl::set_pdeathsig(Signal::SIGKILL).map_err(fail)?;
-    prctl::set_no_new_privs().map_err(fail)?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(fail)?;
-    umask(Mode::empty());
-    Ok(())
-}
-
-/// Makes `directory` the root directory, gives up all capabilities but those over files, and asks Landlock to allow
-/// nothing outside `directory` and reading alone in `lower`, or in `directory` too where nothing is to change.
-fn shut_in(directory: &OwnedFd, lower: &[OwnedFd], read_only: bool) -> Result<(), Fault> {
-    let fail = |e| Fault::host("shut the unpacking process in", e);
-    fchdir(directory).map_err(fail)?;
-    chroot(".").map_err(fail)?;
-    let change = [Capability::CAP_CHOWN, Capability::CAP_DAC_OVERRIDE, Capability::CAP_FOWNER, Capability::CAP_FSETID];
-    let change = change.into_iter().filter(|_| !read_only);
-    let keep = change.chain([Capability::CAP_DAC_READ_SEARCH]).collect();
-    for set in [CapSet::Effective, CapSet::Permitted] {
-        caps::set(None, set, &keep)
-            .map_err(|e| Fault::new(FaultKind::Host, format!("cannot drop capabilities: {e}")))?;
-    }
-    restrict(directory, lower, read_only)
-        .map_err(|e| Fault::new(FaultKind::Host, format!("cannot restrict the unpacking process (Landlock): {e}")))
-}
-
-/// Landlock is required wherever the kernel has it, from the version on that can allow hard links between directories
-/// (Linux 5.19); what later versions add is taken where it is there.
-fn restrict(directory: &OwnedFd, lower: &[OwnedFd], read_only: bool) -> Result<(), landlock::RulesetError> {
-    let needed = AccessFs::from_all(ABI::V2);
-    let Ok(ruleset) = Ruleset::default().set_compatibility(CompatLevel::HardRequirement).handle_access(needed) else {
-        return Ok(());
-    };
-    let all = AccessFs::from_all(ABI::V5);
-    let mut ruleset = ruleset
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(all)?
-        .handle_access(AccessNet::from_all(ABI::V4))?
-        .create()?
-        .add_rule(PathBeneath::new(directory, if read_only { AccessFs::from_read(ABI::V5) } else { all }))?;
-    for layer in lower {
-        ruleset = ruleset.add_rule(PathBeneath::new(layer, AccessFs::from_read(ABI::V5)))?;
-    }
-    ruleset.restrict_self().map(drop)
 }
 
 fn unpack(
