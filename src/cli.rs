@@ -19,6 +19,8 @@ pub mod podman;
 pub mod records;
 /// Options of a run.
 pub mod run;
+/// `ces stack`.
+pub mod stack;
 
 pub use records::{ManArgs, OutputsArgs, RecordArgs, RunState, RunsArgs};
 pub use run::{BundleArgs, ExplainArgs, RehearseArgs, RunArgs, RunOptions, SpecArgs};
@@ -110,6 +112,9 @@ pub enum Command {
     Bundle(BundleArgs),
     /// Show the configuration and layers of an image
     Inspect(InspectArgs),
+    /// Tell what is in an image, who brought it, and what a reviewer looks at; nothing runs
+    #[command(after_help = stack::EXAMPLES)]
+    Stack(stack::StackArgs),
     /// Print the config.json a run would get; nothing runs
     #[command(override_usage = "ces spec [OPTIONS] IMAGE [ARGS]...")]
     Spec(SpecArgs),

@@ -3,7 +3,7 @@
 use crate::cli::{Command, Global, PullArgs};
 use crate::commands::{
     Context, audit, bundle, doctor, events, exec, fsck, images, inspect, logs, manual, outputs, policy, prune, ps,
-    pull, records, rehearse, rmi, run, show, verify,
+    pull, records, rehearse, rmi, run, show, stack, verify,
 };
 use crate::error::Result;
 use crate::run::supervisor::spawn::Started;
@@ -38,6 +38,7 @@ fn carry_out(global: &Global, command: &Command, started: Option<Started>) -> Re
             let asked = inspect::InspectArgs { image: args.image.clone() };
             inspect::inspect(&Context::new(global)?, &asked).map(|()| 0)
         }
+        Command::Stack(args) => stack::stack(global, args),
         Command::Run(args) => run::run(global, args, started),
         Command::Rehearse(args) => rehearse::rehearse(global, args),
         Command::Bundle(args) => bundle::bundle(global, args),

@@ -20,6 +20,7 @@ use crate::image::store::viewer::Rights;
 use crate::image::unpack::parent::Unpacker;
 use crate::run::forked_task::ForkedTask;
 use crate::run::reown;
+use crate::stack::load;
 
 /// What `ces pull` is asked.
 #[derive(Debug, Clone, Default)]
@@ -94,6 +95,10 @@ pub(super) fn fetch(ctx: &Context, args: &PullArgs) -> Result<Pulled> {
     let (progress, interrupt) = (&progress, &interrupt);
     let request = Request { reference, source: args.source.clone(), by, rights, platform, progress, interrupt };
     let pulled = pull_image(&store, &unpacker, &origin, &request).map_err(|e| elsewhere(ctx, e))?;
+    // What could not be read now is read when somebody asks for it.
+    if let Err(error) = store.find(&pulled.reference).and_then(|image| load::prepare(&store, &unpacker, &image)) {
+        progress.note(&format!("what the image says of packages is not read yet: {error}"));
+    }
     giving.run(&pulled.reference)?;
     let about = json!({"image": pulled.reference, "digest": pulled.digest, "from": args.source, "result": "done"});
     events::tell(&ctx.dirs.log, &ctx.caller, Event::Pull, None, about)?;
