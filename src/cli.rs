@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, FromArgMatches as _, Parser, Subcommand, ValueEnum};
@@ -13,6 +14,8 @@ use clap::{Args, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 pub mod audit;
 /// The argument order of EPCC's tools: `ces-pull`, `ces-run`.
 pub mod legacy;
+/// Words of other tools, answered with those of ces.
+pub mod other_tools;
 /// Options of podman, hidden from the help.
 pub mod podman;
 /// Options of the verbs on past runs.
@@ -30,19 +33,30 @@ Examples:
   ces pull ghcr.io/lab/tool:1.2          fetch an approved image
   ces run ghcr.io/lab/tool:1.2           run it on the project's safe data
   ces show last                          what the last run was, and what it left
-  ces doctor                             can this host keep the promises?
+  ces doctor                             check whether this host can run containers safely
 
 Exit status: the payload's own for `run` (125: nothing ran); else 0, 1 failed, 2 usage, 3 refused by policy.";
 
 const SOURCES: &str =
     "ghcr.io/NS/NAME:TAG, …@sha256:…, docker://…, oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE";
 
+/// The commit it was built from; told by who builds it for others (`scripts/package`).
+pub const COMMIT: &str = match option_env!("CES_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+/// What `ces --version` and `ces version` print.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let (arch, os) = (std::env::consts::ARCH, std::env::consts::OS);
+    format!("{} (commit {COMMIT}, {arch}-{os}, OCI runtime: libcontainer)", env!("CARGO_PKG_VERSION"))
+});
+
 /// Runs approved container images on sensitive data in Trusted Research Environments.
 ///
 /// No daemon, no network, one policy. Data is at /safe_data in the container; what the payload leaves in /safe_outputs is
 /// kept in ~/outputs_ID; everything else it writes is gone after the run.
 #[derive(Debug, Parser)]
-#[command(name = "ces", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+#[command(name = "ces", version, long_version = VERSION.as_str(), max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = EXAMPLES)]
 pub struct Cli {
     #[command(flatten)]
@@ -64,13 +78,13 @@ pub struct Global {
     #[arg(long, value_name = "FILE", env = "CES_POLICY", value_parser = maybe_path())]
     #[arg(global = true, help_heading = "Global options")]
     pub policy: Option<PathBuf>,
-    /// Say only what went wrong
+    /// Print errors only
     #[arg(short, long, global = true, help_heading = "Global options")]
     pub quiet: bool,
-    /// Say more about what is done
+    /// Print more details
     #[arg(long, global = true, help_heading = "Global options")]
     pub verbose: bool,
-    /// Say more about what is done (before the verb: `ces -v run …`; after `run`, -v is a volume)
+    /// Print more details (before the verb: `ces -v run …`; after `run`, -v is a volume)
     #[arg(short = 'v', hide = true)]
     pub verbose_first: bool,
 }
@@ -96,36 +110,36 @@ pub enum Command {
     /// Run an image on the project's safe data
     #[command(after_help = run::RUN_EXAMPLES, override_usage = "ces run [OPTIONS] IMAGE [ARGS]...")]
     Run(RunArgs),
-    /// Run an image as the TRE will, on synthetic data, and tell what it will not get there
+    /// Test an image under the TRE's isolation, on synthetic data, and list what it will miss there
     #[command(after_help = run::REHEARSE_EXAMPLES, override_usage = "ces rehearse [OPTIONS] IMAGE [ARGS]...")]
     Rehearse(Box<RehearseArgs>),
     /// List the images in the store
     Images(ListArgs),
     /// Remove images from the store; through sudo, what you pulled
     Rmi(RmiArgs),
-    /// Free what no image and no run uses
+    /// Delete unused layers and files
     Prune(ListArgs),
-    /// Check every image and layer in the store against what was recorded
+    /// Check the store: every image and layer against its recorded digests
     Fsck(FsckArgs),
     /// Write a complete, portable OCI bundle, for crun and runc
     #[command(override_usage = "ces bundle [OPTIONS] IMAGE DIR")]
     Bundle(BundleArgs),
     /// Show the configuration and layers of an image
     Inspect(InspectArgs),
-    /// Tell what is in an image, who brought it, and what a reviewer looks at; nothing runs
+    /// Tell what is in an image, who brought it, and what a reviewer looks at, without running it
     #[command(after_help = stack::EXAMPLES)]
     Stack(stack::StackArgs),
-    /// Print the config.json a run would get; nothing runs
+    /// Print the config.json of a run, without running it
     #[command(override_usage = "ces spec [OPTIONS] IMAGE [ARGS]...")]
     Spec(SpecArgs),
     /// Show, check and explain the site's policy
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Tell whether this host can keep the promises, and what to change
+    /// Check whether this host can run containers safely, and how to fix what is missing
     Doctor(ListArgs),
     /// List running containers
     Ps(ListArgs),
-    /// Stop a run: SIGTERM, a time of grace, SIGKILL
+    /// Stop a run: SIGTERM, then SIGKILL after a time of grace
     Stop(StopArgs),
     /// Print what a detached run has written
     Logs(LogsArgs),
@@ -135,19 +149,21 @@ pub enum Command {
     /// List past runs
     #[command(after_help = records::RUNS_EXAMPLES)]
     Runs(RunsArgs),
-    /// Show what a run was, what it was allowed and what it left, on one page
+    /// Show a past run on one page: image, command, protections, limits, outputs
     #[command(after_help = records::SHOW_EXAMPLES)]
     Show(RecordArgs),
     /// Print the record of a run, a JSON document
     Record(RecordArgs),
-    /// Tell where the outputs of a run are
+    /// Print where the outputs of a run are
     #[command(after_help = records::OUTPUTS_EXAMPLES)]
     Outputs(OutputsArgs),
-    /// Check that the outputs of a run are still what its record says
+    /// Check that the outputs of a run are unchanged
     Verify(RecordArgs),
     /// Check, show and sign the audit log
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Print version, commit and target
+    Version(ListArgs),
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Write the manual pages into a directory
@@ -239,7 +255,7 @@ pub struct InspectArgs {
 pub enum PolicyCommand {
     /// Print the policy in force
     Show(ListArgs),
-    /// Tell whether FILE is a valid policy
+    /// Check whether FILE is a valid policy
     Check {
         /// The file to check
         #[arg(value_name = "FILE")]
@@ -248,7 +264,7 @@ pub enum PolicyCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Print every decision for a run, and the line it comes from; nothing runs
+    /// Print every decision for a run and the policy line it comes from, without running it
     #[command(override_usage = "ces policy explain [OPTIONS] IMAGE [ARGS]...")]
     Explain(Box<ExplainArgs>),
 }

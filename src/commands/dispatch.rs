@@ -19,6 +19,7 @@ pub fn dispatch(global: &Global, command: &Command, started: Option<Started>) ->
 fn carry_out(global: &Global, command: &Command, started: Option<Started>) -> Result<u8> {
     match command {
         Command::Policy(command) => policy::run(global, command),
+        Command::Version(args) => manual::version(args),
         Command::Completions(args) => manual::completions(args),
         Command::Man(args) => manual::man(args),
         Command::Pull(args) => pull::pull(&Context::new(global)?, &pull_args(global, args)).map(|()| 0),

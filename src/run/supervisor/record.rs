@@ -17,6 +17,7 @@ pub mod index;
 /// The end of a record that has to wait.
 pub mod pending;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -294,19 +295,19 @@ impl Record {
     }
 
     /// The record in one line.
-    pub fn entry(&self) -> Entry {
+    pub fn entry(&self) -> Entry<'_> {
         Entry {
             id: self.id.clone(),
             uid: self.uid,
-            researcher: self.researcher.clone(),
-            project: self.project.clone(),
-            image: self.image.clone(),
+            researcher: Cow::Borrowed(&self.researcher),
+            project: self.project.as_deref().map(Cow::Borrowed),
+            image: Cow::Borrowed(&self.image),
             state: self.state,
-            started: self.started.clone(),
+            started: Cow::Borrowed(&self.started),
             seconds: self.seconds,
             exit: self.exit,
-            ended: self.ended.clone(),
-            name: self.name.clone(),
+            ended: self.ended.as_deref().map(Cow::Borrowed),
+            name: self.name.as_deref().map(Cow::Borrowed),
         }
         .bounded()
     }
