@@ -26,6 +26,8 @@ pub mod podman;
 pub mod records;
 /// Options of a run.
 pub mod run;
+/// `ces stack`.
+pub mod stack;
 
 #[cfg(test)]
 mod tests;
@@ -129,6 +131,9 @@ pub enum Command {
     Bundle(BundleArgs),
     /// Show the configuration and layers of an image
     Inspect(InspectArgs),
+    /// Tell what is in an image, who brought it, and what a reviewer looks at, without running it
+    #[command(after_help = stack::EXAMPLES)]
+    Stack(stack::StackArgs),
     /// Print the config.json of a run, without running it
     #[command(override_usage = "ces spec [OPTIONS] IMAGE [ARGS]...")]
     Spec(SpecArgs),

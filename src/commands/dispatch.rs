@@ -3,7 +3,7 @@
 use crate::cli::{Command, Global, PullArgs};
 use crate::commands::{
     Context, approve, audit, bundle, doctor, events, exec, fsck, image_request, images, inspect, logs, manual, metrics,
-    outputs, policy, prune, ps, pull, records, rehearse, rerun, rmi, run, show, verify,
+    outputs, policy, prune, ps, pull, records, rehearse, rerun, rmi, run, show, stack, verify,
 };
 use crate::error::Result;
 use crate::run::supervisor::spawn::Started;
@@ -39,6 +39,7 @@ fn carry_out(global: &Global, command: &Command, started: Option<Started>) -> Re
             let asked = inspect::InspectArgs { image: args.image.clone() };
             inspect::inspect(&Context::new(global)?, &asked).map(|()| 0)
         }
+        Command::Stack(args) => stack::stack(global, args),
         Command::Run(args) => run::run(global, args, started),
         Command::Rehearse(args) => rehearse::rehearse(global, args),
         Command::Bundle(args) => bundle::bundle(global, args),

@@ -26,6 +26,8 @@ pub mod prune;
 pub mod fsck;
 /// `ces inspect`.
 pub mod inspect;
+/// `ces stack`.
+pub mod stack;
 /// What a failed run may have wanted.
 mod advice;
 /// How scratch and outputs are bounded.

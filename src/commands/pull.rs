@@ -22,6 +22,7 @@ use crate::image::store::viewer::Rights;
 use crate::image::unpack::parent::Unpacker;
 use crate::run::forked_task::ForkedTask;
 use crate::run::reown;
+use crate::stack::load;
 
 /// What `ces pull` is asked.
 #[derive(Debug, Clone, Default)]
@@ -112,6 +113,10 @@ pub(super) fn fetch(ctx: &Context, args: &PullArgs) -> Result<Pulled> {
     let pulled = pull_image(&store, &unpacker, &origin, &request).map_err(|e| elsewhere(ctx, e))?;
     pull_outlook::of_owners(&pulled).into_iter().for_each(warn);
     pulled.unused.iter().for_each(|unused| progress.note(unused));
+    // What could not be read now is read when somebody asks for it.
+    if let Err(error) = store.find(&pulled.reference).and_then(|image| load::prepare(&store, &unpacker, &image)) {
+        progress.note(&format!("what the image says of packages is not read yet: {error}"));
+    }
     giving.run(&pulled.reference)?;
     let about = json!({"image": pulled.reference, "digest": pulled.digest, "from": args.source, "result": "done"});
     events::tell(&ctx.dirs.log, &ctx.caller, Event::Pull, None, about)?;

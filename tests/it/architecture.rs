@@ -250,7 +250,7 @@ fn circles(sources: &[Source]) -> Vec<String> {
 }
 
 /// Where root's power is named, lent or taken, and what for. Everything else has the caller's rights and no more.
-const POWER: [(&str, &str); 56] = [
+const POWER: [(&str, &str); 58] = [
     ("host/privilege.rs", "lends it"),
     ("host/site_dir.rs", "opens what root alone can change"),
     ("host/dirs.rs", "the site's directories"),
@@ -264,6 +264,7 @@ const POWER: [(&str, &str); 56] = [
     ("image/source/registry.rs", "a certificate that the policy names"),
     ("image/store/mod.rs", "the store is root's"),
     ("image/store/check/mod.rs", "the store is root's"),
+    ("image/store/facts.rs", "the store is root's"),
     ("image/store/image.rs", "the store is root's"),
     ("image/store/layer.rs", "the store is root's"),
     ("image/store/partial.rs", "the store is root's"),
@@ -307,10 +308,11 @@ const POWER: [(&str, &str); 56] = [
     ("commands/pull.rs", "layers of an ordinary user's own"),
     ("commands/pull_outlook.rs", "reads the approvals"),
     ("commands/ps.rs", "journals, records, signals"),
+    ("commands/stack.rs", "reads the approvals"),
 ];
 
 /// The same for what is the record's.
-const RECORDS: [(&str, &str); 18] = [
+const RECORDS: [(&str, &str); 20] = [
     ("approval/file.rs", "the list of approved images is root's"),
     ("approval/requests.rs", "requests are root's to read"),
     ("commands/approve.rs", "the list of approved images is root's"),

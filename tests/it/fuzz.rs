@@ -147,3 +147,26 @@ fn no_env_file_makes_a_variable_without_a_name() {
 fn no_policy_is_half_understood() {
     run("policy", 2000, entries::policy);
 }
+
+#[path = "../../fuzz/stack.rs"]
+mod stack;
+
+#[test]
+fn no_description_of_packages_makes_one_without_a_name() {
+    run("packages", 1500, stack::packages);
+}
+
+#[test]
+fn no_database_of_packages_leads_its_reader_in_a_circle() {
+    run("database", 1500, stack::database);
+}
+
+#[test]
+fn no_archive_takes_more_than_its_bounds() {
+    run("zip", 1500, stack::archive);
+}
+
+#[test]
+fn no_program_breaks_its_reader() {
+    run("program", 3000, stack::program);
+}

@@ -20,6 +20,8 @@ mod docs;
 /// Several researchers, one store, one policy.
 mod through_sudo;
 mod store_holders;
+/// What is in an image.
+mod stack;
 /// What a run leaves, however odd, deep, hollow or many.
 mod outputs;
 /// Lists, pages and places of runs that are over.

@@ -27,6 +27,8 @@ use crate::image::document::Compression;
 pub const NAME: &str = "ces: unpack";
 /// Bytes of the blob that may wait in the pipe.
 const PIPE_SIZE: i32 = 1 << 20;
+/// Bytes that the process may hold that reads what a layer says of packages.
+const FACTS_MEMORY: u64 = 768 << 20;
 
 /// Starts children that unpack.
 #[derive(Debug, Clone)]
@@ -157,6 +159,18 @@ impl Unpacker {
         if self.privileged {
             job.ids = IdMap::everyone();
         }
+        Ok(self.start(job, Stdio::null())?.finish()?.map(drop))
+    }
+
+    /// Reads what the tree in `directory` says of packages, whose listing is `listing` and has the digest `tree`, into the
+    /// new file `facts`.
+    ///
+    /// # Errors
+    /// When no child can be started, or it died.
+    pub fn facts(&self, directory: &Path, listing: &Path, tree: &str, facts: &Path) -> Result<Ended<()>> {
+        let mut job = self.job(directory, Work::Facts { tree: tree.to_owned() }, Some(facts));
+        job.known = Some(listing.to_owned());
+        job.limits.memory = job.limits.memory.min(FACTS_MEMORY);
         Ok(self.start(job, Stdio::null())?.finish()?.map(drop))
     }
 

@@ -27,6 +27,8 @@ use crate::image::reference::Digest;
 pub const MESSAGE_MAX: u64 = 64 << 20;
 /// How many paths a report may name.
 pub const NOTES_MAX: usize = 10_000;
+/// Bytes of the names of what was left out: they are in a layer's record, which every run reads.
+pub const NAMES_MAX: usize = 256 << 10;
 
 /// The file of an archive that was decompressed, in the directory of the job.
 pub const EXPANDED: &str = "archive";
@@ -79,6 +81,11 @@ pub enum Work {
     },
     /// List the tree as it is; nothing is changed.
     List,
+    /// Read what the tree says of packages, in the files that a listing names; nothing is changed.
+    Facts {
+        /// The digest of the listing.
+        tree: String,
+    },
     /// Delete everything in the directory: its files may belong to ids that only the namespace maps.
     Remove,
 }
@@ -158,6 +165,33 @@ pub struct Omitted {
     /// Entries whose user or group is not among the ids mapped here, so that they belong to nobody (65534).
     #[serde(default)]
     pub unmapped_ids: u64,
+    /// Which devices, files with such bits, and files with capabilities: the first [`NOTES_MAX`], as far as they fit
+    /// [`NAMES_MAX`] bytes. Layers of older stores have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<OmittedName>,
+}
+
+/// Something that was left out of a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OmittedName {
+    /// What it is.
+    pub what: OmittedSort,
+    /// Its path in the layer.
+    pub path: RawPath,
+}
+
+/// Sorts of what is left out by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OmittedSort {
+    /// A set-user-ID bit.
+    SetUserId,
+    /// A set-group-ID bit.
+    SetGroupId,
+    /// File capabilities (`security.capability`).
+    Capabilities,
+    /// A block or character device.
+    Device,
 }
 
 /// Why a child stopped.
