@@ -12,6 +12,7 @@ use crate::host::privilege::as_root;
 use crate::image::source::{RegistryRule, RegistryRules};
 use crate::image::store::Store;
 use crate::image::unpack::Limits;
+use crate::policy::approved::Approved;
 use crate::policy::reader::Rule;
 use crate::policy::{ImageLimits, Policy};
 use crate::run::supervisor::sweep;
@@ -125,6 +126,14 @@ impl Context {
     /// As [`Store::open`].
     pub fn store(&self) -> Result<Store> {
         self.site.store()
+    }
+
+    /// The list of approved images, if the policy names one.
+    ///
+    /// # Errors
+    /// When it cannot be trusted or read.
+    pub fn approved(&self) -> Result<Option<Approved>> {
+        as_root(|root| self.site.policy.approved(root))
     }
 
     /// The rules.

@@ -2,8 +2,8 @@
 
 use crate::cli::{Command, Global, PullArgs};
 use crate::commands::{
-    Context, audit, bundle, doctor, events, exec, fsck, images, inspect, logs, manual, outputs, policy, prune, ps,
-    pull, records, rehearse, rerun, rmi, run, show, verify,
+    Context, approve, audit, bundle, doctor, events, exec, fsck, image_request, images, inspect, logs, manual, metrics,
+    outputs, policy, prune, ps, pull, records, rehearse, rerun, rmi, run, show, verify,
 };
 use crate::error::Result;
 use crate::run::supervisor::spawn::Started;
@@ -54,7 +54,10 @@ fn carry_out(global: &Global, command: &Command, started: Option<Started>) -> Re
         Command::Outputs(args) => outputs::outputs(global, args),
         Command::Verify(args) => verify::verify(global, args),
         Command::Rerun(args) => rerun::rerun(global, args),
+        Command::Request(args) => image_request::request(global, args),
+        Command::Approve(command) => approve::approve(global, command),
         Command::Audit(command) => audit::audit(global, command),
+        Command::Metrics(args) => metrics::metrics(global, args),
     }
 }
 

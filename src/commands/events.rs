@@ -71,7 +71,12 @@ fn image(command: &Command) -> Option<String> {
     match command {
         Command::Pull(args) => Some(args.source.clone()),
         Command::Run(args) => Some(args.image().to_owned()),
+        Command::Rehearse(args) => args.words.first().cloned(),
+        Command::Spec(args) => Some(args.run.image().to_owned()),
+        Command::Bundle(args) => Some(args.image.clone()),
+        Command::Inspect(args) => Some(args.image.clone()),
         Command::Rmi(args) => Some(args.images.join(" ")),
+        Command::Request(args) => args.image.clone(),
         _ => None,
     }
 }

@@ -34,7 +34,7 @@ pub fn runs(global: &Global, args: &RunsArgs) -> Result<u8> {
         let late = since.as_ref().is_none_or(|since| *run.started >= **since);
         state && late && same(&args.project, run.project.as_deref()) && same(&args.user, Some(&run.researcher))
     };
-    let index = as_root(|root| index::text(root, &site.dirs.log))?;
+    let index = index(&site)?;
     let mut runs = index::of(&index, own(&site));
     runs.iter_mut().for_each(|run| look_up(&site, run));
     runs.retain(is_asked_for);
@@ -97,8 +97,16 @@ pub fn record(global: &Global, args: &RecordArgs) -> Result<u8> {
     Ok(u8::from(!record.damaged.is_empty()))
 }
 
+/// The text of the index of runs.
+///
+/// # Errors
+/// When it cannot be read or made.
+pub fn index(site: &Site) -> Result<String> {
+    as_root(|root| index::text(root, &site.dirs.log))
+}
+
 /// Whose runs the caller sees: the caller's own, or everyone's.
-fn own(site: &Site) -> Option<u32> {
+pub fn own(site: &Site) -> Option<u32> {
     (!site.caller.sees_everyone()).then(|| site.caller.uid.as_raw())
 }
 
@@ -145,7 +153,7 @@ fn of(site: &Site, id: &str) -> Result<Record> {
         Err(error) if id == LAST || matches!(error.kind(), Kind::Missing | Kind::Usage) => {}
         found => return found,
     }
-    let index = as_root(|root| index::text(root, &site.dirs.log))?;
+    let index = index(site)?;
     let entries = index::of(&index, own(site));
     let found = match id {
         LAST => entries.last(),

@@ -39,6 +39,12 @@ pub enum Event {
     /// What nothing used was deleted.
     #[serde(rename = "prune")]
     Prune,
+    /// The approval of an image was asked for, or the request was taken back.
+    #[serde(rename = "request")]
+    Request,
+    /// Somebody changed which images are approved, or declined a request.
+    #[serde(rename = "approve")]
+    Approve,
     /// The site's rules, or a protection, said no.
     #[serde(rename = "refused")]
     Refused,

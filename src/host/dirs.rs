@@ -4,7 +4,7 @@
 //! root                 user                     --root DIR
 //! /var/lib/ces         $XDG_DATA_HOME/ces       DIR/store      images, layers; work directories of runs
 //! /var/lib/ces/run     $XDG_STATE_HOME/ces/run  DIR/run        one directory a running job
-//! /var/log/ces         $XDG_STATE_HOME/ces      DIR/log        runs/<id>.json, audit/
+//! /var/log/ces         $XDG_STATE_HOME/ces      DIR/log        runs/<id>.json, audit/, rehearsals/
 //! ```
 //!
 //! Running jobs are not noted in `/run` or `$XDG_RUNTIME_DIR`: those are emptied when the host goes down and when a user's

@@ -24,6 +24,8 @@ pub mod disks;
 pub mod features;
 /// Which ids inside a user namespace are which outside.
 pub mod idmap;
+/// How a process that reads hostile bytes shuts itself in.
+pub mod confine;
 /// Files that the kernel writes while they are read.
 pub mod kernel_files;
 /// Which machine this is, where several share a file system.
@@ -32,6 +34,8 @@ pub mod machine;
 pub mod named_file;
 /// Whether a process of `ces` was started by `ces`.
 pub mod parent;
+/// A place of the host that a caller names.
+pub mod place;
 /// Signals that ask long work to stop.
 pub mod signals;
 /// Sockets of the host that a bind would lead to.

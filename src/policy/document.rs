@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::reader::{Rule, Table, wrong};
 use super::{
     Access, Audit, Data, HostFacts, ImageLimits, Images, Limit, Limits, Mirror, MountRule, Policy, Profiles, Project,
-    Records, Registries, profile, units,
+    Records, Registries, Rehearsing, profile, units,
 };
 use crate::error::Result;
 use crate::host::caller::Mode;
@@ -38,8 +38,11 @@ impl Policy {
             registries: Registries::default(),
             images: Images {
                 approved: None,
+                approvers: None,
                 require_digest: Rule::builtin("images.require_digest", false),
                 shared: Rule::builtin("images.shared", false),
+                unmapped_ids: Rule::builtin("images.unmapped_ids", true),
+                rehearsed: Rule::builtin("images.rehearsed", Rehearsing::Free),
                 limits: ImageLimits::default(),
             },
             data: Data {
@@ -229,8 +232,19 @@ fn address(
 
 fn read_images(mut table: Table<'_>, images: &mut Images) -> Result<()> {
     images.approved = absolute(&mut table, "approved")?;
+    images.approvers = table.strings("approvers")?;
     set(&mut images.require_digest, table.boolean("require_digest")?);
     set(&mut images.shared, table.boolean("shared")?);
+    set(&mut images.unmapped_ids, table.boolean("unmapped_ids")?);
+    set(
+        &mut images.rehearsed,
+        table.choice("rehearsed", "true, false or \"advice\"", |word| match word {
+            "true" => Some(Rehearsing::Required),
+            "false" => Some(Rehearsing::Free),
+            "\"advice\"" => Some(Rehearsing::Advice),
+            _ => None,
+        })?,
+    );
     if let Some(mut table) = table.table("limits")? {
         images.limits = ImageLimits {
             layer: size(&mut table, "layer")?,

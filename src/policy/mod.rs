@@ -34,7 +34,7 @@ pub mod show;
 mod tests;
 
 use crate::error::{Error, Kind, Stage};
-use crate::host::caller::Mode;
+use crate::host::caller::{Caller, Mode};
 use crate::host::dirs::Places;
 use crate::host::log_dir::{CopyTo, Service};
 use reader::Rule;
@@ -131,12 +131,40 @@ pub struct Mirror {
 pub struct Images {
     /// The list of approved digests; `None`: any image of an allowed registry.
     pub approved: Option<Rule<PathBuf>>,
+    /// Login names of those who may approve images through sudo; root always may.
+    pub approvers: Option<Rule<Vec<String>>>,
     /// Whether an image must be named by digest.
     pub require_digest: Rule<bool>,
     /// Whether an image that a researcher pulled with rights of their own is for all researchers.
     pub shared: Rule<bool>,
+    /// Whether an image may run of which entries belong to ids that are not mapped here, and so to nobody.
+    pub unmapped_ids: Rule<bool>,
+    /// Whether an image must have been rehearsed.
+    pub rehearsed: Rule<Rehearsing>,
     /// How much an image may ask of the store.
     pub limits: ImageLimits,
+}
+
+/// Whether an image must have been rehearsed (`ces rehearse`) before it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rehearsing {
+    /// No.
+    Free,
+    /// No, but it is said that it was not.
+    Advice,
+    /// By its researcher on this host, with the same rules, and found ready.
+    Required,
+}
+
+impl Rehearsing {
+    /// As the policy writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Free => "false",
+            Self::Advice => "advice",
+            Self::Required => "true",
+        }
+    }
 }
 
 /// How much an image may ask of the store; `None`: as built in (`image::unpack::limits`).
@@ -288,6 +316,32 @@ impl Policy {
         let service = copy.as_ref()?.value;
         let socket = socket.as_ref().map_or_else(|| service.socket(), |rule| rule.value.clone());
         Some(CopyTo { service, socket, required: required.value })
+    }
+
+    /// Whether the caller may approve images: root itself, and through sudo those whom the policy names.
+    ///
+    /// # Errors
+    /// When they may not.
+    pub fn may_approve(&self, caller: &Caller) -> Result<(), Error> {
+        let named = self.images.approvers.as_ref();
+        let is_named = named.is_some_and(|rule| rule.value.contains(&caller.name));
+        if caller.sees_everyone() || (caller.by_sudo && is_named) {
+            return Ok(());
+        }
+        let what = format!("{} may not approve images", caller.name);
+        match named {
+            Some(rule) => Err(self.refuse(what, rule, &format!("names {}", rule.value.join(", ")))),
+            None => Err(Error::new(Stage::Policy, Kind::Policy, what)
+                .because("images.approvers names nobody, so root alone may")
+                .hint(self.whom_to_ask())),
+        }
+    }
+
+    /// What to type for the approval of an image, and whom to ask.
+    pub(crate) fn how_to_request(&self, digest: &str, project: Option<&str>) -> String {
+        let project = project.map_or_else(String::new, |name| format!(" --project {name}"));
+        let contact = self.contact().map_or_else(String::new, |contact| format!("; {contact} decides"));
+        format!("ask for it: ces request {digest}{project} --reason \"…\"{contact}")
     }
 
     /// A refusal: what, the rule it breaks, whom to ask.

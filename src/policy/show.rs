@@ -31,10 +31,17 @@ impl Policy {
         let approved = self.images.approved.as_ref();
         let list = approved.map_or("any image".to_owned(), |r| r.value.display().to_string());
         say("approved images", list, approved.map(|r| &r.origin));
+        if let Some(rule) = &self.images.approvers {
+            say("images are approved by", format!("root, {}", rule.value.join(", ")), Some(&rule.origin));
+        }
         let digest = &self.images.require_digest;
         say("digest required", digest.value.to_string(), Some(&digest.origin));
         let shared = &self.images.shared;
         say("images shared by all", shared.value.to_string(), Some(&shared.origin));
+        let unmapped = &self.images.unmapped_ids;
+        say("images with ids beyond those mapped", unmapped.value.to_string(), Some(&unmapped.origin));
+        let rehearsed = &self.images.rehearsed;
+        say("images rehearsed before they run", rehearsed.value.name().to_owned(), Some(&rehearsed.origin));
         if let Some(mode) = &self.mode {
             say("mode", mode.value.name().to_owned(), Some(&mode.origin));
         }

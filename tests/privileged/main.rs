@@ -7,12 +7,16 @@
 mod run;
 /// What becomes of arguments, users and configuration.
 mod run_config;
+/// Every field of an image's configuration.
+mod image_config;
 /// The same promises to whoever calls.
 mod callers;
 /// Hosts that say no, and odd homes.
 mod hosts;
 /// What only a host of one's own can show.
 mod guest;
+/// Commands of the documentation.
+mod docs;
 /// Several researchers, one store, one policy.
 mod through_sudo;
 mod store_holders;
@@ -48,6 +52,9 @@ mod isolation;
 mod host_sockets;
 /// What an image lacks, told before it goes in.
 mod rehearse;
+mod rehearsals;
+mod rehearsed_programs;
+mod rehearsed_badly;
 /// System calls made for real.
 mod isolation_calls;
 /// Files, mounts and devices, one by one.
@@ -65,6 +72,8 @@ mod audit;
 mod evidence;
 /// The end of a run: killed, large, and beside another host's.
 mod ends;
+/// Requests and approvals of images.
+mod approvals;
 /// What the engine would do by itself.
 mod engine_traps;
 /// Killed at any moment, out of descriptors, out of space.
@@ -91,6 +100,10 @@ mod unpack_on_old_kernels;
 mod store;
 mod store_crash;
 mod store_disk;
+/// Archives of images, compressed or with several images.
+mod archives;
+/// Images with users beyond the ids mapped here.
+mod unmapped_ids;
 /// Trees compared with what another unpacker makes of them.
 mod differential;
 /// How much an image may ask for.
@@ -105,5 +118,7 @@ mod registry_found;
 /// How an image that was pulled is found again.
 mod image_names;
 mod image_support;
+/// What holds of a run, held against a rehearsal.
+mod under_rehearse;
 #[path = "../support/mod.rs"]
 mod support;

@@ -133,3 +133,24 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
         assert_eq!((child.wait().unwrap().code(), said.as_str()), (Some(141), ""), "{words:?}");
     }
 }
+
+#[test]
+fn metrics_count_the_callers_own_runs_and_to_root_everyones() {
+    for host in hosts() {
+        two_runs(&host);
+        let text = ces(&host, &["metrics"]);
+        let value = |name: &str| {
+            let line = text.exits(0).lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.unwrap_or_else(|| panic!("{name}: {text:?}")).to_owned()
+        };
+        assert_eq!(value("ces_runs{state=\"finished\"}"), "2");
+        assert_eq!(value("ces_runs_ended{end=\"failure\"}"), "1");
+        assert_eq!(value("ces_audit_events{event=\"run.finished\"}"), "2");
+        assert_eq!((value("ces_running"), value("ces_images")), ("0".to_owned(), "1".to_owned()));
+        if !host.is_of_an_ordinary_user() {
+            let text = Ran::from(host.ces_as_root().args(["metrics", "--json"]).output());
+            let json: Value = serde_json::from_str(text.exits(0)).unwrap();
+            assert_eq!(json["ces_runs{state=\"finished\"}"], 2.0);
+        }
+    }
+}

@@ -425,7 +425,9 @@ impl Canary {
         }
         let new = now.keys().filter(|path| !self.seen.contains_key(*path));
         changes.extend(new.map(|path| format!("{} is new", path.display())));
-        for (path, was) in &self.kept {
+        // The last rehearsal of an image takes the place of the one before.
+        let is_rehearsal = |path: &Path| path.components().any(|part| part.as_os_str() == "rehearsals");
+        for (path, was) in self.kept.iter().filter(|(path, _)| !is_rehearsal(path)) {
             let Ok(found) = fs::symlink_metadata(path) else {
                 // Room for the end of a record goes with the end.
                 let is_room = path.parent().is_some_and(|dir| dir.ends_with("log/runs"))

@@ -69,8 +69,8 @@ pub enum ExecReply {
     Started,
     /// It has ended with this wait status.
     Ended(i32),
-    /// It could not be executed: `errno`.
-    NotExecuted(i32),
+    /// It could not be executed: `errno`, and a reason in words where more is to be said.
+    NotExecuted(i32, Option<String>),
     /// It was refused.
     Failed(Failure),
 }
@@ -304,8 +304,9 @@ impl<'a> ExecServer<'a> {
                 );
                 self.drop_sync(at);
             }
-            Some(Ok(Some((CommandState::NotExecuted(errno), ..)))) => {
-                self.settle(at, Ending::NotExecuted(nix::Error::from_raw(errno)), &ExecReply::NotExecuted(errno));
+            Some(Ok(Some((CommandState::NotExecuted(errno, why), ..)))) => {
+                let ending = Ending::NotExecuted(nix::Error::from_raw(errno));
+                self.settle(at, ending, &ExecReply::NotExecuted(errno, why));
                 self.drop_sync(at);
             }
             // Closed: it is executed, or gone; then PID 1 tells.

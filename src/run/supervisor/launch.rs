@@ -56,6 +56,8 @@ pub struct Launch<'a> {
     pub limits_required: bool,
     /// How long it may run.
     pub time: Option<Duration>,
+    /// The signal that asks the payload to end.
+    pub stop_signal: i32,
     /// Standard input reaches the payload (`-i`).
     pub interactive: bool,
     /// The payload has a terminal of its own (`-t`).
@@ -153,7 +155,7 @@ pub fn launch<T>(
         Some(usage) => usage,
         None => {
             let killed = cgroup::kills_around().zip(killed_before).map(|(after, before)| after.saturating_sub(before));
-            Usage { peak_memory: None, oom_kills: killed.unwrap_or_default() }
+            Usage { oom_kills: killed.unwrap_or_default(), ..Usage::default() }
         }
     };
     let removed = as_root(|root| cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.remove(root)));
@@ -302,6 +304,7 @@ fn converse<T>(
             payload_status: stage.payload_status,
             init: handle,
             limit: launch.time,
+            stop_signal: launch.stop_signal,
             pipes,
             terminal,
             detached,
