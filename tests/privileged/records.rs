@@ -224,10 +224,10 @@ fn with_any_amount_of_room_for_its_evidence_a_run_is_refused_or_recorded_whole()
             let told = runs.get(known).is_none_or(|run| run["state"] == "refused");
             assert!(told, "{free} KiB: {runs:?}");
         }
-        host.nothing_is_left();
     }
     assert!(refused > 0 && ran > 0, "{refused} {ran}");
     let verified = Ran::from(host.ces_as_root().args(["audit", "verify"]).output());
     assert!(verified.exits(0).contains("hold together"), "{verified:?}");
     unmount(&host);
+    host.nothing_is_left();
 }
