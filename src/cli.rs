@@ -5,14 +5,21 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
+/// `ces approve`, `ces request`.
+pub mod approve;
 /// `ces audit`.
 pub mod audit;
+/// Options of the verbs on images.
+pub mod images;
 /// The argument order of EPCC's tools: `ces-pull`, `ces-run`.
 pub mod legacy;
+/// Words of other tools, answered with those of ces.
+pub mod other_tools;
 /// Options of podman, hidden from the help.
 pub mod podman;
 /// Options of the verbs on past runs.
@@ -20,7 +27,11 @@ pub mod records;
 /// Options of a run.
 pub mod run;
 
-pub use records::{ManArgs, OutputsArgs, RecordArgs, RunState, RunsArgs};
+#[cfg(test)]
+mod tests;
+
+pub use images::{FsckArgs, InspectArgs, PullArgs, RmiArgs, Secret};
+pub use records::{ManArgs, OutputsArgs, RecordArgs, RerunArgs, RunState, RunsArgs};
 pub use run::{BundleArgs, ExplainArgs, RehearseArgs, RunArgs, RunOptions, SpecArgs};
 
 const EXAMPLES: &str = "\
@@ -28,19 +39,27 @@ Examples:
   ces pull ghcr.io/lab/tool:1.2          fetch an approved image
   ces run ghcr.io/lab/tool:1.2           run it on the project's safe data
   ces show last                          what the last run was, and what it left
-  ces doctor                             can this host keep the promises?
+  ces doctor                             check whether this host can run containers safely
 
 Exit status: the payload's own for `run` (125: nothing ran); else 0, 1 failed, 2 usage, 3 refused by policy.";
 
-const SOURCES: &str =
-    "ghcr.io/NS/NAME:TAG, …@sha256:…, docker://…, oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE";
+/// The commit it was built from; told by who builds it for others (`scripts/package`).
+pub const COMMIT: &str = match option_env!("CES_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+/// What `ces --version` and `ces version` print.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let (arch, os) = (std::env::consts::ARCH, std::env::consts::OS);
+    format!("{} (commit {COMMIT}, {arch}-{os}, OCI runtime: libcontainer)", env!("CARGO_PKG_VERSION"))
+});
 
 /// Runs approved container images on sensitive data in Trusted Research Environments.
 ///
 /// No daemon, no network, one policy. Data is at /safe_data in the container; what the payload leaves in /safe_outputs is
 /// kept in ~/outputs_ID; everything else it writes is gone after the run.
 #[derive(Debug, Parser)]
-#[command(name = "ces", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+#[command(name = "ces", version, long_version = VERSION.as_str(), max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = EXAMPLES)]
 pub struct Cli {
     #[command(flatten)]
@@ -62,13 +81,13 @@ pub struct Global {
     #[arg(long, value_name = "FILE", env = "CES_POLICY", value_parser = maybe_path())]
     #[arg(global = true, help_heading = "Global options")]
     pub policy: Option<PathBuf>,
-    /// Say only what went wrong
+    /// Print errors only
     #[arg(short, long, global = true, help_heading = "Global options")]
     pub quiet: bool,
-    /// Say more about what is done
+    /// Print more details
     #[arg(long, global = true, help_heading = "Global options")]
     pub verbose: bool,
-    /// Say more about what is done (before the verb: `ces -v run …`; after `run`, -v is a volume)
+    /// Print more details (before the verb: `ces -v run …`; after `run`, -v is a volume)
     #[arg(short = 'v', hide = true)]
     pub verbose_first: bool,
 }
@@ -94,33 +113,33 @@ pub enum Command {
     /// Run an image on the project's safe data
     #[command(after_help = run::RUN_EXAMPLES, override_usage = "ces run [OPTIONS] IMAGE [ARGS]...")]
     Run(RunArgs),
-    /// Run an image as the TRE will, on synthetic data, and tell what it will not get there
+    /// Test an image under the TRE's isolation, on synthetic data, and list what it will miss there
     #[command(after_help = run::REHEARSE_EXAMPLES, override_usage = "ces rehearse [OPTIONS] IMAGE [ARGS]...")]
     Rehearse(Box<RehearseArgs>),
     /// List the images in the store
     Images(ListArgs),
     /// Remove images from the store; through sudo, what you pulled
     Rmi(RmiArgs),
-    /// Free what no image and no run uses
+    /// Delete unused layers and files
     Prune(ListArgs),
-    /// Check every image and layer in the store against what was recorded
+    /// Check the store: every image and layer against its recorded digests
     Fsck(FsckArgs),
     /// Write a complete, portable OCI bundle, for crun and runc
     #[command(override_usage = "ces bundle [OPTIONS] IMAGE DIR")]
     Bundle(BundleArgs),
     /// Show the configuration and layers of an image
     Inspect(InspectArgs),
-    /// Print the config.json a run would get; nothing runs
+    /// Print the config.json of a run, without running it
     #[command(override_usage = "ces spec [OPTIONS] IMAGE [ARGS]...")]
     Spec(SpecArgs),
     /// Show, check and explain the site's policy
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Tell whether this host can keep the promises, and what to change
+    /// Check whether this host can run containers safely, and how to fix what is missing
     Doctor(ListArgs),
     /// List running containers
     Ps(ListArgs),
-    /// Stop a run: SIGTERM, a time of grace, SIGKILL
+    /// Stop a run: its image's stop signal (SIGTERM), then SIGKILL after a time of grace
     Stop(StopArgs),
     /// Print what a detached run has written
     Logs(LogsArgs),
@@ -130,62 +149,36 @@ pub enum Command {
     /// List past runs
     #[command(after_help = records::RUNS_EXAMPLES)]
     Runs(RunsArgs),
-    /// Show what a run was, what it was allowed and what it left, on one page
+    /// Show a past run on one page: image, command, protections, limits, outputs
     #[command(after_help = records::SHOW_EXAMPLES)]
     Show(RecordArgs),
     /// Print the record of a run, a JSON document
     Record(RecordArgs),
-    /// Tell where the outputs of a run are
+    /// Print where the outputs of a run are
     #[command(after_help = records::OUTPUTS_EXAMPLES)]
     Outputs(OutputsArgs),
-    /// Check that the outputs of a run are still what its record says
+    /// Check that the outputs of a run are unchanged
     Verify(RecordArgs),
+    /// Run a past run again, and tell whether it leaves the same: 0 the same, 1 not, 125 it could not be told
+    #[command(after_help = records::RERUN_EXAMPLES, override_usage = "ces rerun [OPTIONS] ID [-- ARGS...]")]
+    Rerun(RerunArgs),
+    /// Ask for the approval of an image, and see what became of it
+    #[command(after_help = approve::REQUEST_EXAMPLES, override_usage = "ces request [OPTIONS] IMAGE --reason TEXT\n       ces request list|withdraw …")]
+    Request(approve::RequestArgs),
+    /// Approve images, and keep the list of those that are
+    #[command(subcommand, after_help = approve::APPROVE_EXAMPLES)]
+    Approve(approve::ApproveCommand),
     /// Check, show and sign the audit log
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Print metrics for a monitoring system, in Prometheus' text format
+    Metrics(ListArgs),
+    /// Print version, commit and target
+    Version(ListArgs),
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Write the manual pages into a directory
     Man(ManArgs),
-}
-
-/// `ces pull`.
-#[derive(Debug, Clone, Args)]
-pub struct PullArgs {
-    /// User name at the registry
-    #[arg(long, value_name = "USER")]
-    pub username: Option<String>,
-    /// Read the token from the first line of standard input
-    #[arg(long)]
-    pub password_stdin: bool,
-    /// Read user and token from FILE (one line `USER:TOKEN`, readable by you alone)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["username", "password_stdin"])]
-    pub creds: Option<PathBuf>,
-    /// Fetch the image for another platform, such as linux/arm64
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<String>,
-    /// Store a local image under this name
-    #[arg(long, value_name = "NAME")]
-    pub name: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-    /// Where the image is.
-    #[arg(value_name = "SOURCE", help = SOURCES)]
-    pub source: String,
-    /// The token of `ces-pull USER TOKEN IMAGE`; no option gives it.
-    #[arg(skip)]
-    pub token: Option<Secret>,
-}
-
-/// Text that is never shown.
-#[derive(Clone, Default)]
-pub struct Secret(pub String);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(…)")
-    }
 }
 
 /// Verbs without options of their own.
@@ -196,45 +189,12 @@ pub struct ListArgs {
     pub json: bool,
 }
 
-/// `ces fsck`.
-#[derive(Debug, Clone, Args)]
-pub struct FsckArgs {
-    /// Remove what is damaged and not in use, so that the next pull fetches it again
-    #[arg(long)]
-    pub repair: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `ces rmi`.
-#[derive(Debug, Clone, Args)]
-pub struct RmiArgs {
-    /// References or digests, as `ces images` prints them
-    #[arg(value_name = "IMAGE", required = true)]
-    pub images: Vec<String>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `ces inspect`.
-#[derive(Debug, Clone, Args)]
-pub struct InspectArgs {
-    /// Reference or digest
-    #[arg(value_name = "IMAGE")]
-    pub image: String,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// `ces policy`.
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
     /// Print the policy in force
     Show(ListArgs),
-    /// Tell whether FILE is a valid policy
+    /// Check whether FILE is a valid policy
     Check {
         /// The file to check
         #[arg(value_name = "FILE")]
@@ -243,7 +203,7 @@ pub enum PolicyCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Print every decision for a run, and the line it comes from; nothing runs
+    /// Print every decision for a run and the policy line it comes from, without running it
     #[command(override_usage = "ces policy explain [OPTIONS] IMAGE [ARGS]...")]
     Explain(Box<ExplainArgs>),
 }
@@ -265,7 +225,7 @@ pub struct LogsArgs {
 /// `ces stop`.
 #[derive(Debug, Clone, Args)]
 pub struct StopArgs {
-    /// How long the payload has between SIGTERM and SIGKILL
+    /// How long the payload has between its stop signal and SIGKILL
     #[arg(short, long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(..=86400))]
     pub time: u64,
     /// The run's id or name
@@ -377,115 +337,5 @@ fn verb(words: &[OsString]) -> Option<&str> {
         } else if !word.as_encoded_bytes().starts_with(b"-") {
             return word.to_str();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    fn parse(words: &[&str]) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(std::iter::once("ces").chain(words.iter().copied()))
-    }
-
-    fn run(words: &[&str]) -> RunArgs {
-        match parse(words).unwrap().command {
-            Command::Run(args) => args,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn the_definition_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_run_is_read_the_same_by_its_own_definition() {
-        for line in [
-            "ces run img",
-            "ces -v --root /r run -it -q -e A=1 -e B --policy=/p img:1 python -e x --root",
-            "ces run --root /r -v /a:/b --mount=type=tmpfs,dst=/x --read-only=false -p 1:2 -- img -- x",
-            "ces run --opt-file f --env-file=g --memory 1g --cpus 2 --timeout 1h --profile service --name n -d img",
-        ] {
-            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-            let whole = Cli::try_parse_from(&words).unwrap();
-            assert_eq!(format!("{:?}", run_alone(&words).unwrap()), format!("{whole:?}"), "{line}");
-        }
-        for line in [
-            "ces run",
-            "ces run --help",
-            "ces --version run img",
-            "ces exec a b",
-            "ces run --no-such img",
-            // What ces knows of podman's options is left to the whole.
-            "ces run --privileged img",
-            "ces run --network none img",
-            "ces run -e",
-        ] {
-            assert!(run_alone(&line.split(' ').map(OsString::from).collect::<Vec<_>>()).is_none(), "{line}");
-        }
-    }
-
-    #[test]
-    fn options_end_at_the_image() {
-        let args = run(&["run", "-it", "-e", "A=1", "img:1", "python", "-e", "x", "--privileged", "-v"]);
-        assert_eq!(args.image(), "img:1");
-        assert_eq!(args.args(), ["python", "-e", "x", "--privileged", "-v"]);
-        assert_eq!((args.options.interactive, args.options.tty), (Some(true), Some(true)));
-        assert!(args.options.podman.given.is_empty());
-        assert!(parse(&["run", "--no-such-option", "img"]).is_err());
-        assert!(parse(&["run", "-e", "A=1"]).is_err());
-        assert_eq!(run(&["run", "-i", "--", "img", "--", "x"]).words, ["img", "--", "x"]);
-    }
-
-    #[test]
-    fn switches_may_be_written_with_a_value_as_podman_allows() {
-        let args = run(&["run", "--rm=true", "--init", "--read-only=false", "-t=false", "-i", "img"]);
-        assert_eq!(args.options.read_only, Some(false));
-        assert_eq!((args.options.tty, args.options.interactive), (Some(false), Some(true)));
-        let want = [("rm".to_owned(), Some("true".to_owned())), ("init".to_owned(), Some("true".to_owned()))];
-        assert_eq!(args.options.podman.given, want);
-    }
-
-    #[test]
-    fn podman_options_are_collected_with_their_values() {
-        let args = run(&["run", "--network", "host", "--cap-add=SYS_ADMIN", "--cap-add", "NET_RAW", "-P", "img"]);
-        let given: Vec<(&str, Option<&str>)> =
-            args.options.podman.given.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
-        assert!(given.contains(&("network", Some("host"))) && given.contains(&("cap-add", Some("NET_RAW"))));
-        assert!(given.contains(&("publish-all", Some("true"))) && given.len() == 4);
-    }
-
-    #[test]
-    fn v_is_verbose_before_the_verb_and_a_volume_after_run() {
-        let cli = parse(&["-v", "run", "-v", "./a:/b", "img"]).unwrap();
-        assert!(cli.global.is_verbose());
-        let Command::Run(args) = cli.command else { panic!() };
-        assert_eq!(args.options.volumes, ["./a:/b"]);
-        assert!(parse(&["images", "--verbose", "-q", "--root", "/x"]).unwrap().global.is_verbose());
-    }
-
-    #[test]
-    fn a_bundle_has_an_image_and_a_directory() {
-        let Command::Bundle(args) = parse(&["bundle", "--read-only", "img", "/tmp/b"]).unwrap().command else {
-            panic!()
-        };
-        assert_eq!((args.image.as_str(), args.dir.to_str()), ("img", Some("/tmp/b")));
-    }
-
-    #[test]
-    fn a_run_is_known_as_one_even_when_malformed() {
-        let is_run = |words: &[&str]| super::parse(&words.iter().map(OsString::from).collect::<Vec<_>>()).1;
-        assert!(is_run(&["ces", "run", "--no-such-option"]));
-        assert!(is_run(&["ces", "-q", "--root", "/x", "run"]));
-        assert!(is_run(&["/usr/bin/ces-run"]));
-        assert!(!is_run(&["ces", "rmi", "run"]) && !is_run(&["ces"]) && !is_run(&["ces-pull", "run"]));
-    }
-
-    #[test]
-    fn a_secret_is_never_shown() {
-        assert!(!format!("{:?}", Secret("hunter2".to_owned())).contains("hunter2"));
     }
 }

@@ -18,6 +18,8 @@ pub mod image;
 pub mod stack;
 /// The site's rules, and what a request may have under them.
 pub mod policy;
+/// Requests for the approval of images, and the list of those that are.
+pub mod approval;
 /// From image, policy and identity to an OCI bundle: root file system, runtime spec, seccomp.
 pub mod bundle;
 /// From a bundle to an outcome: namespaces, engine, the enforced check, supervision, outputs, record.

@@ -34,11 +34,12 @@ fn main() -> ExitCode {
     let (cli, warnings) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
-            let text = error.render().to_string();
+            let explained = cli::other_tools::explain(&error);
+            let text = explained.clone().unwrap_or_else(|| error.render().to_string());
             let safe = text::neutral(&text);
             // Help and version are no failures; where they are printed to is clap's decision. What was typed, or pasted, may
             // hold anything.
-            let shown = if safe == text { error.print().is_ok() } else { say(&safe) };
+            let shown = if explained.is_none() && safe == text { error.print().is_ok() } else { say(&safe) };
             return ExitCode::from(if error.use_stderr() || !shown { status(2) } else { 0 });
         }
     };

@@ -4,6 +4,7 @@
 //! is not printable is shown as `\x1b`, `\u{202e}` and the like. Bidirectional controls are escaped too: they make a
 //! name look like another.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 /// A terminal's own stream, less what reaches beyond the screen.
@@ -27,11 +28,15 @@ pub fn neutral(input: &str) -> String {
 
 /// Like [`neutral`], for one line: line breaks are escaped as well.
 pub fn neutral_line(input: &str) -> String {
-    // What most texts are, a hundred thousand times in a list of runs.
+    neutral_cell(input).into_owned()
+}
+
+/// Like [`neutral_line`]; what is harmless already, as most texts are a hundred thousand times in a list of runs, is not copied.
+pub fn neutral_cell(input: &str) -> Cow<'_, str> {
     if input.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
-        return input.to_owned();
+        return Cow::Borrowed(input);
     }
-    neutral(input).replace('\n', "\\n")
+    Cow::Owned(neutral(input).replace('\n', "\\n"))
 }
 
 /// A path or any other bytes as one safe line; bytes that are not UTF-8 are shown as `\xNN`.

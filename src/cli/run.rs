@@ -17,8 +17,8 @@ Examples:
   ces run -it ghcr.io/lab/tool:1.2 bash
   ces run --profile service -p 8787:8787 ghcr.io/rocker-org/rstudio:4
 
-Options of podman that state what holds anyway (--rm, --init, --network none, …) are accepted; those that would
-widen a run are refused by name.
+podman options that are already the default here (--rm, --init, --network none, …) are accepted and ignored; options
+that would weaken the isolation (--privileged, --network host, …) are refused.
 
 Exit status: the payload's own; 124 deadline; 125 ces failed or refused; 126 not executable; 127 not found;
 128+N killed by signal N.";
@@ -30,97 +30,104 @@ Examples:
   ces pull --username me --password-stdin ghcr.io/lab/tool:1.2 < token
   ces pull oci-archive:tool.tar --name lab/tool:1.2";
 
+// The groups of the help.
+const COMMON: &str = "Common options";
+const DATA: &str = "Data and files";
+const RESOURCES: &str = "Resources";
+const TERMINAL: &str = "Ports and terminal";
+const ADVANCED: &str = "Advanced";
+
 /// What a run is made of.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 #[command(args_override_self = true)]
 pub struct RunOptions {
     /// The project whose data the run sees [default: found from your groups]
-    #[arg(long, value_name = "PROJECT")]
+    #[arg(long, value_name = "PROJECT", help_heading = COMMON)]
     pub project: Option<String>,
     /// What the payload may do: batch, or service for images that start as root and drop to another user
-    #[arg(long, value_name = "PROFILE")]
+    #[arg(long, value_name = "PROFILE", help_heading = COMMON)]
     pub profile: Option<String>,
     /// Set a variable; NAME alone takes your value
-    #[arg(short, long, value_name = "NAME[=VALUE]", action = ArgAction::Append, allow_hyphen_values = true)]
+    #[arg(short, long, value_name = "NAME[=VALUE]", action = ArgAction::Append, allow_hyphen_values = true, help_heading = COMMON)]
     pub env: Vec<String>,
     /// Read variables from FILE: NAME=value, one a line, values as they stand
-    #[arg(long, value_name = "FILE", action = ArgAction::Append)]
+    #[arg(long, value_name = "FILE", action = ArgAction::Append, help_heading = COMMON)]
     pub env_file: Vec<PathBuf>,
     /// Read arguments of the command from FILE, one a line
-    #[arg(long, value_name = "FILE", action = ArgAction::Append)]
+    #[arg(long, value_name = "FILE", action = ArgAction::Append, help_heading = DATA)]
     pub arg_file: Vec<PathBuf>,
     /// Read options from FILE, several a line; options given here win
-    #[arg(long, value_name = "FILE", action = ArgAction::Append)]
+    #[arg(long, value_name = "FILE", action = ArgAction::Append, help_heading = DATA)]
     pub opt_file: Vec<PathBuf>,
     /// Execute this instead of the image's entrypoint: a word, or a JSON list
-    #[arg(long, value_name = "COMMAND")]
+    #[arg(long, value_name = "COMMAND", help_heading = COMMON)]
     pub entrypoint: Option<String>,
     /// Start in this directory of the container
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, value_name = "DIR", help_heading = COMMON)]
     pub workdir: Option<String>,
     /// Run as this user of the image: NAME, UID, UID:GID, NAME:GROUP
-    #[arg(short, long, value_name = "USER")]
+    #[arg(short, long, value_name = "USER", help_heading = COMMON)]
     pub user: Option<String>,
     /// The container's host name
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = ADVANCED)]
     pub hostname: Option<String>,
     /// A name for the run, unique among those running
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = COMMON)]
     pub name: Option<String>,
     /// Pass standard input on: a file, a pipe or a terminal
-    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = TERMINAL)]
     pub interactive: Option<bool>,
     /// Give the payload a terminal of its own; with -i your keys go to it, also from a standard input that is none
-    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = TERMINAL)]
     pub tty: Option<bool>,
     /// Start the run and return: it outlives this terminal, and its output is in a log (`ces logs`)
-    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = COMMON)]
     pub detach: Option<bool>,
     /// Reach a port of the container from this host's loopback (HOST:CONTAINER; HOST 0 is any free one), or from a
     /// socket that you alone can open (unix:CONTAINER, unix:PATH:CONTAINER)
-    #[arg(short, long, value_name = "PORTS", action = ArgAction::Append)]
+    #[arg(short, long, value_name = "PORTS", action = ArgAction::Append, help_heading = TERMINAL)]
     pub publish: Vec<String>,
     /// Bind a directory of the host, where the policy allows it
-    #[arg(short, long = "volume", value_name = "SRC:DST[:ro]", action = ArgAction::Append)]
+    #[arg(short, long = "volume", value_name = "SRC:DST[:ro]", action = ArgAction::Append, help_heading = DATA)]
     pub volumes: Vec<String>,
     /// Bind a directory or make an empty one: type=bind|tmpfs,source=…,destination=…
-    #[arg(long = "mount", value_name = "SPEC", action = ArgAction::Append)]
+    #[arg(long = "mount", value_name = "SPEC", action = ArgAction::Append, help_heading = DATA)]
     pub mounts: Vec<String>,
     /// Make an empty directory in memory
-    #[arg(long, value_name = "DST[:OPTIONS]", action = ArgAction::Append)]
+    #[arg(long, value_name = "DST[:OPTIONS]", action = ArgAction::Append, help_heading = DATA)]
     pub tmpfs: Vec<String>,
     /// Memory at most, such as 8g
-    #[arg(short, long, value_name = "SIZE")]
+    #[arg(short, long, value_name = "SIZE", help_heading = RESOURCES)]
     pub memory: Option<String>,
     /// CPUs at most, such as 2.5
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = RESOURCES)]
     pub cpus: Option<String>,
     /// Processes and threads at most
-    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = RESOURCES)]
     pub pids_limit: Option<String>,
     /// Size of /dev/shm [default: half of the memory]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", help_heading = RESOURCES)]
     pub shm_size: Option<String>,
     /// A limit of the process, such as nofile=1024:2048
-    #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]", action = ArgAction::Append)]
+    #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]", action = ArgAction::Append, help_heading = RESOURCES)]
     pub ulimits: Vec<String>,
     /// End the run after this time, such as 2h
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", help_heading = RESOURCES)]
     pub timeout: Option<String>,
     /// Make the root file system read-only; /tmp, /var/tmp and /run are in memory
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = DATA)]
     pub read_only: Option<bool>,
     /// Use a GPU (not supported yet)
-    #[arg(long)]
+    #[arg(long, help_heading = RESOURCES)]
     pub gpu: bool,
     /// Mount safe data read-only, even where writing is allowed
-    #[arg(long)]
+    #[arg(long, help_heading = DATA)]
     pub data_ro: bool,
     /// Pass the payload's output to your terminal as it is: escape sequences can then write your clipboard, and more
-    #[arg(long)]
+    #[arg(long, help_heading = TERMINAL)]
     pub raw: bool,
     /// Write a summary of the run to FILE, as JSON
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = DATA)]
     pub json_summary: Option<PathBuf>,
     /// podman's options.
     #[command(flatten)]

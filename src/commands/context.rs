@@ -12,6 +12,7 @@ use crate::host::privilege::as_root;
 use crate::image::source::{RegistryRule, RegistryRules};
 use crate::image::store::Store;
 use crate::image::unpack::Limits;
+use crate::policy::approved::Approved;
 use crate::policy::reader::Rule;
 use crate::policy::{ImageLimits, Policy};
 use crate::run::supervisor::sweep;
@@ -35,7 +36,8 @@ impl Site {
     pub fn of(global: &Global, caller: Caller) -> Result<Self> {
         as_root(|root| {
             let policy = Policy::load(root, &caller, global.policy.as_deref())?;
-            let dirs = Dirs::open(root, &caller, global.root.as_deref(), policy.places())?;
+            let mut dirs = Dirs::open(root, &caller, global.root.as_deref(), policy.places())?;
+            dirs.log = dirs.log.copied(policy.copies());
             Ok(Self { caller, policy, dirs })
         })
     }
@@ -124,6 +126,14 @@ impl Context {
     /// As [`Store::open`].
     pub fn store(&self) -> Result<Store> {
         self.site.store()
+    }
+
+    /// The list of approved images, if the policy names one.
+    ///
+    /// # Errors
+    /// When it cannot be trusted or read.
+    pub fn approved(&self) -> Result<Option<Approved>> {
+        as_root(|root| self.site.policy.approved(root))
     }
 
     /// The rules.

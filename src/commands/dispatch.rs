@@ -2,8 +2,8 @@
 
 use crate::cli::{Command, Global, PullArgs};
 use crate::commands::{
-    Context, audit, bundle, doctor, events, exec, fsck, images, inspect, logs, manual, outputs, policy, prune, ps,
-    pull, records, rehearse, rmi, run, show, verify,
+    Context, approve, audit, bundle, doctor, events, exec, fsck, image_request, images, inspect, logs, manual, metrics,
+    outputs, policy, prune, ps, pull, records, rehearse, rerun, rmi, run, show, verify,
 };
 use crate::error::Result;
 use crate::run::supervisor::spawn::Started;
@@ -19,6 +19,7 @@ pub fn dispatch(global: &Global, command: &Command, started: Option<Started>) ->
 fn carry_out(global: &Global, command: &Command, started: Option<Started>) -> Result<u8> {
     match command {
         Command::Policy(command) => policy::run(global, command),
+        Command::Version(args) => manual::version(args),
         Command::Completions(args) => manual::completions(args),
         Command::Man(args) => manual::man(args),
         Command::Pull(args) => pull::pull(&Context::new(global)?, &pull_args(global, args)).map(|()| 0),
@@ -52,7 +53,11 @@ fn carry_out(global: &Global, command: &Command, started: Option<Started>) -> Re
         Command::Record(args) => records::record(global, args),
         Command::Outputs(args) => outputs::outputs(global, args),
         Command::Verify(args) => verify::verify(global, args),
+        Command::Rerun(args) => rerun::rerun(global, args),
+        Command::Request(args) => image_request::request(global, args),
+        Command::Approve(command) => approve::approve(global, command),
         Command::Audit(command) => audit::audit(global, command),
+        Command::Metrics(args) => metrics::metrics(global, args),
     }
 }
 

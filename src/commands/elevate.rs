@@ -48,7 +48,10 @@ struct Call {
 /// # Errors
 /// When sudo does not let the caller, or did and gave no privileges.
 pub fn through_sudo(words: &[OsString], command: &cli::Command, leave: impl FnOnce()) -> Result<()> {
-    let harmless = matches!(command, cli::Command::Completions(_) | cli::Command::Man(_) | cli::Command::Policy(_));
+    let harmless = matches!(
+        command,
+        cli::Command::Completions(_) | cli::Command::Version(_) | cli::Command::Man(_) | cli::Command::Policy(_)
+    );
     // Most hosts without such a policy have none at all.
     let none = || matches!(Path::new(SITE_FILE).symlink_metadata(), Err(e) if e.kind() == ErrorKind::NotFound);
     if getuid().is_root() || harmless || none() {

@@ -61,12 +61,18 @@ pub fn hard_limits() -> BTreeMap<String, u64> {
     hard.filter(|(_, hard)| *hard != u64::MAX).collect()
 }
 
+/// The day it is (UTC), by which approvals end.
+pub fn today() -> jiff::civil::Date {
+    jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date()
+}
+
 /// What a grant depends on of an image.
 #[derive(Debug)]
 pub struct Named {
     registry: String,
     digest: String,
     by_digest: bool,
+    unmapped_ids: u64,
 }
 
 impl Named {
@@ -76,6 +82,7 @@ impl Named {
             registry: image.reference().split('/').next().unwrap_or_default().to_owned(),
             digest: image.manifest_digest().to_string(),
             by_digest: request.image.contains("@sha256:") || request.image.starts_with("sha256:"),
+            unmapped_ids: image.record().unmapped_ids,
         }
     }
 
@@ -87,6 +94,7 @@ impl Named {
             registry: name.map_or_else(|| "localhost".to_owned(), |name| name.host().to_owned()),
             digest: digest.to_owned(),
             by_digest: !digest.is_empty(),
+            unmapped_ids: 0,
         }
     }
 }
@@ -111,9 +119,10 @@ pub fn gather(
         registry: image.registry,
         digest: image.digest,
         named_by_digest: image.by_digest,
+        unmapped_ids: image.unmapped_ids,
         approved: as_root(|root| policy.approved(root))?,
         rehearsed: Rehearsed::Never,
-        today: jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date(),
+        today: today(),
         sources: sources.iter().map(|(name, place)| (name.clone(), place.path().to_owned())).collect(),
         single_id: IdMap::on_disk(caller)?.is_single(),
         hard_limits: hard_limits(),

@@ -1,7 +1,13 @@
 //! `ces images`: what the store holds.
 
-use super::{Context, print};
-use crate::error::Result;
+use jiff::civil::Date;
+use serde_json::json;
+
+use super::{Context, facts, print};
+use crate::bundle::safe_data;
+use crate::error::{Error, Kind, Result, Stage};
+use crate::image::store::Listed;
+use crate::policy::approved::{Approval, Approved, days};
 
 /// What `ces images` is asked.
 #[derive(Debug, Clone, Default)]
@@ -18,8 +24,10 @@ pub struct ImagesArgs {
 /// When the store cannot be read.
 pub fn images(ctx: &Context, args: &ImagesArgs) -> Result<()> {
     let images = ctx.store()?.images()?;
+    let approvals = Approvals::of(ctx)?;
     if args.json {
-        return print::json(&images);
+        let all: Result<Vec<_>> = images.iter().map(|image| document(image, approvals.as_ref())).collect();
+        return print::json(&all?);
     }
     let name = |reference: &Option<String>| reference.clone().unwrap_or_else(|| "<none>".to_owned());
     if args.quiet {
@@ -38,5 +46,69 @@ pub fn images(ctx: &Context, args: &ImagesArgs) -> Result<()> {
             image.record.by.clone(),
         ]
     }));
-    print::table(&rows)
+    let Some(approvals) = approvals else { return print::table(&rows) };
+    let word = |image: &Listed| approvals.word(image.record.manifest.as_str());
+    let column = std::iter::once("APPROVED".to_owned()).chain(images.iter().map(word));
+    let wider: Vec<[String; 6]> = rows
+        .into_iter()
+        .zip(column)
+        .map(|([reference, digest, size, pulled, by], approved)| [reference, digest, size, pulled, by, approved])
+        .collect();
+    print::table(&wider)
+}
+
+/// What the list of approved images says to the caller, where the policy names one.
+struct Approvals {
+    list: Approved,
+    /// The caller's project; root sees what is approved for anybody.
+    project: Option<String>,
+    everybody: bool,
+    today: Date,
+}
+
+impl Approvals {
+    fn of(ctx: &Context) -> Result<Option<Self>> {
+        let Some(list) = ctx.approved()? else { return Ok(None) };
+        let everybody = ctx.caller.sees_everyone();
+        // Who has no project is told what is approved for all.
+        let project = safe_data::find(&ctx.caller, &ctx.data_root, None).ok().and_then(|data| data.project);
+        Ok(Some(Self { list, project, everybody, today: facts::today() }))
+    }
+
+    /// The approval that ends last.
+    fn last(&self, digest: &str) -> Option<&Approval> {
+        if self.everybody {
+            let of_it = self.list.all().iter().filter(|approval| approval.digest == digest);
+            return of_it.max_by_key(|approval| approval.expires.unwrap_or(Date::MAX));
+        }
+        self.list.of(digest, self.project.as_deref()).first().copied()
+    }
+
+    fn word(&self, digest: &str) -> String {
+        let Some(approval) = self.last(digest) else { return "no".to_owned() };
+        match approval.expires {
+            None => "yes".to_owned(),
+            Some(last) if !approval.counts_on(self.today) => format!("ended {last}"),
+            Some(last) if approval.ends_soon(self.today).is_some() => {
+                format!("until {last} ({} days left)", days(self.today, last))
+            }
+            Some(last) => format!("until {last}"),
+        }
+    }
+}
+
+/// An image as JSON; with its approval, where the policy wants one.
+fn document(image: &Listed, approvals: Option<&Approvals>) -> Result<serde_json::Value> {
+    let mut value = serde_json::to_value(image).map_err(|e| Error::new(Stage::Cli, Kind::Failed, e.to_string()))?;
+    if let (Some(approvals), Some(fields)) = (approvals, value.as_object_mut()) {
+        let approval = approvals.last(image.record.manifest.as_str()).map(|approval| {
+            json!({
+                "counts": approval.counts_on(approvals.today), "expires": approval.expires.map(|day| day.to_string()),
+                "projects": if approvals.everybody { json!(approval.projects) } else { json!(approvals.project) },
+                "approver": approval.approver,
+            })
+        });
+        fields.insert("approval".to_owned(), json!(approval));
+    }
+    Ok(value)
 }

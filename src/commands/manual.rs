@@ -1,11 +1,27 @@
-//! `ces completions` and `ces man`, for packages: both from the definition of the command line.
+//! `ces version`; `ces completions` and `ces man`, for packages: all from the definition of the command line.
 
 use std::io::Write;
 
 use clap::CommandFactory;
+use serde_json::json;
 
-use crate::cli::{Cli, CompletionsArgs, ManArgs, Shell};
+use super::print;
+use crate::cli::{COMMIT, Cli, CompletionsArgs, ListArgs, ManArgs, Shell};
 use crate::error::{Error, Kind, Result, Stage};
+
+/// Prints version, commit and target.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn version(args: &ListArgs) -> Result<u8> {
+    if args.json {
+        let (version, arch) = (env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
+        print::json(&json!({"version": version, "commit": COMMIT, "os": std::env::consts::OS, "architecture": arch}))?;
+    } else {
+        print::line(Cli::command().render_long_version().trim_end())?;
+    }
+    Ok(0)
+}
 
 /// Prints completions for a shell.
 ///

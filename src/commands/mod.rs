@@ -40,6 +40,8 @@ mod run_record;
 mod run_report;
 /// `ces run`.
 pub mod run;
+/// `ces rerun`.
+pub mod rerun;
 /// `ces rehearse`.
 pub mod rehearse;
 /// Where rehearsals are kept.
@@ -54,6 +56,10 @@ pub mod exec;
 pub mod logs;
 /// `ces runs`, `ces record`.
 pub mod records;
+/// `ces request`.
+pub mod image_request;
+/// `ces approve`.
+pub mod approve;
 /// `ces audit`.
 pub mod audit;
 /// What verbs tell the audit log.
@@ -68,6 +74,8 @@ pub mod outputs;
 pub mod doctor;
 /// `ces policy`.
 pub mod policy;
+/// `ces metrics`.
+pub mod metrics;
 /// `ces completions`, `ces man`.
 pub mod manual;
 

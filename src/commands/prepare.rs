@@ -25,6 +25,7 @@ use crate::host::privilege::as_root;
 use crate::host::sockets;
 use crate::image::document::Platform;
 use crate::image::store::StoredImage;
+use crate::policy::approved::Approved;
 use crate::policy::grant::{Grant, Rehearsed};
 use crate::policy::request::RunRequest;
 use crate::policy::{Access, Policy};
@@ -74,21 +75,32 @@ pub fn caller() -> Result<Caller> {
     Ok(caller)
 }
 
+/// What is known of rehearsals, if that is not what is kept; and how the data is found, given the caller, the policy, and the project that
+/// was named.
+type Otherwise<F> = (Option<Rehearsed>, F);
+
+/// The data that a run sees.
+fn found(caller: &Caller, policy: &Policy, project: Option<&str>) -> Result<SafeData> {
+    safe_data::find(caller, policy.data_root(), project)
+}
+
 /// Decides everything for a run; nothing is made.
 ///
 /// # Errors
 /// Each stage's own.
 pub fn prepare(global: &Global, args: &RunArgs, caller: Caller) -> Result<Prepared> {
-    prepare_on(
-        global,
-        args,
-        caller,
-        (None, |caller, policy, project| safe_data::find(caller, policy.data_root(), project)),
-    )
+    prepare_on(global, args, caller, (None, found))
 }
 
-/// The same on data that is found otherwise, given the caller, the policy, and the project that was named; and with what is known of
-/// rehearsals, if that is not what is kept.
+/// The same of what was asked before.
+///
+/// # Errors
+/// Each stage's own.
+pub fn prepare_again(global: &Global, request: RunRequest, caller: Caller) -> Result<Prepared> {
+    decide(global, caller, || Ok(request), (None, found))
+}
+
+/// The same on data that is found otherwise.
 ///
 /// # Errors
 /// Each stage's own.
@@ -96,10 +108,19 @@ pub fn prepare_on(
     global: &Global,
     args: &RunArgs,
     caller: Caller,
-    (rehearsed, find): (Option<Rehearsed>, impl FnOnce(&Caller, &Policy, Option<&str>) -> Result<SafeData>),
+    otherwise: Otherwise<impl FnOnce(&Caller, &Policy, Option<&str>) -> Result<SafeData>>,
+) -> Result<Prepared> {
+    decide(global, caller, || read_request(args), otherwise)
+}
+
+fn decide(
+    global: &Global,
+    caller: Caller,
+    read: impl FnOnce() -> Result<RunRequest>,
+    (rehearsed, find): Otherwise<impl FnOnce(&Caller, &Policy, Option<&str>) -> Result<SafeData>>,
 ) -> Result<Prepared> {
     let site = Site::of(global, caller)?;
-    let mut request = read_request(args)?;
+    let mut request = read()?;
     let mut warnings = std::mem::take(&mut request.warnings);
     warnings.extend(idmap::helper_is_missing(&site.caller)?);
     site.sweep()?;
@@ -117,6 +138,8 @@ pub fn prepare_on(
     for (name, place) in &sources {
         refuse_projects(&policy, place, &format!("-v {name}"))?;
     }
+    let ends_soon = |list: &Approved| list.ends_soon(&facts.digest, facts.project.as_deref(), facts.today);
+    warnings.extend(facts.approved.as_ref().and_then(ends_soon));
     let user = container_user(grant.user.as_deref(), &image)?;
     let identity = Identity::new(
         &caller,

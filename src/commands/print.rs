@@ -1,5 +1,6 @@
 //! The only way to standard output: data, not talk.
 
+use std::borrow::Cow;
 use std::io::Write;
 
 use serde::Serialize;
@@ -77,24 +78,26 @@ fn fail(e: std::io::Error) -> Error {
 ///
 /// # Errors
 /// When standard output is closed.
-pub fn table<const N: usize>(rows: &[[String; N]]) -> Result<()> {
+pub fn table<const N: usize>(rows: &[[impl AsRef<str>; N]]) -> Result<()> {
     if rows.is_empty() {
         return Ok(());
     }
     let mut widths = [0; N];
-    let rows: Vec<[(String, usize); N]> = rows
+    let rows: Vec<[(Cow<'_, str>, usize); N]> = rows
         .iter()
         .map(|row| {
             let row = row.each_ref().map(|cell| {
-                let cell = text::neutral_line(cell);
-                let width = cell.chars().count();
+                let cell = text::neutral_cell(cell.as_ref());
+                let width = if cell.is_ascii() { cell.len() } else { cell.chars().count() };
                 (cell, width)
             });
             widths.iter_mut().zip(&row).for_each(|(width, (_, own))| *width = (*width).max(*own));
             row
         })
         .collect();
-    let mut text = String::new();
+    let line = widths.iter().map(|width| width.saturating_add(2)).sum::<usize>();
+    let blanks = " ".repeat(line);
+    let mut text = String::with_capacity(line.saturating_mul(rows.len()));
     for row in &rows {
         if !text.is_empty() {
             text.push('\n');
@@ -102,7 +105,7 @@ pub fn table<const N: usize>(rows: &[[String; N]]) -> Result<()> {
         let start = text.len();
         for ((cell, own), width) in row.iter().zip(widths) {
             text.push_str(cell);
-            text.extend(std::iter::repeat_n(' ', width.saturating_sub(*own).saturating_add(2)));
+            text.push_str(blanks.get(..width.saturating_sub(*own).saturating_add(2)).unwrap_or_default());
         }
         text.truncate(start.max(text.trim_end_matches(' ').len()));
     }

@@ -1,5 +1,7 @@
 //! `ces runs`, `ces record`: what was run.
 
+use std::borrow::Cow;
+
 use serde_json::json;
 
 use super::{Site, events, print};
@@ -20,7 +22,7 @@ use crate::run::supervisor::record::{self, Record};
 pub fn runs(global: &Global, args: &RunsArgs) -> Result<u8> {
     let since = args.since.as_deref().map(beginning).transpose()?;
     let site = Site::swept(global)?;
-    let is_asked_for = |run: &Entry| {
+    let is_asked_for = |run: &Entry<'_>| {
         let same = |asked: &Option<String>, is: Option<&str>| asked.is_none() || asked.as_deref() == is;
         let state = match args.state {
             Some(RunState::Running) => run.state == State::Begun,
@@ -29,10 +31,12 @@ pub fn runs(global: &Global, args: &RunsArgs) -> Result<u8> {
             Some(RunState::Interrupted) => run.state == State::Interrupted,
             None => true,
         };
-        let late = since.as_ref().is_none_or(|since| run.started.as_str() >= since.as_str());
+        let late = since.as_ref().is_none_or(|since| *run.started >= **since);
         state && late && same(&args.project, run.project.as_deref()) && same(&args.user, Some(&run.researcher))
     };
-    let mut runs = all(&site)?;
+    let index = index(&site)?;
+    let mut runs = index::of(&index, own(&site));
+    runs.iter_mut().for_each(|run| look_up(&site, run));
     runs.retain(is_asked_for);
     let skipped = runs.len().saturating_sub(args.last.unwrap_or(usize::MAX));
     runs.drain(..skipped);
@@ -41,32 +45,32 @@ pub fn runs(global: &Global, args: &RunsArgs) -> Result<u8> {
     } else if global.quiet {
         runs.iter().try_for_each(|run| print::line(run.id.as_str()))?;
     } else if site.caller.sees_everyone() {
-        let mut rows = vec![["ID", "NAME", "RESEARCHER", "PROJECT", "IMAGE", "TIME", "ENDED"].map(str::to_owned)];
-        rows.extend(runs.into_iter().map(|run| {
-            let who = run.researcher.clone();
+        let mut rows = vec![["ID", "NAME", "RESEARCHER", "PROJECT", "IMAGE", "TIME", "ENDED"].map(Cow::Borrowed)];
+        rows.extend(runs.iter().map(|run| {
             let [id, name, project, image, time, ended] = row(run);
-            [id, name, who, project, image, time, ended]
+            [id, name, Cow::Borrowed(&*run.researcher), project, image, time, ended]
         }));
         print::table(&rows)?;
     } else {
-        let mut rows = vec![["ID", "NAME", "PROJECT", "IMAGE", "TIME", "ENDED"].map(str::to_owned)];
-        rows.extend(runs.into_iter().map(row));
+        let mut rows = vec![["ID", "NAME", "PROJECT", "IMAGE", "TIME", "ENDED"].map(Cow::Borrowed)];
+        rows.extend(runs.iter().map(row));
         print::table(&rows)?;
     }
     Ok(0)
 }
 
 /// Id, name, project, image, wall time and end of a run.
-fn row(run: Entry) -> [String; 6] {
-    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+fn row<'a>(run: &'a Entry<'_>) -> [Cow<'a, str>; 6] {
+    let or_none = |text: &'a Option<Cow<'_, str>>| Cow::Borrowed(text.as_deref().unwrap_or("-"));
     let ended = match run.state {
-        State::Begun => "running".to_owned(),
-        State::Refused => "refused".to_owned(),
-        State::Interrupted => "interrupted".to_owned(),
-        State::Finished => run.ended.unwrap_or_default(),
+        State::Begun => "running",
+        State::Refused => "refused",
+        State::Interrupted => "interrupted",
+        State::Finished => run.ended.as_deref().unwrap_or_default(),
     };
-    let time = run.seconds.map(|seconds| format!("{seconds:.1} s"));
-    [run.id.to_string(), or_none(run.name), or_none(run.project), run.image, or_none(time), ended]
+    let time = run.seconds.map_or(Cow::Borrowed("-"), |seconds| Cow::Owned(format!("{seconds:.1} s")));
+    let (id, image) = (Cow::Borrowed(run.id.as_str()), Cow::Borrowed(&*run.image));
+    [id, or_none(&run.name), or_none(&run.project), image, time, Cow::Borrowed(ended)]
 }
 
 /// The first moment that is asked for, as records write it: a day, or so long ago.
@@ -82,33 +86,45 @@ fn beginning(text: &str) -> Result<String> {
     record::ago(ago).ok_or_else(wrong)
 }
 
-/// Prints one record.
+/// Prints one record with the documents beside it: 1 where one of them is not what it was.
 ///
 /// # Errors
 /// When there is none that the caller may see.
 pub fn record(global: &Global, args: &RecordArgs) -> Result<u8> {
-    print::json(&read(&Site::swept(global)?, &args.id)?)?;
-    Ok(0)
+    let record = read(&Site::swept(global)?, &args.id)?;
+    record.damaged.iter().try_for_each(|what| print::note(&format!("the record is not whole: {what}")))?;
+    print::json(&record)?;
+    Ok(u8::from(!record.damaged.is_empty()))
 }
 
-/// What the index has of the caller's runs, or everyone's. What has only begun is looked up: its record, and whether there is
-/// still a job.
-fn all(site: &Site) -> Result<Vec<Entry>> {
-    let uid = (!site.caller.sees_everyone()).then(|| site.caller.uid.as_raw());
+/// The text of the index of runs.
+///
+/// # Errors
+/// When it cannot be read or made.
+pub fn index(site: &Site) -> Result<String> {
+    as_root(|root| index::text(root, &site.dirs.log))
+}
+
+/// Whose runs the caller sees: the caller's own, or everyone's.
+pub fn own(site: &Site) -> Option<u32> {
+    (!site.caller.sees_everyone()).then(|| site.caller.uid.as_raw())
+}
+
+/// What has only begun is looked up: its record, and whether there is still a job.
+fn look_up(site: &Site, entry: &mut Entry<'_>) {
+    if entry.state != State::Begun {
+        return;
+    }
     as_root(|root| {
-        let mut entries = index::of(root, &site.dirs.log, uid)?;
-        for entry in entries.iter_mut().filter(|entry| entry.state == State::Begun) {
-            // Asked first: what ends meanwhile writes its record before its journal goes.
-            let is_there = site.dirs.running.join(entry.id.as_str()).exists();
-            if let Some(now) = index::from_record(root, &site.dirs.log, &entry.id) {
-                *entry = now;
-            }
-            if entry.state == State::Begun && !is_there {
-                entry.state = State::Interrupted;
-            }
+        // Asked first: what ends meanwhile writes its record before its journal goes.
+        let is_there = site.dirs.running.join(entry.id.as_str()).exists();
+        if let Some(now) = index::from_record(root, &site.dirs.log, &entry.id) {
+            *entry = now;
         }
-        Ok(entries)
-    })
+        if entry.state == State::Begun && !is_there {
+            entry.state = State::Interrupted;
+        }
+    });
 }
 
 /// The record of a run, by id, name or [`LAST`]. That somebody reads another's, as root may, is a line in the audit log.
@@ -137,8 +153,8 @@ fn of(site: &Site, id: &str) -> Result<Record> {
         Err(error) if id == LAST || matches!(error.kind(), Kind::Missing | Kind::Usage) => {}
         found => return found,
     }
-    let uid = (!site.caller.sees_everyone()).then(|| site.caller.uid.as_raw());
-    let entries = as_root(|root| index::of(root, &site.dirs.log, uid))?;
+    let index = index(site)?;
+    let entries = index::of(&index, own(site));
     let found = match id {
         LAST => entries.last(),
         name => entries.iter().rfind(|entry| entry.name.as_deref() == Some(name)),

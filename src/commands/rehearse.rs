@@ -114,10 +114,12 @@ fn pull_local(global: &Global, word: &str) -> Result<Option<String>> {
         return Ok(None);
     }
     let source: Source = word.parse()?;
-    let name = source.default_reference()?.to_string();
+    // By the file's name: what is in it is not known before it is pulled.
+    let name = source.default_reference(None)?.to_string();
     // In a process of its own: what unpacks has threads, and what runs a container forks.
     let pulling = ForkedTask::new(|word| {
-        let asked = pull::PullArgs { source: word.to_owned(), quiet: global.quiet, ..pull::PullArgs::default() };
+        let (source, name) = (word.to_owned(), Some(name.clone()));
+        let asked = pull::PullArgs { source, name, quiet: global.quiet, ..pull::PullArgs::default() };
         pull::fetch(&Context::new(global)?, &asked).map(drop)
     })?;
     pulling.run(word)?;
@@ -220,7 +222,7 @@ fn judge(
         rehearsal: record.id.to_string(),
         image,
         digest,
-        command: record.command,
+        command: record.command.into(),
         conditions,
         exit: status,
         ended: record.ended.unwrap_or_default(),

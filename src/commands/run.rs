@@ -13,6 +13,7 @@ use super::run_plan;
 use super::run_record::{self, Ended, Leftovers};
 use super::run_report::Report;
 use crate::bundle::accounts::Accounts;
+use crate::bundle::process;
 use crate::bundle::rootfs::ROOTFS;
 use crate::bundle::spec::{self, HostPaths};
 use crate::cli::{Global, RunArgs};
@@ -180,6 +181,7 @@ fn execute(
         volumes: run_plan::volumes(prepared),
         limits_required: limits.required,
         time: limits.time,
+        stop_signal: process::stop_signal(prepared.image.config()).0,
         interactive: prepared.grant.interactive,
         tty: prepared.grant.tty,
         exec: exec.map(|listener| (listener, prepared.dirs.log.clone())),

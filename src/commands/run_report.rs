@@ -55,6 +55,9 @@ pub(super) fn describe(outcome: &Outcome, usage: &Usage, used_up: &[String], rec
         Ending::NotExecuted(_) if outcome.not_executed.is_some() => {
             format!("{program} cannot be executed: {}", outcome.not_executed.as_deref().unwrap_or_default())
         }
+        Ending::NotExecuted(nix::Error::ENOENT) if program.starts_with('-') => {
+            format!("{program} was not found in the container: options of ces run go before the image")
+        }
         Ending::NotExecuted(nix::Error::ENOENT) => format!("{program} was not found in the container"),
         Ending::NotExecuted(errno) => format!("{program} cannot be executed: {}", errno.desc()),
         Ending::Killed => "the container was killed".to_owned(),

@@ -10,6 +10,8 @@ pub mod sudoer;
 pub mod privilege;
 /// Directories that root alone can change.
 pub mod site_dir;
+/// The directory of records and of the audit log, and where copies of its lines go.
+pub mod log_dir;
 /// Who calls: real root, a researcher through sudo, or an ordinary user.
 pub mod caller;
 /// Control groups: limits, read back; what a job used.
@@ -22,6 +24,8 @@ pub mod disks;
 pub mod features;
 /// Which ids inside a user namespace are which outside.
 pub mod idmap;
+/// How a process that reads hostile bytes shuts itself in.
+pub mod confine;
 /// Files that the kernel writes while they are read.
 pub mod kernel_files;
 /// Which machine this is, where several share a file system.

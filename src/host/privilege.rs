@@ -22,6 +22,7 @@
 //! | `run::supervisor::{job, collect, sweep, quota, watch}`, `run::pipes` | throw-away layers, changing owners, counting, limits | ids of the container |
 //! | `run::supervisor::{spawn, launch, supervise}` | stage process, id maps, control group, the check, signals | namespaces, idmapped mounts |
 //! | `run::supervisor::exec_server`, `run::exec_client` | the socket of `ces exec` | it lies in the journal |
+//! | `approval::{file, requests}` | the list of approved images, requests | what root obeys, root wrote |
 //! | `commands::doctor` | trying all this | as above |
 //!
 //! A test (`architecture::roots_power_is_named_in_listed_files_alone`) keeps the list of files.

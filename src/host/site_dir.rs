@@ -9,14 +9,15 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::Write as _;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, open, openat};
-use nix::sys::stat::{FileStat, Mode, fstat, mkdirat};
-use nix::unistd::geteuid;
+use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag, open, openat, renameat};
+use nix::sys::stat::{FileStat, Mode, fchmod, fstat, mkdirat};
+use nix::unistd::{Gid, UnlinkatFlags, fchown, geteuid, unlinkat};
 
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::privilege::Root;
@@ -119,6 +120,92 @@ impl SiteDir {
         Ok(Some(file))
     }
 
+    /// Opens the directory `name` in it, and makes it (0700) where it is missing.
+    ///
+    /// # Errors
+    /// As [`SiteDir::below`], and when it cannot be made.
+    pub fn made_below(&self, name: &OsStr) -> Result<Self> {
+        let path = self.path.join(name);
+        match mkdirat(&self.directory, name, Mode::S_IRWXU) {
+            Ok(()) => self.sync().map_err(|e| failed(&path, &e))?,
+            Err(Errno::EEXIST) => {}
+            Err(e) => return Err(fail(&path, &path, e)),
+        }
+        self.below(name)?.ok_or_else(|| fail(&path, &path, Errno::ENOENT))
+    }
+
+    /// Waits until nobody else holds the lock of this directory (flock(2)), and holds it until the result is dropped.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn lock(&self) -> Result<Flock<File>> {
+        let file = self.readable().map_err(|e| fail(&self.path, &self.path, e))?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| fail(&self.path, &self.path, e))
+    }
+
+    /// Writes the document `name`: aside, with the mode and group of the one that is replaced (else 0600), on disk, and then
+    /// renamed, so that it is whole at any moment. Whoever writes it holds [`SiteDir::lock`]; what a crash left aside is
+    /// replaced.
+    ///
+    /// # Errors
+    /// When it cannot be written; then the old one is there.
+    pub fn replace(&self, name: &str, text: &[u8], replaced: Option<&File>) -> Result<()> {
+        let aside = format!(".{name}.new");
+        let write = || -> std::io::Result<()> {
+            match unlinkat(&self.directory, aside.as_str(), UnlinkatFlags::NoRemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(e) => return Err(e.into()),
+            }
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let private = Mode::S_IRUSR | Mode::S_IWUSR;
+            let mut file = File::from(openat(&self.directory, aside.as_str(), flags, private)?);
+            if let Some(old) = replaced {
+                let old = fstat(old)?;
+                fchown(&file, None, Some(Gid::from_raw(old.st_gid)))?;
+                fchmod(&file, Mode::from_bits_truncate(old.st_mode & 0o777))?;
+            }
+            file.write_all(text)?;
+            file.sync_all()?;
+            renameat(&self.directory, aside.as_str(), &self.directory, name)?;
+            self.sync()
+        };
+        write().map_err(|e| failed(&self.path.join(name), &e))
+    }
+
+    /// Removes the document `name`, if it is there.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        match unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(e) => Err(failed(&self.path.join(name), &e.into())),
+        }
+    }
+
+    /// The names in it that are text.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let read = || -> std::io::Result<Vec<String>> {
+            let entries = std::fs::read_dir(format!("/proc/self/fd/{}", self.directory.as_raw_fd()))?;
+            entries.filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose()).collect()
+        };
+        read().map_err(|e| failed(&self.path, &e))
+    }
+
+    /// A descriptor that can be read, locked and put on disk.
+    fn readable(&self) -> nix::Result<File> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        openat(&self.directory, c".", flags, Mode::empty()).map(File::from)
+    }
+
+    /// Puts its names on disk.
+    fn sync(&self) -> std::io::Result<()> {
+        self.readable()?.sync_all()
+    }
+
     /// Opens a directory of the caller's choice, and makes it (0700) where it is missing.
     ///
     /// # Errors
@@ -189,6 +276,12 @@ fn refused(whole: &Path, why: &str) -> Error {
     Error::new(Stage::Host, Kind::Host, format!("{} could be exchanged by others than root", whole.display()))
         .because(why)
         .hint("correct owner and mode (root, 0755), or let the policy name another place: [site] store, state, log")
+}
+
+fn failed(path: &Path, e: &std::io::Error) -> Error {
+    Error::new(Stage::Host, Kind::Failed, format!("cannot write {}", path.display()))
+        .because(e)
+        .hint("is its file system there, writable and not full?")
 }
 
 fn fail(whole: &Path, at: &Path, e: Errno) -> Error {

@@ -9,7 +9,13 @@
 //! projects = ["projx"]           # or ["*"]
 //! expires = 2027-01-31           # the last day; left out: never
 //! approver = "A. Person"
+//! name = "ghcr.io/lab/tool:1"    # what follows is for people, and may be left out: how it was called,
+//! approved = 2026-11-30          # on which day it was approved,
+//! request = "req-3fa94c01d2b7"   # on whose request (`ces request`),
+//! note = "table builder"         # and whatever else there is to say
 //! ```
+//!
+//! `ces approve` writes it (`approval::edit`), and so may a person.
 
 use jiff::civil::Date;
 
@@ -28,8 +34,42 @@ pub struct Approval {
     pub expires: Option<Date>,
     /// Who approved it.
     pub approver: String,
+    /// How the image was called.
+    pub name: Option<String>,
+    /// On which day it was approved.
+    pub approved: Option<Date>,
+    /// The request that it answers.
+    pub request: Option<String>,
+    /// What else there is to say.
+    pub note: Option<String>,
     /// Where the list says so.
     pub origin: String,
+}
+
+/// An approval is told to end from so many days before its last one.
+pub const SOON: i64 = 30;
+
+impl Approval {
+    /// Whether it is for `project`.
+    pub fn is_for(&self, project: Option<&str>) -> bool {
+        self.projects.iter().any(|p| p == "*" || Some(p.as_str()) == project)
+    }
+
+    /// Whether it counts on the day `today`.
+    pub fn counts_on(&self, today: Date) -> bool {
+        self.expires.is_none_or(|last| today <= last)
+    }
+
+    /// How many days are left after `today`, if they are few; 0: it ends today.
+    pub fn ends_soon(&self, today: Date) -> Option<i64> {
+        let left = days(today, self.expires?);
+        (0..=SOON).contains(&left).then_some(left)
+    }
+}
+
+/// How many days there are from `today` to `last`; fewer than none: that many ago.
+pub fn days(today: Date, last: Date) -> i64 {
+    today.duration_until(last).as_hours() / 24
 }
 
 /// The whole list.
@@ -56,6 +96,31 @@ impl Approved {
         Ok(Self { file: file.to_owned(), list })
     }
 
+    /// Every approval, in the order of the file.
+    pub fn all(&self) -> &[Approval] {
+        &self.list
+    }
+
+    /// Those of `digest` that are for `project`, the one that ends last first.
+    pub fn of<'a>(&'a self, digest: &str, project: Option<&str>) -> Vec<&'a Approval> {
+        let mut found: Vec<&Approval> = self.list.iter().filter(|a| a.digest == digest && a.is_for(project)).collect();
+        found.sort_by_key(|a| std::cmp::Reverse(a.expires.unwrap_or(Date::MAX)));
+        found
+    }
+
+    /// That the approval of `digest` ends soon, if it does: to be said while there is time to have it renewed.
+    pub fn ends_soon(&self, digest: &str, project: Option<&str>, today: Date) -> Option<String> {
+        let approval = self.check(digest, project, today).ok()?;
+        let (last, left) = (approval.expires?, approval.ends_soon(today)?);
+        let whom = project.map_or_else(String::new, |project| format!(" for {project}"));
+        let left = match left {
+            0 => "today".to_owned(),
+            1 => "tomorrow".to_owned(),
+            left => format!("in {left} days"),
+        };
+        Some(format!("the approval of this image{whom} ends {left}, on {last}; ask {} to renew it", approval.approver))
+    }
+
     /// The projects for which `digest` is listed, ended approvals among them.
     pub fn projects_of<'a>(&'a self, digest: &'a str) -> impl Iterator<Item = &'a str> {
         self.list.iter().filter(move |a| a.digest == digest).flat_map(|a| a.projects.iter().map(String::as_str))
@@ -75,13 +140,13 @@ impl Approved {
         if listed.is_empty() {
             return Err(refuse(format!("{} does not list it", self.file)));
         }
-        let ours = |a: &&&Approval| a.projects.iter().any(|p| p == "*" || Some(p.as_str()) == project);
-        let for_us: Vec<&&Approval> = listed.iter().filter(ours).collect();
+        // The one that ends last: nobody is warned of the end of another.
+        let for_us = self.of(digest, project);
         if for_us.is_empty() {
             let name = project.unwrap_or("no project");
             return Err(refuse(format!("{} lists it, but not for {name}", self.file)));
         }
-        match for_us.iter().find(|a| a.expires.is_none_or(|last| today <= last)) {
+        match for_us.iter().find(|a| a.counts_on(today)) {
             Some(approval) => Ok(approval),
             None => {
                 let last = for_us.iter().filter_map(|a| a.expires).max().map_or(String::new(), |d| d.to_string());
@@ -100,6 +165,10 @@ fn read(mut table: Table<'_>) -> Result<Approval> {
     let projects = table.strings("projects")?;
     let expires = table.date("expires")?;
     let approver = table.string("approver")?;
+    let name = table.string("name")?;
+    let approved = table.date("approved")?;
+    let request = table.string("request")?;
+    let note = table.string("note")?;
     let place = table.origin("digest");
     table.finish()?;
     let (Some(digest), Some(projects), Some(approver)) = (digest, projects, approver) else {
@@ -113,6 +182,10 @@ fn read(mut table: Table<'_>) -> Result<Approval> {
         projects: projects.value,
         expires: expires.map(|rule| rule.value),
         approver: approver.value,
+        name: name.map(|rule| rule.value),
+        approved: approved.map(|rule| rule.value),
+        request: request.map(|rule| rule.value),
+        note: note.map(|rule| rule.value),
         origin: digest.origin.to_string(),
     })
 }
@@ -146,6 +219,24 @@ mod tests {
             let error = list.check(digest, project, day(today)).unwrap_err();
             assert!(error.to_string().contains(why), "{error}");
             assert_eq!(error.kind(), Kind::Policy);
+        }
+    }
+
+    #[test]
+    fn an_end_is_told_from_thirty_days_before_and_of_the_approval_that_ends_last() {
+        let list = list();
+        let good = format!("sha256:{}", "a".repeat(64));
+        let approval = list.check(&good, Some("projx"), day("2026-12-01")).unwrap();
+        for (today, left) in
+            [("2026-11-30", None), ("2026-12-01", Some(30)), ("2026-12-31", Some(0)), ("2027-01-01", None)]
+        {
+            assert_eq!(approval.ends_soon(day(today)), left, "{today}");
+        }
+        let entry =
+            |end: &str| format!("[[image]]\ndigest = \"{good}\"\nprojects = [\"*\"]\napprover = \"B\"\n{end}\n");
+        for (first, second) in [("expires = 2026-12-05", ""), ("", "expires = 2026-12-05")] {
+            let two = Approved::parse(&format!("{}{}", entry(first), entry(second)), "a.toml").unwrap();
+            assert_eq!(two.check(&good, None, day("2026-12-01")).unwrap().ends_soon(day("2026-12-01")), None);
         }
     }
 

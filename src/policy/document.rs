@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use super::reader::{Rule, Table, wrong};
 use super::{
-    Access, Data, HostFacts, ImageLimits, Images, Limit, Limits, Mirror, MountRule, Policy, Profiles, Project,
-    Registries, Rehearsing, profile, units,
+    Access, Audit, Data, HostFacts, ImageLimits, Images, Limit, Limits, Mirror, MountRule, Policy, Profiles, Project,
+    Records, Registries, Rehearsing, profile, units,
 };
 use crate::error::Result;
 use crate::host::caller::Mode;
 use crate::host::dirs::Places;
+use crate::host::log_dir::Service;
 use crate::image::registry_host::canonical;
 use crate::image::source::Upstream;
 
@@ -37,8 +38,10 @@ impl Policy {
             registries: Registries::default(),
             images: Images {
                 approved: None,
+                approvers: None,
                 require_digest: Rule::builtin("images.require_digest", false),
                 shared: Rule::builtin("images.shared", false),
+                unmapped_ids: Rule::builtin("images.unmapped_ids", true),
                 rehearsed: Rule::builtin("images.rehearsed", Rehearsing::Free),
                 limits: ImageLimits::default(),
             },
@@ -76,6 +79,11 @@ impl Policy {
             ports: Rule::builtin("ports.allow", true),
             interactive: Rule::builtin("interactive.allow", true),
             exec: Rule::builtin("interactive.exec", false),
+            records: Records {
+                whole_commands: Rule::builtin("records.command", false),
+                values: Rule::builtin("records.values", Vec::new()),
+            },
+            audit: Audit { copy: None, socket: None, required: Rule::builtin("audit.required", false) },
         }
     }
 
@@ -140,6 +148,12 @@ impl Policy {
             set(&mut policy.interactive, table.boolean("allow")?);
             set(&mut policy.exec, table.boolean("exec")?);
             table.finish()?;
+        }
+        if let Some(table) = top.table("records")? {
+            read_records(table, &mut policy.records)?;
+        }
+        if let Some(table) = top.table("audit")? {
+            read_audit(table, &mut policy.audit)?;
         }
         top.finish()?;
         Ok(policy)
@@ -218,8 +232,10 @@ fn address(
 
 fn read_images(mut table: Table<'_>, images: &mut Images) -> Result<()> {
     images.approved = absolute(&mut table, "approved")?;
+    images.approvers = table.strings("approvers")?;
     set(&mut images.require_digest, table.boolean("require_digest")?);
     set(&mut images.shared, table.boolean("shared")?);
+    set(&mut images.unmapped_ids, table.boolean("unmapped_ids")?);
     set(
         &mut images.rehearsed,
         table.choice("rehearsed", "true, false or \"advice\"", |word| match word {
@@ -240,6 +256,30 @@ fn read_images(mut table: Table<'_>, images: &mut Images) -> Result<()> {
         table.finish()?;
     }
     table.finish()
+}
+
+fn read_records(mut table: Table<'_>, records: &mut Records) -> Result<()> {
+    let form = "\"redacted\", or \"full\": in a file of its own, which is never exported";
+    let command = table.text("command", form, |text| match text {
+        "redacted" => Some(false),
+        "full" => Some(true),
+        _ => None,
+    })?;
+    set(&mut records.whole_commands, command);
+    set(&mut records.values, table.strings("values")?);
+    table.finish()
+}
+
+fn read_audit(mut table: Table<'_>, audit: &mut Audit) -> Result<()> {
+    audit.copy = table.text("copy", "\"syslog\" or \"journald\"", Service::named)?;
+    audit.socket = absolute(&mut table, "socket")?;
+    set(&mut audit.required, table.boolean("required")?);
+    table.finish()?;
+    let stated = audit.socket.as_ref().map(|rule| &rule.origin);
+    match stated.or(audit.required.value.then_some(&audit.required.origin)) {
+        Some(origin) if audit.copy.is_none() => Err(wrong(origin, "is about copies, and `copy` says to whom: nobody")),
+        _ => Ok(()),
+    }
 }
 
 fn size(table: &mut Table<'_>, key: &'static str) -> Result<Option<Rule<u64>>> {

@@ -46,6 +46,8 @@ pub struct GrantFacts {
     pub digest: String,
     /// Whether the user named the image by digest.
     pub named_by_digest: bool,
+    /// Entries of the image whose ids are not mapped here.
+    pub unmapped_ids: u64,
     /// The site's list, when the policy names one.
     pub approved: Option<Approved>,
     /// What is known of rehearsals of it.
@@ -231,10 +233,32 @@ impl Policy {
             let Some(list) = &facts.approved else {
                 return Err(self.refuse("the list of approved images was not read", rule, "names it"));
             };
-            let approval = list.check(&facts.digest, facts.project.as_deref(), facts.today)?;
+            let approval = list
+                .check(&facts.digest, facts.project.as_deref(), facts.today)
+                .map_err(|error| error.hint(self.how_to_request(&facts.digest, facts.project.as_deref())))?;
             log.note("image", format!("approved by {}", approval.approver), &approval.origin);
         }
+        self.unmapped_may_be(facts.unmapped_ids)?;
+        if facts.unmapped_ids > 0 {
+            let value = format!("{} entries, which belong to nobody (65534)", facts.unmapped_ids);
+            log.note("ids beyond those mapped", value, &self.images.unmapped_ids.origin);
+        }
         Ok(())
+    }
+
+    /// Whether an image may be kept and run of which so many entries belong to ids that are not mapped here.
+    ///
+    /// # Errors
+    /// When there are any, and the policy refuses such images.
+    pub fn unmapped_may_be(&self, entries: u64) -> Result<()> {
+        let rule = &self.images.unmapped_ids;
+        if entries == 0 || rule.value {
+            return Ok(());
+        }
+        let what = format!("{entries} entries of the image belong to users or groups beyond the ids mapped here");
+        Err(self
+            .refuse(what, rule, "allows no such image")
+            .hint("have the image built with owners from 0 to 65535 (COPY --chown, chown)"))
     }
 
     /// The profiles that this project's runs may have.

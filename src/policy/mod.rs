@@ -34,8 +34,9 @@ pub mod show;
 mod tests;
 
 use crate::error::{Error, Kind, Stage};
-use crate::host::caller::Mode;
+use crate::host::caller::{Caller, Mode};
 use crate::host::dirs::Places;
+use crate::host::log_dir::{CopyTo, Service};
 use reader::Rule;
 
 /// How files may be reached.
@@ -130,10 +131,14 @@ pub struct Mirror {
 pub struct Images {
     /// The list of approved digests; `None`: any image of an allowed registry.
     pub approved: Option<Rule<PathBuf>>,
+    /// Login names of those who may approve images through sudo; root always may.
+    pub approvers: Option<Rule<Vec<String>>>,
     /// Whether an image must be named by digest.
     pub require_digest: Rule<bool>,
     /// Whether an image that a researcher pulled with rights of their own is for all researchers.
     pub shared: Rule<bool>,
+    /// Whether an image may run of which entries belong to ids that are not mapped here, and so to nobody.
+    pub unmapped_ids: Rule<bool>,
     /// Whether an image must have been rehearsed.
     pub rehearsed: Rule<Rehearsing>,
     /// How much an image may ask of the store.
@@ -213,6 +218,26 @@ pub struct MountRule {
     pub access: Access,
 }
 
+/// What records keep of what may be nobody's to keep (`[records]`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Records {
+    /// Whether a command is kept whole, in a file of its own beside the record.
+    pub whole_commands: Rule<bool>,
+    /// The variables whose values are kept.
+    pub values: Rule<Vec<String>>,
+}
+
+/// Where each line of the audit log goes besides (`[audit]`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Audit {
+    /// The service; `None`: nowhere.
+    pub copy: Option<Rule<Service>>,
+    /// Its socket, where it is not the usual one.
+    pub socket: Option<Rule<PathBuf>>,
+    /// Whether what has no copy does not begin.
+    pub required: Rule<bool>,
+}
+
 /// The rules in force.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
@@ -230,6 +255,8 @@ pub struct Policy {
     ports: Rule<bool>,
     interactive: Rule<bool>,
     exec: Rule<bool>,
+    records: Records,
+    audit: Audit,
 }
 
 impl Policy {
@@ -276,6 +303,45 @@ impl Policy {
     /// Whether `ces exec` is allowed.
     pub fn exec(&self) -> &Rule<bool> {
         &self.exec
+    }
+
+    /// What records keep.
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// Where lines of the audit log go besides.
+    pub fn copies(&self) -> Option<CopyTo> {
+        let Audit { copy, socket, required } = &self.audit;
+        let service = copy.as_ref()?.value;
+        let socket = socket.as_ref().map_or_else(|| service.socket(), |rule| rule.value.clone());
+        Some(CopyTo { service, socket, required: required.value })
+    }
+
+    /// Whether the caller may approve images: root itself, and through sudo those whom the policy names.
+    ///
+    /// # Errors
+    /// When they may not.
+    pub fn may_approve(&self, caller: &Caller) -> Result<(), Error> {
+        let named = self.images.approvers.as_ref();
+        let is_named = named.is_some_and(|rule| rule.value.contains(&caller.name));
+        if caller.sees_everyone() || (caller.by_sudo && is_named) {
+            return Ok(());
+        }
+        let what = format!("{} may not approve images", caller.name);
+        match named {
+            Some(rule) => Err(self.refuse(what, rule, &format!("names {}", rule.value.join(", ")))),
+            None => Err(Error::new(Stage::Policy, Kind::Policy, what)
+                .because("images.approvers names nobody, so root alone may")
+                .hint(self.whom_to_ask())),
+        }
+    }
+
+    /// What to type for the approval of an image, and whom to ask.
+    pub(crate) fn how_to_request(&self, digest: &str, project: Option<&str>) -> String {
+        let project = project.map_or_else(String::new, |name| format!(" --project {name}"));
+        let contact = self.contact().map_or_else(String::new, |contact| format!("; {contact} decides"));
+        format!("ask for it: ces request {digest}{project} --reason \"…\"{contact}")
     }
 
     /// A refusal: what, the rule it breaks, whom to ask.

@@ -11,8 +11,21 @@ struct Source {
 }
 
 /// Modules from the first to the last: each may use those before it, and itself.
-const ORDER: [&str; 12] =
-    ["text", "error", "host", "evidence", "image", "stack", "policy", "bundle", "run", "rehearsal", "cli", "commands"];
+const ORDER: [&str; 13] = [
+    "text",
+    "error",
+    "host",
+    "evidence",
+    "image",
+    "stack",
+    "policy",
+    "approval",
+    "bundle",
+    "run",
+    "rehearsal",
+    "cli",
+    "commands",
+];
 
 const LONGEST: usize = 500;
 
@@ -237,7 +250,7 @@ fn circles(sources: &[Source]) -> Vec<String> {
 }
 
 /// Where root's power is named, lent or taken, and what for. Everything else has the caller's rights and no more.
-const POWER: [(&str, &str); 55] = [
+const POWER: [(&str, &str); 56] = [
     ("host/privilege.rs", "lends it"),
     ("host/site_dir.rs", "opens what root alone can change"),
     ("host/dirs.rs", "the site's directories"),
@@ -247,6 +260,7 @@ const POWER: [(&str, &str); 55] = [
     ("bundle/safe_data.rs", "asks the kernel as the payload, who has fewer groups"),
     ("bundle/rootfs.rs", "the stage opens binds with the rights of who named them"),
     ("image/pull.rs", "how full the store is"),
+    ("image/expand.rs", "what is decompressed is in the store"),
     ("image/source/registry.rs", "a certificate that the policy names"),
     ("image/store/mod.rs", "the store is root's"),
     ("image/store/check/mod.rs", "the store is root's"),
@@ -296,11 +310,17 @@ const POWER: [(&str, &str); 55] = [
 ];
 
 /// The same for what is the record's.
-const RECORDS: [(&str, &str); 14] = [
+const RECORDS: [(&str, &str); 18] = [
+    ("approval/file.rs", "the list of approved images is root's"),
+    ("approval/requests.rs", "requests are root's to read"),
+    ("commands/approve.rs", "the list of approved images is root's"),
+    ("commands/image_request.rs", "requests are root's to read"),
     ("evidence/log.rs", "the audit log is root's"),
     ("evidence/check.rs", "the audit log is root's"),
     ("evidence/checkpoint.rs", "its key is root's"),
     ("evidence/proof.rs", "the audit log is root's"),
+    ("run/supervisor/record/beside.rs", "records are root's"),
+    ("commands/rerun.rs", "records are root's"),
     ("commands/audit.rs", "the audit log is root's"),
     ("commands/events.rs", "the audit log is root's"),
     ("commands/logs.rs", "logs are root's"),
@@ -319,7 +339,7 @@ const IDS: [(&str, &str); 6] = [
     ("run/user_namespace.rs", "root of a namespace of its own"),
     ("run/stage/mod.rs", "the project's group alone"),
     ("run/container/exec.rs", "another user of the container"),
-    ("image/unpack/child.rs", "root of a namespace of its own"),
+    ("host/confine.rs", "root of a namespace of its own"),
     ("run/stage/witness/calls.rs", "names a payload's calls, and makes none"),
 ];
 

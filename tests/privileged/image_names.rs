@@ -78,7 +78,7 @@ fn a_pull_says_that_the_image_may_not_run_before_its_layers_come() {
     let pulled = desk.ces(&["pull", &source]);
     let digest = pulled.exits(0).trim().rsplit('@').next().unwrap().to_owned();
     let warned = format!("the image may not run here: image {digest} is not approved");
-    assert!(pulled.stderr.contains(&warned) && pulled.stderr.contains("ask for its approval"), "{pulled:?}");
+    assert!(pulled.stderr.contains(&warned) && pulled.stderr.contains("ask for it: ces request sha256:"), "{pulled:?}");
     let entry = |projects: &str, end: &str| {
         format!("[[image]]\ndigest = \"{digest}\"\nprojects = {projects}\nexpires = {end}\napprover = \"A. Person\"\n")
     };

@@ -7,12 +7,16 @@
 mod run;
 /// What becomes of arguments, users and configuration.
 mod run_config;
+/// Every field of an image's configuration.
+mod image_config;
 /// The same promises to whoever calls.
 mod callers;
 /// Hosts that say no, and odd homes.
 mod hosts;
 /// What only a host of one's own can show.
 mod guest;
+/// Commands of the documentation.
+mod docs;
 /// Several researchers, one store, one policy.
 mod through_sudo;
 mod store_holders;
@@ -64,6 +68,12 @@ mod boundary;
 /// Payloads that take all they can get.
 mod attacks;
 mod audit;
+/// What a run leaves for an officer.
+mod evidence;
+/// The end of a run: killed, large, and beside another host's.
+mod ends;
+/// Requests and approvals of images.
+mod approvals;
 /// What the engine would do by itself.
 mod engine_traps;
 /// Killed at any moment, out of descriptors, out of space.
@@ -90,6 +100,10 @@ mod unpack_on_old_kernels;
 mod store;
 mod store_crash;
 mod store_disk;
+/// Archives of images, compressed or with several images.
+mod archives;
+/// Images with users beyond the ids mapped here.
+mod unmapped_ids;
 /// Trees compared with what another unpacker makes of them.
 mod differential;
 /// How much an image may ask for.

@@ -275,12 +275,8 @@ impl Attack {
 
     /// The record that was written last: names of one second have any order.
     pub fn record(&self) -> serde_json::Value {
-        let path = newest(
-            children(&self.tmp("ces/log/runs"))
-                .into_iter()
-                .filter(|path| path.extension().is_some_and(|end| end == "json")),
-        );
-        serde_json::from_str(&fs::read_to_string(path).expect("a record")).expect("JSON")
+        let records = children(&self.tmp("ces/log/runs")).into_iter().filter(|path| super::records::is_record(path));
+        super::records::record_at(&newest(records))
     }
 
     /// The first researcher's outputs that were made last.

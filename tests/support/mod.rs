@@ -20,6 +20,8 @@ pub mod runtimes;
 pub mod rehearsal;
 /// The runtime specification's own JSON schema.
 pub mod schema;
+/// Records with the documents beside them.
+pub mod records;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -299,10 +301,9 @@ impl Host {
     /// The records, oldest first.
     pub fn records(&self) -> Vec<Value> {
         let mut files = children(&self.root().join("log/runs"));
-        files.retain(|path| path.extension() == Some(OsStr::new("json")));
+        files.retain(|path| records::is_record(path));
         files.sort_by_key(born);
-        let read = |path: &PathBuf| serde_json::from_str(&fs::read_to_string(path).expect("a record")).expect("JSON");
-        files.iter().map(read).collect()
+        files.iter().map(|path| records::record_at(path)).collect()
     }
 }
 

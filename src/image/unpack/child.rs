@@ -11,27 +11,21 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 
-use caps::{CapSet, Capability};
-use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr,
-};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
-use nix::sched::{CloneFlags, unshare};
-use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::Signal;
-use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, chroot, fchdir, setgroups, setresgid, setresuid};
+use nix::sys::stat::Mode;
 
 use super::apply::{Applied, Applier};
 use super::flush::Flush;
 use super::listing::{self, Contents};
-use super::protocol::{Fault, FaultKind, Job, Report, Said, Work, receive, send};
+use super::merged::LayersBelow;
+use super::protocol::{EXPANDED, Fault, FaultKind, Job, RawPath, Report, Said, Work, receive, send};
 use super::stream::{Hashing, Uncompressed};
 use super::tarstream::TarStream;
 use super::tree::Tree;
 use super::{plan, remove, settle, stream};
+use crate::host::confine::{self, Unconfined};
 use crate::host::idmap::IdMap;
 use crate::host::parent;
 
@@ -72,19 +66,26 @@ fn work(from_parent: &mut BufReader<&UnixStream>, control: &UnixStream, blob: Fi
     let listing = job.listing.as_deref().map(create).transpose()?;
     let known = job.known.as_deref().map(open_file).transpose()?;
     let lower = match &job.work {
-        Work::Settle { lower, .. } => lower.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?,
+        Work::Settle { lower, .. } | Work::Unpack { lower, .. } => {
+            lower.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?
+        }
         _ => Vec::new(),
     };
-    leave(|| {
-        send(control, &Said::Unshared).map_err(lost)?;
-        receive::<String>(from_parent).map(drop).map_err(lost)
-    })?;
-    become_root(&job.ids)?;
-    shut_in(&directory, &lower, matches!(job.work, Work::List))?;
+    confine::leave()?;
+    send(control, &Said::Unshared).map_err(lost)?;
+    receive::<String>(from_parent).map(drop).map_err(lost)?;
+    confine::become_root(&job.ids)?;
+    confine::shut_in(&directory, &lower, matches!(job.work, Work::List))?;
     match &job.work {
-        Work::Unpack { compression, blob_size, has_base } => {
+        Work::Unpack { compression, blob_size, has_base, .. } => {
             let bytes = stream::start(blob, *compression, *blob_size, job.limits.clone())?;
-            unpack(directory, bytes, *has_base, listing, &job).map(Some)
+            unpack(directory, bytes, (*has_base, lower), listing, &job).map(Some)
+        }
+        Work::Expand { compression, size } => {
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let out = openat(&directory, EXPANDED, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+                .map_err(|e| Fault::host("make a file", e))?;
+            stream::expand(blob, *compression, *size, &job.limits, &File::from(out)).map(|()| None)
         }
         Work::Settle { open, .. } => {
             let mut contents = known.map(listing::load).transpose()?.unwrap_or_default();
@@ -99,6 +100,13 @@ fn work(from_parent: &mut BufReader<&UnixStream>, control: &UnixStream, blob: Fi
         }
         Work::List => list(&directory, listing, &Contents::default(), &job.ids).map(|()| None),
         Work::Remove => remove::remove_content(&directory).map(|()| None),
+    }
+}
+
+impl From<Unconfined> for Fault {
+    fn from(failed: Unconfined) -> Self {
+        let fault = Self::new(FaultKind::Host, failed.to_string());
+        failed.hint.map_or(fault.clone(), |hint| fault.hint(hint))
     }
 }
 
@@ -125,77 +133,10 @@ fn list(directory: &OwnedFd, listing: Option<File>, contents: &Contents, ids: &I
     listing.map_or(Ok(()), |file| listing::write(directory, file, contents, ids))
 }
 
-/// Leaves the parent's namespaces; `mapped` returns when the parent has written the id maps.
-fn leave(mapped: impl FnOnce() -> Result<(), Fault>) -> Result<(), Fault> {
-    let namespaces =
-        CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC;
-    unshare(namespaces).map_err(|e| {
-        Fault::host("make a user namespace", e)
-            .hint("user namespaces must be allowed on this host (sysctl user.max_user_namespaces; on some, kernel.unprivileged_userns_clone or an AppArmor restriction)")
-    })?;
-    mapped()
-}
-
-fn become_root(ids: &IdMap) -> Result<(), Fault> {
-    let fail = |e| Fault::host("become root of the user namespace", e);
-    match setgroups(&[]) {
-        Ok(()) => {}
-        // One's own id alone may be mapped only where groups cannot be dropped (user_namespaces(7)).
-        Err(Errno::EPERM) if ids.is_single() => {}
-        Err(e) => return Err(fail(e)),
-    }
-    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
-    setresgid(gid, gid, gid).map_err(fail)?;
-    setresuid(uid, uid, uid).map_err(fail)?;
-    // After the change of ids, which clears it.
-    prctl::set_pdeathsig(Signal::SIGKILL).map_err(fail)?;
-    prctl::set_no_new_privs().map_err(fail)?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(fail)?;
-    umask(Mode::empty());
-    Ok(())
-}
-
-/// Makes `directory` the root directory, gives up all capabilities but those over files, and asks Landlock to allow
-/// nothing outside `directory` and reading alone in `lower`, or in `directory` too where nothing is to change.
-fn shut_in(directory: &OwnedFd, lower: &[OwnedFd], read_only: bool) -> Result<(), Fault> {
-    let fail = |e| Fault::host("shut the unpacking process in", e);
-    fchdir(directory).map_err(fail)?;
-    chroot(".").map_err(fail)?;
-    let change = [Capability::CAP_CHOWN, Capability::CAP_DAC_OVERRIDE, Capability::CAP_FOWNER, Capability::CAP_FSETID];
-    let change = change.into_iter().filter(|_| !read_only);
-    let keep = change.chain([Capability::CAP_DAC_READ_SEARCH]).collect();
-    for set in [CapSet::Effective, CapSet::Permitted] {
-        caps::set(None, set, &keep)
-            .map_err(|e| Fault::new(FaultKind::Host, format!("cannot drop capabilities: {e}")))?;
-    }
-    restrict(directory, lower, read_only)
-        .map_err(|e| Fault::new(FaultKind::Host, format!("cannot restrict the unpacking process (Landlock): {e}")))
-}
-
-/// Landlock is required wherever the kernel has it, from the version on that can allow hard links between directories
-/// (Linux 5.19); what later versions add is taken where it is there.
-fn restrict(directory: &OwnedFd, lower: &[OwnedFd], read_only: bool) -> Result<(), landlock::RulesetError> {
-    let needed = AccessFs::from_all(ABI::V2);
-    let Ok(ruleset) = Ruleset::default().set_compatibility(CompatLevel::HardRequirement).handle_access(needed) else {
-        return Ok(());
-    };
-    let all = AccessFs::from_all(ABI::V5);
-    let mut ruleset = ruleset
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(all)?
-        .handle_access(AccessNet::from_all(ABI::V4))?
-        .create()?
-        .add_rule(PathBeneath::new(directory, if read_only { AccessFs::from_read(ABI::V5) } else { all }))?;
-    for layer in lower {
-        ruleset = ruleset.add_rule(PathBeneath::new(layer, AccessFs::from_read(ABI::V5)))?;
-    }
-    ruleset.restrict_self().map(drop)
-}
-
 fn unpack(
     directory: OwnedFd,
     (mut bytes, hashing): (Uncompressed, Hashing),
-    has_base: bool,
+    (has_base, lower): (bool, Vec<OwnedFd>),
     listing: Option<File>,
     job: &Job,
 ) -> Result<Report, Fault> {
@@ -203,9 +144,13 @@ fn unpack(
     let flush = Flush::start(&directory)?;
     let mut flushed = 0;
     let root = directory.try_clone().map_err(|_| Fault::host("open the layer's directory", Errno::EMFILE))?;
-    let mut applier = Applier::new(Tree::new(root, limits.depth)?, has_base);
+    let mut tree = Tree::new(root, limits.depth)?;
+    if !lower.is_empty() {
+        tree = tree.above(Box::new(LayersBelow::new(lower)));
+    }
+    let mut applier = Applier::new(tree, has_base);
     let mut archive = TarStream::new(&mut bytes);
-    let mut entries = 0_u64;
+    let (mut entries, mut unmapped) = (0_u64, None);
     while let Some(entry) = archive.entry(limits)? {
         entries += 1;
         if entries > limits.entries {
@@ -213,6 +158,9 @@ fn unpack(
         }
         let name = entry.path.clone();
         let decision = plan::decide(entry, ids, limits)?;
+        if let Some(id) = decision.unmapped {
+            unmapped.get_or_insert_with(|| (RawPath(name.clone()), id));
+        }
         applier.apply(decision, &mut archive).map_err(|fault| fault.at(&name))?;
         if applier.written() - flushed >= FLUSH_EVERY {
             flushed = applier.written();
@@ -231,5 +179,5 @@ fn unpack(
         listing => list(&directory, listing, &contents, ids)?,
     }
     flush.finish()?;
-    Ok(Report { diff_id, bytes: total, file_bytes, entries, omitted, open, root })
+    Ok(Report { diff_id, bytes: total, file_bytes, entries, omitted, open, root, unmapped })
 }

@@ -28,6 +28,9 @@ pub const MESSAGE_MAX: u64 = 64 << 20;
 /// How many paths a report may name.
 pub const NOTES_MAX: usize = 10_000;
 
+/// The file of an archive that was decompressed, in the directory of the job.
+pub const EXPANDED: &str = "archive";
+
 /// What the child is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Job {
@@ -57,6 +60,8 @@ pub enum Work {
         blob_size: u64,
         /// Whether layers may lie below this one: without them a hard link to nothing is an error.
         has_base: bool,
+        /// The layers below, base first, where their links are to be followed entry by entry.
+        lower: Vec<PathBuf>,
     },
     /// Adapt an unpacked layer to the layers below it.
     Settle {
@@ -64,6 +69,13 @@ pub enum Work {
         lower: Vec<PathBuf>,
         /// What unpacking left open.
         open: Open,
+    },
+    /// Write what the compressed archive on standard input is uncompressed to the new file [`EXPANDED`].
+    Expand {
+        /// How it is packed.
+        compression: Compression,
+        /// Its size.
+        size: u64,
     },
     /// List the tree as it is; nothing is changed.
     List,
@@ -109,6 +121,8 @@ pub struct Report {
     pub open: Open,
     /// The root directory's metadata, if the layer lists it.
     pub root: Option<RootMeta>,
+    /// The first entry that belongs to nobody because its id is not mapped, and that id.
+    pub unmapped: Option<(RawPath, u64)>,
 }
 
 /// The metadata of an image's root directory.
@@ -141,6 +155,9 @@ pub struct Omitted {
     pub set_id_bits: u64,
     /// Extended attributes.
     pub xattrs: u64,
+    /// Entries whose user or group is not among the ids mapped here, so that they belong to nobody (65534).
+    #[serde(default)]
+    pub unmapped_ids: u64,
 }
 
 /// Why a child stopped.
@@ -163,6 +180,8 @@ pub enum FaultKind {
     Malformed,
     /// The layer asks for what no layer may have.
     Refused,
+    /// Only the order of the layer's entries tells what it means: it is to be unpacked again, with the layers below at hand.
+    InTurn,
     /// The file system is full, or a quota is used up.
     NoSpace,
     /// The host did not do what was asked.

@@ -6,8 +6,9 @@
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
+use nix::libc::SIGCHLD;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, write};
 
@@ -66,8 +67,8 @@ fn supervise(
             }
         }
         while let Ok(Some(info)) = signals.read_signal() {
-            match i32::try_from(info.ssi_signo).map(Signal::try_from) {
-                Ok(Ok(Signal::SIGCHLD)) => {
+            match i32::try_from(info.ssi_signo) {
+                Ok(SIGCHLD) => {
                     while let Ok(Some(ended)) = sys::wait_child(None, false) {
                         if ended.pid == payload {
                             if is_rehearsal {
@@ -83,8 +84,8 @@ fn supervise(
                     }
                 }
                 // ESRCH: it has just ended, and SIGCHLD is on its way.
-                Ok(Ok(signal)) => drop(kill(payload, signal).ok()),
-                _ => {}
+                Ok(signal) => drop(sys::kill(payload, signal)),
+                Err(_) => {}
             }
         }
     }

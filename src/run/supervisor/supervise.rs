@@ -29,7 +29,7 @@ use crate::run::terminal::signals::Signals;
 use crate::run::terminal::streams::{drain, move_on};
 use crate::text;
 
-/// How long a payload has between SIGTERM and SIGKILL.
+/// How long a payload has between its stop signal and SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(10);
 
 /// What came of a run.
@@ -88,6 +88,8 @@ pub struct Supervised<'a> {
     pub init: OwnedFd,
     /// How long it may run.
     pub limit: Option<Duration>,
+    /// The signal that asks the payload to end: the image's, in the place of SIGTERM.
+    pub stop_signal: i32,
     /// The streams of a payload that has no terminal.
     pub pipes: Vec<Relay>,
     /// The master side of the payload's own terminal.
@@ -160,7 +162,7 @@ fn until_gone(
 ) -> Result<Outcome> {
     let mut exceeded = None;
     let mut relay_lost = false;
-    let mut deadline = Deadline::new(run.limit.map(|limit| began + limit));
+    let mut deadline = Deadline::new(run.limit.map(|limit| began + limit), run.stop_signal);
     loop {
         let mut fds =
             vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(run.channel.as_fd(), PollFlags::POLLIN)];
@@ -189,6 +191,7 @@ fn until_gone(
                 (Signal::SIGWINCH, Some(session)) => session.resize(),
                 (Signal::SIGCONT, Some(session)) => session.resume(),
                 (Signal::SIGHUP, _) => deadline.hang_up(&run.init),
+                (Signal::SIGTERM, _) => drop(signal_init(&run.init, run.stop_signal)),
                 // ESRCH: the container has just ended.
                 _ => drop(signal_init(&run.init, signal as i32)),
             }
@@ -235,17 +238,18 @@ fn wait_gone(init: &OwnedFd) -> Result<()> {
     }
 }
 
-/// The deadline: SIGTERM when it passes, SIGKILL a grace period later; when the caller's terminal is gone, SIGHUP at once and
+/// The deadline: the image's stop signal when it passes, SIGKILL a grace period later; when the caller's terminal is gone, SIGHUP at once and
 /// SIGKILL a grace period later.
 struct Deadline {
     at: Option<Instant>,
     passed: bool,
     ending: bool,
+    stop_signal: i32,
 }
 
 impl Deadline {
-    fn new(at: Option<Instant>) -> Self {
-        Self { at, passed: false, ending: false }
+    fn new(at: Option<Instant>, stop_signal: i32) -> Self {
+        Self { at, passed: false, ending: false, stop_signal }
     }
 
     fn hang_up(&mut self, init: &OwnedFd) {
@@ -273,9 +277,9 @@ impl Deadline {
         if self.at.is_none_or(|at| Instant::now() < at) {
             return;
         }
-        let signal = if self.ending { Signal::SIGKILL } else { Signal::SIGTERM };
+        let signal = if self.ending { Signal::SIGKILL as i32 } else { self.stop_signal };
         // ESRCH: it has just ended.
-        signal_init(init, signal as i32).ok();
+        signal_init(init, signal).ok();
         self.passed |= !self.ending;
         self.at = if self.ending { None } else { Some(Instant::now() + GRACE) };
         self.ending = true;

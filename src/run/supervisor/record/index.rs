@@ -4,14 +4,15 @@
 //! date where the directory of records has changed since, and made anew where it is missing; refuses lines longer than
 //! `LONGEST`. Nothing that a payload names is in it.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufReader, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 
 use nix::fcntl::{Flock, FlockArg};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::privilege::Root;
@@ -37,40 +38,72 @@ pub enum State {
     Interrupted,
 }
 
-/// What the index has of a run; the words are those of the record.
+/// What the index has of a run; the words are those of the record. Texts are borrowed from a line where it has them as they
+/// are: root's list may have a hundred thousand runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct Entry<'a> {
     /// The run.
     pub id: JobId,
     /// Uid of the researcher.
     pub uid: u32,
     /// Login name of the researcher.
-    pub researcher: String,
+    #[serde(borrow)]
+    pub researcher: Cow<'a, str>,
     /// The project.
-    pub project: Option<String>,
+    #[serde(borrow, default, deserialize_with = "borrowed")]
+    pub project: Option<Cow<'a, str>>,
     /// The image's reference.
-    pub image: String,
+    #[serde(borrow)]
+    pub image: Cow<'a, str>,
     /// How far it came.
     pub state: State,
     /// When it began.
-    pub started: String,
+    #[serde(borrow)]
+    pub started: Cow<'a, str>,
     /// Wall time.
     pub seconds: Option<f64>,
     /// Exit status of `ces run`.
     pub exit: Option<u8>,
     /// How it ended, in words.
-    pub ended: Option<String>,
+    #[serde(borrow, default, deserialize_with = "borrowed")]
+    pub ended: Option<Cow<'a, str>>,
     /// The name it was given.
-    #[serde(default)]
-    pub name: Option<String>,
+    #[serde(borrow, default, deserialize_with = "borrowed")]
+    pub name: Option<Cow<'a, str>>,
 }
 
-impl Entry {
+/// A text that may be absent. Serde borrows a `Cow` by itself, but none in an `Option`.
+fn borrowed<'de: 'a, 'a, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Cow<'a, str>>, D::Error> {
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    Option::<Text<'a>>::deserialize(from).map(|text| text.map(|Text(text)| text))
+}
+
+impl Entry<'_> {
+    /// The same without the line that it was read from.
+    fn into_owned(self) -> Entry<'static> {
+        let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        Entry {
+            researcher: own(self.researcher),
+            project: self.project.map(own),
+            image: own(self.image),
+            started: own(self.started),
+            ended: self.ended.map(own),
+            name: self.name.map(own),
+            id: self.id,
+            uid: self.uid,
+            state: self.state,
+            seconds: self.seconds,
+            exit: self.exit,
+        }
+    }
+
     /// The same with texts of a bounded length.
     #[must_use]
     pub fn bounded(mut self) -> Self {
-        let short = |text: &mut String| {
+        let short = |text: &mut Cow<'_, str>| {
             if let Some((at, _)) = text.char_indices().nth(LONGEST_TEXT) {
+                let text = text.to_mut();
                 text.truncate(at);
                 text.push('…');
             }
@@ -113,7 +146,7 @@ fn locked(log: &SiteDir) -> std::io::Result<Flock<File>> {
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn add(_: &Root, log: &SiteDir, entry: &Entry) -> Result<()> {
+pub fn add(_: &Root, log: &SiteDir, entry: &Entry<'_>) -> Result<()> {
     let append = || -> std::io::Result<()> {
         let line = entry.line()?;
         let held = locked(log)?;
@@ -136,31 +169,29 @@ fn append_to(mut file: &File, lines: &[u8]) -> std::io::Result<()> {
     file.write_all(lines)
 }
 
-/// The runs of `uid`, or everyone's, oldest first.
+/// The text of the index, which has a line for every record.
 ///
 /// # Errors
-/// When the index cannot be read or made.
-pub fn of(root: &Root, log: &SiteDir, uid: Option<u32>) -> Result<Vec<Entry>> {
-    let read = || -> std::io::Result<Vec<Entry>> {
-        let text = current(root, log)?;
-        // In the order in which they began, which is almost the one that is wanted.
-        let (mut places, mut last) = (HashMap::new(), Vec::new());
-        for (id, line) in text.lines().filter_map(|line| Some((id_of(line)?, line))) {
-            let place = *places.entry(id).or_insert(last.len());
-            match last.get_mut(place) {
-                Some(earlier) => *earlier = line,
-                None => last.push(line),
-            }
-        }
-        // Other people's lines are not even understood.
-        let own = uid.map(|uid| format!("\"uid\":{uid},"));
-        let lines = last.into_iter().filter(|line| own.as_ref().is_none_or(|own| line.contains(own.as_str())));
-        let mut entries: Vec<Entry> = lines.filter_map(|line| serde_json::from_str(line).ok()).collect();
-        entries.retain(|entry| uid.is_none_or(|uid| entry.uid == uid));
-        entries.sort_by(|a, b| (&a.started, &a.id).cmp(&(&b.started, &b.id)));
-        Ok(entries)
-    };
-    read().map_err(|e| fail(log, e))
+/// When it cannot be read or made.
+pub fn text(root: &Root, log: &SiteDir) -> Result<String> {
+    current(root, log).map_err(|e| fail(log, e))
+}
+
+/// The runs of `uid` in a text of the index, or everyone's, oldest first.
+pub fn of(text: &str, uid: Option<u32>) -> Vec<Entry<'_>> {
+    let mut lines: Vec<(&str, &str)> = text.lines().filter_map(|line| Some((id_of(line)?, line))).collect();
+    // An id begins with the time: they are almost in order, and those of one run stay in theirs. The last one counts.
+    lines.sort_by_key(|(id, _)| *id);
+    let is_last = |at: usize, id| lines.get(at.saturating_add(1)).is_none_or(|(next, _)| *next != id);
+    // Other people's lines are not even understood.
+    let own = uid.map(|uid| format!("\"uid\":{uid},"));
+    let mut entries: Vec<Entry<'_>> = (lines.iter().enumerate())
+        .filter(|(at, (id, line))| is_last(*at, *id) && own.as_ref().is_none_or(|own| line.contains(own.as_str())))
+        .filter_map(|(_, (_, line))| serde_json::from_str(line).ok())
+        .filter(|entry: &Entry<'_>| uid.is_none_or(|uid| entry.uid == uid))
+        .collect();
+    entries.sort_by(|a, b| (&a.started, &a.id).cmp(&(&b.started, &b.id)));
+    entries
 }
 
 /// The id with which a line begins.
@@ -197,12 +228,12 @@ fn bring_up_to_date(_: &Root, log: &SiteDir) -> std::io::Result<()> {
     let held = locked(log)?;
     let mut text = String::new();
     BufReader::new(File::open(path(log))?).read_to_string(&mut text).unwrap_or_default();
-    let known: HashMap<&str, ()> = text.lines().filter_map(id_of).map(|id| (id, ())).collect();
+    let known: HashSet<&str> = text.lines().filter_map(id_of).collect();
     let mut lines = Vec::new();
     for entry in fs::read_dir(log.join("runs"))?.flatten() {
         let name = entry.file_name();
         let Some(id) = name.to_str().and_then(|name| name.strip_suffix(".json")) else { continue };
-        if known.contains_key(id) || JobId::parse(id).is_err() {
+        if known.contains(id) || JobId::parse(id).is_err() {
             continue;
         }
         if let Ok(line) = entry_of(log, id).and_then(|entry| entry.line()) {
@@ -217,14 +248,14 @@ fn bring_up_to_date(_: &Root, log: &SiteDir) -> std::io::Result<()> {
 }
 
 /// The entry of a record, which may be one of an older version and large: what else is in it is passed over.
-fn entry_of(log: &SiteDir, id: &str) -> std::io::Result<Entry> {
-    let file = File::open(log.join("runs").join(format!("{id}.json")))?;
-    let entry: Entry = serde_json::from_reader(BufReader::new(file))?;
-    Ok(entry.bounded())
+fn entry_of(log: &SiteDir, id: &str) -> std::io::Result<Entry<'static>> {
+    let text = fs::read_to_string(log.join("runs").join(format!("{id}.json")))?;
+    let entry: Entry<'_> = serde_json::from_str(&text)?;
+    Ok(entry.bounded().into_owned())
 }
 
 /// The entry as the record has it now; none where there is no such record.
-pub fn from_record(_: &Root, log: &SiteDir, id: &JobId) -> Option<Entry> {
+pub fn from_record(_: &Root, log: &SiteDir, id: &JobId) -> Option<Entry<'static>> {
     entry_of(log, id.as_str()).ok()
 }
 
@@ -240,8 +271,8 @@ mod tests {
     use crate::host::privilege::as_root;
     use proptest::prelude::*;
 
-    fn entry(id: &JobId, uid: u32) -> Entry {
-        let text = |text: &str| text.to_owned();
+    fn entry(id: &JobId, uid: u32) -> Entry<'static> {
+        let text = |text: &'static str| Cow::Borrowed(text);
         Entry {
             id: id.clone(),
             uid,
@@ -263,24 +294,27 @@ mod tests {
         let log = SiteDir::of_the_caller(&dir.path().join("log")).unwrap();
         let id = |n: u32| JobId::parse(&format!("20261127T100000-{n:06x}")).unwrap();
         fs::create_dir(log.join("runs")).unwrap();
-        let of = |uid| as_root(|root| of(root, &log, uid)).unwrap();
-        assert_eq!(of(None), []);
+        let text = || as_root(|root| text(root, &log)).unwrap();
+        assert_eq!(of(&text(), None), []);
         as_root(|root| {
             add(root, &log, &entry(&id(1), 1000)).unwrap();
             add(root, &log, &Entry { state: State::Finished, exit: Some(3), ..entry(&id(1), 1000) }).unwrap();
             add(root, &log, &entry(&id(2), 1001)).unwrap();
         });
-        assert_eq!(of(Some(1000)).iter().map(|e| (e.state, e.exit)).collect::<Vec<_>>(), [(State::Finished, Some(3))]);
+        assert_eq!(
+            of(&text(), Some(1000)).iter().map(|e| (e.state, e.exit)).collect::<Vec<_>>(),
+            [(State::Finished, Some(3))]
+        );
         // A line that a full disk has torn spoils none but its own.
         OpenOptions::new().append(true).open(path(&log)).unwrap().write_all(b"{\"id\":\"torn").unwrap();
         std::thread::sleep(std::time::Duration::from_millis(20));
         fs::write(log.join("runs").join(format!("{}.json", id(3))), serde_json::to_vec(&entry(&id(3), 7)).unwrap())
             .unwrap();
-        assert_eq!(of(None).len(), 3);
-        assert_eq!(of(Some(7)).len(), 1);
+        assert_eq!(of(&text(), None).len(), 3);
+        assert_eq!(of(&text(), Some(7)).len(), 1);
         fs::write(log.join("runs").join(format!("{}.json", id(4))), "no record").unwrap();
         fs::remove_file(path(&log)).unwrap();
-        assert_eq!(of(None).iter().map(|e| e.id.clone()).collect::<Vec<_>>(), [id(3)]);
+        assert_eq!(of(&text(), None).iter().map(|e| e.id.clone()).collect::<Vec<_>>(), [id(3)]);
     }
 
     proptest! {
@@ -289,9 +323,9 @@ mod tests {
             let text = text.repeat(times);
             let id = JobId::parse("20261127T100000-000001").unwrap();
             let mut entry = entry(&id, 1);
-            (entry.image, entry.ended, entry.name, entry.project) =
-                (text.clone(), Some(text.clone()), Some(text.clone()), Some(text.clone()));
-            entry.researcher = text;
+            let cow = || Cow::Owned(text.clone());
+            (entry.image, entry.ended, entry.name, entry.project) = (cow(), Some(cow()), Some(cow()), Some(cow()));
+            entry.researcher = cow();
             let line = entry.bounded().line().unwrap();
             prop_assert!(line.len() <= LONGEST && line.iter().filter(|byte| **byte == b'\n').count() == 1);
             prop_assert_eq!(id_of(std::str::from_utf8(&line).unwrap()), Some(id.as_str()));
