@@ -152,10 +152,12 @@ fn conditions(prepared: &Prepared, light: bool) -> Result<Conditions> {
     let identity = &prepared.identity;
     let mut not_as_inside = Vec::new();
     if !identity.caller.is_privileged() && identity.nested.is_some() {
-        not_as_inside.push(
+        let why = if identity.container.is_single() {
             "you have no subordinate ids: files of the image are yours here, which inside belong to others (see ces doctor)"
-                .to_owned(),
-        );
+        } else {
+            "you are an ordinary user: files of the image's root are yours here, which inside are not; rehearse through sudo or as root"
+        };
+        not_as_inside.push(why.to_owned());
     }
     let limits = &prepared.grant.limits;
     Ok(Conditions {

@@ -16,7 +16,7 @@ fn hostile_names_and_arguments_are_told_harmless_in_every_form() {
     each_host(|host| {
         let script = r#"e=$(printf '\033]0;owned\007\033[2J'); nslookup "a$e.pypi.example"; mkdir /tmp/d
             ln -s /bin/true /tmp/d/pip; /tmp/d/pip install "x$e
-            error: forged"; : > "/bin/$e"; echo 1 > "/home/analyst/$e
+            error: forged"; true > "/bin/$e"; echo 1 > "/home/analyst/$e
             READY"; true"#;
         let markdown = host.researcher().dir.join("report.md");
         let rehearsal = host.rehearse_sh(&["--markdown", markdown.to_str().expect("a path")], script);
@@ -24,7 +24,8 @@ fn hostile_names_and_arguments_are_told_harmless_in_every_form() {
         let markdown = fs::read_to_string(host.home().join("report.md")).expect("a report");
         let said = rehearsal.ran.stderr.split("\n\nexit ").nth(1).unwrap_or_else(|| panic!("no report: {rehearsal:?}"));
         for (form, text) in [("text", said), ("JSON", json.as_str()), ("Markdown", markdown.as_str())] {
-            assert!(text.contains("x1b]0;owned"), "it is told as {form}: {text}");
+            // Markdown has a backslash before each mark.
+            assert!(text.replace('\\', "").contains("x1b]0;owned"), "it is told as {form}: {text}");
             assert!(!text.contains(['\u{1b}', '\u{7}']), "{form}: {text:?}");
             for forged in ["error: forged", "READY"] {
                 assert!(!text.lines().any(|line| line.trim_start() == forged), "{form}: {text}");
@@ -94,13 +95,14 @@ fn with_a_witness_that_is_stopped_a_rehearsal_ends_at_its_deadline_without_a_ver
 #[test]
 fn what_is_laxer_than_inside_is_said_and_nothing_is_where_nothing_is() {
     for (caller, laxer) in
-        [(Caller::Root, false), (Caller::Sudo, false), (Caller::UserWithSubids, false), (Caller::User, true)]
+        [(Caller::Root, false), (Caller::Sudo, false), (Caller::UserWithSubids, true), (Caller::User, true)]
     {
         let Some(desk) = Desk::with_demo(caller) else { return };
-        let ran = desk.ces(&["rehearse", "localhost/demo", "/bin/true"]);
-        ran.exits(0);
+        let script = "touch /bin/new && rm /bin/new && echo written; true";
+        let ran = desk.ces(&["rehearse", "localhost/demo", "/bin/sh", "-c", script]);
+        assert_eq!(ran.exits(0) == "written\n", laxer, "{caller:?}: {ran:?}");
         let said = ran.stderr.contains("READY, but for what is laxer here than inside");
         assert_eq!((said, ran.stderr.contains("not as inside: ")), (laxer, laxer), "{caller:?}: {ran:?}");
-        assert!(laxer || ran.stderr.contains("\nREADY\n"), "{caller:?}: {ran:?}");
+        assert!(laxer || ran.stderr.contains("\nREADY: 1 wanted"), "{caller:?}: {ran:?}");
     }
 }

@@ -22,7 +22,7 @@ type Row = (&'static str, &'static [(&'static str, &'static str, &'static str)])
 
 const TABLE: &[Row] = &[
     (
-        "pip install -q --break-system-packages --retries 0 --index-url http://pypi.example/simple lifelines",
+        "pip install -q --break-system-packages --retries 0 --index-url https://pypi.example/simple lifelines",
         &[("fails", "name", "pypi.example"), ("fails", "program", "lifelines")],
     ),
     (
@@ -99,13 +99,14 @@ fn real_programs_give_the_findings_they_must_and_no_false_one() {
     host.nothing_is_left();
 }
 
-/// What the job does once strace is there: allowed and denied, by many programs and calls.
+/// What the job does once strace is there: allowed and denied, by many programs and calls. (A redirection that fails ends a shell
+/// whose command is a special one, as `:` is.)
 const JOB: &str = r#"
-n=0; while [ $n -lt 400 ]; do : 2>/dev/null > /usr/lib/o$n; : < /etc/hostname; [ -e /etc/none$n ]; n=$((n+1)); done
+n=0; while [ $n -lt 400 ]; do true 2>/dev/null > /usr/lib/o$n; true < /etc/hostname; [ -e /etc/none$n ]; n=$((n+1)); done
 touch /usr/bin/x; mkdir -p /opt/a/b; rm -f /etc/passwd; rm -rf /var/lib/dpkg/info; mv /etc/fstab /tmp/; ln -s a /srv/b
 ln /etc/issue /srv/hard; chmod 777 /etc; chown ann /etc/issue; cp /etc/passwd /tmp/; cat /etc/shadow; ls /root; ls /root/x
 sed -i s/a/b/ /etc/issue; rmdir /opt; truncate -s 1 /etc/issue; mkdir /home/ann/ok; touch /home/ann/ok/f; mv /home/ann/ok /home/ann/ok2
-cd /srv; touch relative; mkdir made; cd /; : > /proc/sys/vm/drop_caches; : > /sys/kernel/x; echo x > /dev/shm/z
+cd /srv; touch relative; mkdir made; cd /; true > /proc/sys/vm/drop_caches; true > /sys/kernel/x; echo x > /dev/shm/z
 python3 -c "
 import os
 for p in ['/opt/r.csv', '/root/m.bin', '/etc/shadow', '/safe_data/new', '/usr/lib/y', '/etc/resolv.conf', '/dev/null', '/tmp/t', '/etc/ssl/private/k']:
