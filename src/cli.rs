@@ -19,6 +19,8 @@ pub mod podman;
 pub mod records;
 /// Options of a run.
 pub mod run;
+/// `ces vulndb`.
+pub mod vulndb;
 
 pub use records::{ManArgs, OutputsArgs, RecordArgs, RunState, RunsArgs};
 pub use run::{BundleArgs, ExplainArgs, RehearseArgs, RunArgs, RunOptions, SpecArgs};
@@ -143,6 +145,9 @@ pub enum Command {
     /// Check, show and sign the audit log
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Import, list and remove vulnerability data
+    #[command(subcommand)]
+    Vulndb(vulndb::VulndbCommand),
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Write the manual pages into a directory

@@ -3,7 +3,7 @@
 use crate::cli::{Command, Global, PullArgs};
 use crate::commands::{
     Context, audit, bundle, doctor, events, exec, fsck, images, inspect, logs, manual, outputs, policy, prune, ps,
-    pull, records, rehearse, rmi, run, show, verify,
+    pull, records, rehearse, rmi, run, show, verify, vulndb,
 };
 use crate::error::Result;
 use crate::run::supervisor::spawn::Started;
@@ -53,6 +53,7 @@ fn carry_out(global: &Global, command: &Command, started: Option<Started>) -> Re
         Command::Outputs(args) => outputs::outputs(global, args),
         Command::Verify(args) => verify::verify(global, args),
         Command::Audit(command) => audit::audit(global, command),
+        Command::Vulndb(command) => vulndb::vulndb(&Context::new(global)?, command),
     }
 }
 

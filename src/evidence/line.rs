@@ -59,6 +59,12 @@ pub enum Event {
     /// Somebody else than whose run it was read its record.
     #[serde(rename = "record.read")]
     RecordRead,
+    /// Vulnerability data was imported.
+    #[serde(rename = "vulndb.import")]
+    VulndbImport,
+    /// Vulnerability data was removed.
+    #[serde(rename = "vulndb.remove")]
+    VulndbRemove,
     /// The state of the log was signed.
     #[serde(rename = "checkpoint")]
     Checkpoint,

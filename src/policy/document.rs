@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::reader::{Rule, Table, wrong};
+use super::stack_rules::StackRules;
 use super::{
     Access, Data, HostFacts, ImageLimits, Images, Limit, Limits, Mirror, MountRule, Policy, Profiles, Project,
     Registries, profile, units,
@@ -40,6 +41,7 @@ impl Policy {
                 require_digest: Rule::builtin("images.require_digest", false),
                 shared: Rule::builtin("images.shared", false),
                 limits: ImageLimits::default(),
+                stack: StackRules::default(),
             },
             data: Data {
                 root: Rule::builtin("data.root", PathBuf::from("/safe_data")),
@@ -219,6 +221,9 @@ fn read_images(mut table: Table<'_>, images: &mut Images) -> Result<()> {
     images.approved = absolute(&mut table, "approved")?;
     set(&mut images.require_digest, table.boolean("require_digest")?);
     set(&mut images.shared, table.boolean("shared")?);
+    if let Some(table) = table.table("stack")? {
+        images.stack = StackRules::read(table, |table| absolute(table, "waivers"))?;
+    }
     if let Some(mut table) = table.table("limits")? {
         images.limits = ImageLimits {
             layer: size(&mut table, "layer")?,

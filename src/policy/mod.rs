@@ -27,6 +27,8 @@ pub mod request;
 pub mod podman;
 /// What the run gets.
 pub mod grant;
+/// What the site allows of an image's software stack.
+pub mod stack_rules;
 /// The rules in force, one a line.
 pub mod show;
 
@@ -136,6 +138,8 @@ pub struct Images {
     pub shared: Rule<bool>,
     /// How much an image may ask of the store.
     pub limits: ImageLimits,
+    /// What its software stack may be.
+    pub stack: stack_rules::StackRules,
 }
 
 /// How much an image may ask of the store; `None`: as built in (`image::unpack::limits`).

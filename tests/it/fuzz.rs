@@ -1,5 +1,5 @@
 //! What `scripts/fuzz` does with a fuzzer, everywhere and always the same: the seeds, and seeds that were changed a little;
-//! 20,500 inputs, with `CES_LONG` a hundred times as many.
+//! 26,500 inputs, with `CES_LONG` a hundred times as many.
 
 #[path = "../../fuzz/entries.rs"]
 mod entries;
@@ -131,6 +131,21 @@ fn no_reference_means_two_things() {
 #[test]
 fn no_env_file_makes_a_variable_without_a_name() {
     run("envfile", 3000, entries::envfile);
+}
+
+#[test]
+fn no_version_has_two_places() {
+    run("version", 2000, entries::version);
+}
+
+#[test]
+fn no_record_of_vulnerability_data_is_kept_that_cannot_be_shown_or_read_again() {
+    run("osv", 2000, entries::osv);
+}
+
+#[test]
+fn no_document_waives_without_an_author() {
+    run("waivers", 2000, entries::waivers);
 }
 
 #[test]

@@ -101,5 +101,7 @@ mod registry_found;
 /// How an image that was pulled is found again.
 mod image_names;
 mod image_support;
+/// Vulnerability data, imported.
+mod vulndb;
 #[path = "../support/mod.rs"]
 mod support;

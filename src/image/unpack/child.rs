@@ -38,15 +38,23 @@ use crate::host::parent;
 /// Bytes of file contents after which what was written so far is sent on its way to disk.
 const FLUSH_EVERY: u64 = 256 << 20;
 
-/// What the child process does; to be called before any thread exists.
-pub fn child_main() -> ExitCode {
+/// Seconds of a processor that reading vulnerability data may take, and bytes that may be kept of it.
+const IMPORT_SECONDS: u64 = 1800;
+const IMPORT_BYTES: u64 = 4 << 30;
+
+/// Reads vulnerability data from one file, writes what is kept of it to another, at this time of day; its error is in words.
+pub type Importer = fn(&mut File, File, &str) -> Result<(), String>;
+
+/// What the child process does; to be called before any thread exists. `import` reads vulnerability data, which is a later
+/// stage's affair.
+pub fn child_main(import: Importer) -> ExitCode {
     let Ok((control, blob)) = descriptors() else { return ExitCode::FAILURE };
     if parent::verify(&control).is_err() {
         // Not started by ces: whoever did is told nothing.
         return ExitCode::FAILURE;
     }
     let mut from_parent = BufReader::new(&control);
-    let said = match work(&mut from_parent, &control, blob) {
+    let said = match work(&mut from_parent, &control, blob, import) {
         Ok(report) => Said::Done(report.map(Box::new)),
         Err(fault) => Said::Failed(fault),
     };
@@ -62,7 +70,12 @@ fn descriptors() -> io::Result<(UnixStream, File)> {
     Ok((UnixStream::from(control), File::from(blob)))
 }
 
-fn work(from_parent: &mut BufReader<&UnixStream>, control: &UnixStream, blob: File) -> Result<Option<Report>, Fault> {
+fn work(
+    from_parent: &mut BufReader<&UnixStream>,
+    control: &UnixStream,
+    mut blob: File,
+    import: Importer,
+) -> Result<Option<Report>, Fault> {
     let lost = |e: io::Error| Fault::new(FaultKind::Host, format!("lost the parent process: {e}"));
     let job: Job = receive(from_parent).map_err(lost)?;
     // Whatever a layer makes this process remember, the host keeps its memory: an allocation beyond is this process's end.
@@ -80,7 +93,7 @@ fn work(from_parent: &mut BufReader<&UnixStream>, control: &UnixStream, blob: Fi
         receive::<String>(from_parent).map(drop).map_err(lost)
     })?;
     become_root(&job.ids)?;
-    shut_in(&directory, &lower, matches!(job.work, Work::List))?;
+    shut_in(&directory, &lower, matches!(job.work, Work::List | Work::Import { .. }))?;
     match &job.work {
         Work::Unpack { compression, blob_size, has_base } => {
             let bytes = stream::start(blob, *compression, *blob_size, job.limits.clone())?;
@@ -98,6 +111,13 @@ fn work(from_parent: &mut BufReader<&UnixStream>, control: &UnixStream, blob: Fi
             flush.finish().map(|()| None)
         }
         Work::List => list(&directory, listing, &Contents::default(), &job.ids).map(|()| None),
+        Work::Import { time } => {
+            let limit = |resource, most| setrlimit(resource, most, most).map_err(|e| Fault::host("set a limit", e));
+            limit(Resource::RLIMIT_CPU, IMPORT_SECONDS)?;
+            limit(Resource::RLIMIT_FSIZE, IMPORT_BYTES)?;
+            let to = listing.ok_or_else(|| Fault::new(FaultKind::Host, "there is nowhere to write"))?;
+            import(&mut blob, to, time).map(|()| None).map_err(Fault::malformed)
+        }
         Work::Remove => remove::remove_content(&directory).map(|()| None),
     }
 }

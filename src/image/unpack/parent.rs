@@ -4,6 +4,7 @@
 //! Trusts nothing the child says beyond its report's numbers: paths in it are text from outside.
 //! Refuses to take the silence of a child that died for success.
 
+use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -26,6 +27,8 @@ use crate::host::privilege::as_root;
 pub const NAME: &str = "ces: unpack";
 /// Bytes of the blob that may wait in the pipe.
 const PIPE_SIZE: i32 = 1 << 20;
+/// Bytes that the process may hold that reads vulnerability data.
+const IMPORT_MEMORY: u64 = 3 << 30;
 
 /// Starts children that unpack.
 #[derive(Debug, Clone)]
@@ -135,6 +138,17 @@ impl Unpacker {
             job.ids = IdMap::everyone();
         }
         Ok(self.start(job, Stdio::null())?.finish()?.map(drop))
+    }
+
+    /// Reads vulnerability data from the file `from`, in the empty `directory`, and writes what is kept of it to the new file
+    /// `to`; `time` is the time of day, RFC 3339.
+    ///
+    /// # Errors
+    /// When no child can be started, or it died.
+    pub fn import(&self, directory: &Path, from: File, to: &Path, time: &str) -> Result<Ended<()>> {
+        let mut job = self.job(directory, Work::Import { time: time.to_owned() }, Some(to));
+        job.limits.memory = IMPORT_MEMORY;
+        Ok(self.start(job, Stdio::from(from))?.finish()?.map(drop))
     }
 
     /// Removes everything in `directory`.

@@ -1,0 +1,13 @@
+//! A stack as documents that other programs read.
+//!
+//! The same stack gives the same bytes: the serial number is made from the image's digest, the time is that of its pull.
+
+/// Package URLs.
+pub mod purl;
+/// CycloneDX 1.6.
+pub mod cyclonedx;
+/// SPDX 2.3.
+pub mod spdx;
+
+#[cfg(test)]
+mod tests;
