@@ -3,7 +3,7 @@
 use crate::cli::{Command, Global, PullArgs};
 use crate::commands::{
     Context, approve, audit, bundle, doctor, events, exec, fsck, image_request, images, inspect, logs, manual, metrics,
-    outputs, policy, prune, ps, pull, records, rehearse, rerun, rmi, run, show, stack, verify,
+    outputs, policy, prune, ps, pull, records, rehearse, rerun, rmi, run, show, stack, verify, vulndb,
 };
 use crate::error::Result;
 use crate::run::supervisor::spawn::Started;
@@ -59,6 +59,7 @@ fn carry_out(global: &Global, command: &Command, started: Option<Started>) -> Re
         Command::Approve(command) => approve::approve(global, command),
         Command::Audit(command) => audit::audit(global, command),
         Command::Metrics(args) => metrics::metrics(global, args),
+        Command::Vulndb(command) => vulndb::vulndb(&Context::new(global)?, command),
     }
 }
 

@@ -70,6 +70,8 @@ mod events;
 pub mod verify;
 /// `ces show`.
 pub mod show;
+/// `ces vulndb`.
+pub mod vulndb;
 /// `ces outputs`.
 pub mod outputs;
 /// `ces doctor`.
