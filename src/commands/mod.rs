@@ -28,6 +28,7 @@ pub mod fsck;
 pub mod inspect;
 /// `ces stack`.
 pub mod stack;
+mod stack_verdict;
 /// What a failed run may have wanted.
 mod advice;
 /// How scratch and outputs are bounded.

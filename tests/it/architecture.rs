@@ -251,7 +251,7 @@ fn circles(sources: &[Source]) -> Vec<String> {
 }
 
 /// Where root's power is named, lent or taken, and what for. Everything else has the caller's rights and no more.
-const POWER: [(&str, &str); 59] = [
+const POWER: [(&str, &str); 60] = [
     ("host/privilege.rs", "lends it"),
     ("host/site_dir.rs", "opens what root alone can change"),
     ("host/dirs.rs", "the site's directories"),
@@ -310,6 +310,7 @@ const POWER: [(&str, &str); 59] = [
     ("commands/pull.rs", "layers of an ordinary user's own"),
     ("commands/pull_outlook.rs", "reads the approvals"),
     ("commands/ps.rs", "journals, records, signals"),
+    ("commands/stack_verdict.rs", "reads the site's waivers"),
     ("commands/stack.rs", "reads the approvals"),
 ];
 

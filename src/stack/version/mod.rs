@@ -7,6 +7,8 @@
 
 use std::cmp::Ordering;
 
+use super::package::PackageType;
+
 /// Debian and its descendants.
 pub mod deb;
 /// RPM.
@@ -54,6 +56,28 @@ pub enum Order {
 }
 
 impl Order {
+    /// The order of a type's versions; none where it has none of its own.
+    pub fn of(kind: PackageType) -> Option<Self> {
+        Some(match kind {
+            PackageType::Deb => Self::Deb,
+            PackageType::Apk => Self::Apk,
+            PackageType::Rpm | PackageType::Alpm => Self::Rpm,
+            PackageType::Pypi => Self::Pep440,
+            PackageType::Cran => Self::R,
+            PackageType::Npm | PackageType::Cargo | PackageType::Julia => Self::Semver,
+            PackageType::Gem => Self::Gem,
+            PackageType::Maven => Self::Maven,
+            PackageType::Golang => Self::Go,
+            PackageType::Conda
+            | PackageType::Cpan
+            | PackageType::Octave
+            | PackageType::Generic
+            | PackageType::Model => {
+                return None;
+            }
+        })
+    }
+
     /// Which of two versions is the later one; nothing where one of them is no version of this order, or longer than [`LONGEST`].
     pub fn cmp(self, a: &str, b: &str) -> Option<Ordering> {
         if a.len().max(b.len()) > LONGEST {

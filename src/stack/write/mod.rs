@@ -4,6 +4,8 @@
 
 /// What a page says, whatever it is written in.
 pub mod page;
+/// What is known against it.
+pub mod known;
 /// As text.
 pub mod text;
 /// As one HTML file.
