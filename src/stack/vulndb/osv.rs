@@ -17,8 +17,8 @@ const ID: usize = 128;
 const NAME: usize = 512;
 /// Characters of a summary that are kept.
 const SUMMARY: usize = 160;
-/// How many aliases, covered vulnerabilities or import paths are kept.
-const LIST: usize = 64;
+/// How many aliases, covered vulnerabilities or import paths there may be: were some left out, a waiver of the others would waive all.
+const LIST: usize = 4096;
 /// How many events all ranges of one package may have, and how many versions it may list.
 const EVENTS: usize = 100_000;
 
@@ -159,7 +159,10 @@ impl Loose<'_> {
 
     fn paths(&self) -> Vec<String> {
         match self {
-            Self::Imports(all) => all.iter().filter_map(|import| bounded(&import.path, NAME)).take(LIST).collect(),
+            // Of too many, none: then it is affected whatever is used.
+            Self::Imports(all) if all.len() <= LIST => {
+                all.iter().filter_map(|import| bounded(&import.path, NAME)).collect()
+            }
             _ => Vec::new(),
         }
     }
@@ -180,6 +183,9 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, String> {
     let modified = bounded(&document.modified, ID).unwrap_or_default();
     if document.withdrawn.is_some() {
         return Ok(Parsed { modified, withdrawn: true, ..Parsed::default() });
+    }
+    if [&document.aliases, &document.upstream, &document.related].iter().any(|names| names.len() > LIST) {
+        return Err("it names more vulnerabilities than an advisory can be about".to_owned());
     }
     let base = describe(&document, &id);
     let mut parsed = Parsed { modified, foreign: u64::from(document.affected.is_empty()), ..Parsed::default() };
@@ -212,9 +218,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, String> {
 
 /// What a record says of all its packages.
 fn describe(document: &Document<'_>, id: &str) -> Record {
-    let ids = |texts: &[Cow<'_, str>]| -> Vec<String> {
-        texts.iter().filter_map(|text| bounded(text, ID)).take(LIST).collect()
-    };
+    let ids = |texts: &[Cow<'_, str>]| -> Vec<String> { texts.iter().filter_map(|text| bounded(text, ID)).collect() };
     let (mut aliases, mut covers) = (ids(&document.aliases), Vec::new());
     // What one vulnerability is made from is the same one; what several are made from covers them.
     match ids(&document.upstream) {
