@@ -59,7 +59,7 @@ fn again(global: &Global, args: &RerunArgs) -> Result<u8> {
     settle_interaction(&mut prepared);
     let (id, report) = (JobId::new()?, Report { quiet: global.quiet });
     let idle = new_stage(&prepared.identity.caller)?;
-    let (_, after) = carry_through(idle, prepared, &id, (None, None), &report)?;
+    let (_, after, _) = carry_through(idle, prepared, &id, (None, None), &report)?;
     let mut found = Differences::default();
     if before.command != after.command {
         found.change("changed: the command, as far as the record keeps it".to_owned());
