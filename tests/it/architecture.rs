@@ -310,7 +310,7 @@ const POWER: [(&str, &str); 56] = [
 ];
 
 /// The same for what is the record's.
-const RECORDS: [(&str, &str); 18] = [
+const RECORDS: [(&str, &str); 20] = [
     ("approval/file.rs", "the list of approved images is root's"),
     ("approval/requests.rs", "requests are root's to read"),
     ("commands/approve.rs", "the list of approved images is root's"),
