@@ -45,8 +45,8 @@ fn root_imports_lists_replaces_and_removes_vulnerability_data_and_the_audit_log_
     let Some(host) = Host::new() else { return };
     let old = file(&host, "old.json", record("PYSEC-1", "2026-01-01T00:00:00Z").as_bytes());
     let new = file(&host, "new.json", record("PYSEC-2", "2026-02-01T00:00:00Z").as_bytes());
-    let done = as_root(&host, &["vulndb", "import", word(&old)]).exits(0);
-    assert!(done.contains("imported osv-PyPI: 1 records of 1 packages, dated 2026-01-01"), "{done}");
+    let done = as_root(&host, &["vulndb", "import", word(&old)]);
+    assert!(done.exits(0).contains("imported osv-PyPI: 1 records of 1 packages, dated 2026-01-01"), "{done:?}");
     as_root(&host, &["vulndb", "import", word(&new)]).exits(0);
     // What has become known is not forgotten.
     as_root(&host, &["vulndb", "import", word(&old)])
