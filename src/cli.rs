@@ -20,6 +20,10 @@ pub mod legacy;
 pub mod other_tools;
 /// Options of podman, hidden from the help.
 pub mod podman;
+/// `ces export`, `ces report`.
+pub mod export;
+/// `ces precheck`.
+pub mod precheck;
 /// Options of the verbs on past runs.
 pub mod records;
 /// Options of a run.
@@ -159,6 +163,15 @@ pub enum Command {
     Outputs(OutputsArgs),
     /// Check that the outputs of a run are unchanged
     Verify(RecordArgs),
+    /// Look through outputs for what should not go out, before a person does
+    #[command(after_help = precheck::EXAMPLES)]
+    Precheck(precheck::PrecheckArgs),
+    /// Write one page about a run, for whoever checks its outputs
+    #[command(after_help = export::REPORT_EXAMPLES)]
+    Report(export::ReportArgs),
+    /// Copy a run's outputs, record and pre-check into a form that other programs check
+    #[command(after_help = export::EXPORT_EXAMPLES)]
+    Export(export::ExportArgs),
     /// Ask for the approval of an image, and see what became of it
     #[command(after_help = approve::REQUEST_EXAMPLES, override_usage = "ces request [OPTIONS] IMAGE --reason TEXT\n       ces request list|withdraw …")]
     Request(approve::RequestArgs),

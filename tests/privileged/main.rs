@@ -63,6 +63,10 @@ mod attacks;
 mod audit;
 /// Requests and approvals of images.
 mod approvals;
+/// The pre-check of outputs.
+mod precheck;
+/// Pages and exports of a run.
+mod exports;
 /// What the engine would do by itself.
 mod engine_traps;
 /// Killed at any moment, out of descriptors, out of space.
