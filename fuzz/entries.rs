@@ -4,20 +4,31 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
 use ces::bundle::image_user;
 use ces::bundle::spec::{self, HostPaths, SpecInput};
 use ces::host::idmap::{Extent, FOREIGN_BASE, IdMap, RANGE};
-use ces::image::document::{Config, Document, Platform};
-use ces::image::reference::{Reference, Source};
+use ces::image::document::{Compression, Config, Document, Platform};
+use ces::image::magic::Packing;
+use ces::image::reference::{Pick, Reference, Source};
+use ces::image::source::Origin;
+use ces::image::source::archive::Archive;
+use ces::image::source::challenge::{self, Challenge};
+use ces::image::source::docker_archive::DockerArchive;
+use ces::image::source::layout::Layout;
+use ces::image::source::www_authenticate;
 use ces::image::unpack::limits::Limits;
 use ces::image::unpack::plan::{self, Action, Parts};
 use ces::image::unpack::protocol::Fault;
+use ces::image::unpack::stream;
 use ces::image::unpack::tarstream::{Bytes, TarStream};
 use ces::policy::grant::GrantFacts;
 use ces::policy::request::{RunRequest, files};
 use ces::policy::{HostFacts, Policy};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 const HOST: HostFacts = HostFacts { memory_bytes: 16 << 30, cpus: 4.0, privileged: true };
 const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\njovyan:x:1000:100::/home/jovyan:/bin/sh\n";
@@ -99,9 +110,79 @@ pub fn manifest(data: &[u8]) {
                 let platform: Platform = platform.parse().expect("a platform");
                 drop(index.select(&platform));
             }
-            drop((index.tagged(None), index.tagged(Some("latest")), index.is_one_image()));
+            let platform = Platform::host();
+            for pick in [Pick::Only, Pick::At(1), Pick::Named("latest".to_owned())] {
+                drop(index.picked(&pick, &platform));
+            }
         }
         Err(error) => check(&error),
+    }
+}
+
+/// An archive of an image, of either sort, plain or compressed: nothing in it makes more be read than there is.
+pub fn archive(data: &[u8]) {
+    let memory = || File::from(memfd_create(c"archive", MFdFlags::MFD_CLOEXEC).expect("memory"));
+    let mut file = memory();
+    file.write_all(data).expect("memory");
+    file.seek(SeekFrom::Start(0)).expect("memory");
+    if let Packing::Known(compression @ (Compression::Gzip | Compression::Zstd)) = Packing::of(data) {
+        let limits = Limits { layer_bytes: 1 << 20, memory: 64 << 20, ..Limits::default() };
+        let plain = memory();
+        let size = data.len() as u64;
+        if stream::expand(file, compression, size, &limits, &plain).is_err() {
+            return;
+        }
+        assert!(plain.metadata().expect("memory").len() <= 1 << 20);
+        file = plain;
+    }
+    let platform = Platform::host();
+    for pick in [Pick::Only, Pick::At(1), Pick::Named("t/x:1".to_owned())] {
+        let open = || Archive::read(file.try_clone().expect("memory"), "archive");
+        let saved = open().and_then(|archive| DockerArchive::new(archive, &pick));
+        let layout = open().map(|archive| Layout::new(archive, pick.clone()));
+        for origin in [saved.map(|found| Box::new(found) as Box<dyn Origin>), layout.map(|found| Box::new(found) as _)]
+        {
+            let origin = match origin {
+                Ok(origin) => origin,
+                Err(error) => {
+                    check(&error);
+                    continue;
+                }
+            };
+            drop(origin.own_name(&platform));
+            let Ok(manifest) = origin.manifest(&platform).map_err(|error| check(&error)) else { continue };
+            assert!(manifest.layers.len() <= 500);
+            drop(origin.document(&manifest.config).map_err(|error| check(&error)));
+            for layer in manifest.layers.iter().take(10) {
+                let mut seen = 0;
+                let read = origin.blob(&layer.blob, &mut |bytes| {
+                    seen += bytes.len() as u64;
+                    Ok(())
+                });
+                read.unwrap_or_else(|error| check(&error));
+                // One byte more shows that it is too long.
+                assert!(seen <= layer.blob.size.saturating_add(1));
+            }
+        }
+    }
+}
+
+/// What a registry asks of those it does not know: whatever it says, a token is asked for pulling one repository.
+pub fn challenge(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let all = www_authenticate::parse(text.lines());
+    assert!(all.len() <= text.len());
+    for challenge in &all {
+        assert!(
+            !challenge.scheme.is_empty()
+                && challenge.scheme.bytes().all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase())
+        );
+    }
+    if let Some(Challenge::Bearer { realm, scope, .. }) = Challenge::choose(text.lines()) {
+        assert!(!realm.is_empty());
+        let asked = challenge::scope("lab/tool", scope.as_deref());
+        let repository = asked.strip_prefix("repository:").and_then(|rest| rest.strip_suffix(":pull"));
+        assert!(repository.is_some_and(|name| name.ends_with("tool") && !name.contains([':', ' ', ','])), "{asked}");
     }
 }
 
@@ -181,7 +262,12 @@ pub fn reference(data: &[u8]) {
         Err(error) => check(&error),
     }
     if let Ok(source) = text.parse::<Source>() {
-        drop(source.default_reference());
+        for own in [None, Some(text.as_ref()), Some("docker.io/library/debian:12")] {
+            if let Ok(name) = source.default_reference(own) {
+                let local = matches!(source, Source::Registry(_)) || name.host() == "localhost";
+                assert!(local, "{name}");
+            }
+        }
     }
 }
 

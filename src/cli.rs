@@ -14,6 +14,8 @@ use clap::{Args, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 pub mod approve;
 /// `ces audit`.
 pub mod audit;
+/// Options of the verbs on images.
+pub mod images;
 /// The argument order of EPCC's tools: `ces-pull`, `ces-run`.
 pub mod legacy;
 /// Words of other tools, answered with those of ces.
@@ -28,11 +30,14 @@ pub mod precheck;
 pub mod records;
 /// Options of a run.
 pub mod run;
+/// `ces stack`.
+pub mod stack;
 
 #[cfg(test)]
 mod tests;
 
-pub use records::{ManArgs, OutputsArgs, RecordArgs, RunState, RunsArgs};
+pub use images::{FsckArgs, InspectArgs, PullArgs, RmiArgs, Secret};
+pub use records::{ManArgs, OutputsArgs, RecordArgs, RerunArgs, RunState, RunsArgs};
 pub use run::{BundleArgs, ExplainArgs, RehearseArgs, RunArgs, RunOptions, SpecArgs};
 
 const EXAMPLES: &str = "\
@@ -43,9 +48,6 @@ Examples:
   ces doctor                             check whether this host can run containers safely
 
 Exit status: the payload's own for `run` (125: nothing ran); else 0, 1 failed, 2 usage, 3 refused by policy.";
-
-const SOURCES: &str =
-    "ghcr.io/NS/NAME:TAG, …@sha256:…, docker://…, oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE";
 
 /// The commit it was built from; told by who builds it for others (`scripts/package`).
 pub const COMMIT: &str = match option_env!("CES_COMMIT") {
@@ -133,6 +135,9 @@ pub enum Command {
     Bundle(BundleArgs),
     /// Show the configuration and layers of an image
     Inspect(InspectArgs),
+    /// Tell what is in an image, who brought it, and what a reviewer looks at, without running it
+    #[command(after_help = stack::EXAMPLES)]
+    Stack(stack::StackArgs),
     /// Print the config.json of a run, without running it
     #[command(override_usage = "ces spec [OPTIONS] IMAGE [ARGS]...")]
     Spec(SpecArgs),
@@ -143,7 +148,7 @@ pub enum Command {
     Doctor(ListArgs),
     /// List running containers
     Ps(ListArgs),
-    /// Stop a run: SIGTERM, then SIGKILL after a time of grace
+    /// Stop a run: its image's stop signal (SIGTERM), then SIGKILL after a time of grace
     Stop(StopArgs),
     /// Print what a detached run has written
     Logs(LogsArgs),
@@ -172,6 +177,9 @@ pub enum Command {
     /// Copy a run's outputs, record and pre-check into a form that other programs check
     #[command(after_help = export::EXPORT_EXAMPLES)]
     Export(export::ExportArgs),
+    /// Run a past run again, and tell whether it leaves the same: 0 the same, 1 not, 125 it could not be told
+    #[command(after_help = records::RERUN_EXAMPLES, override_usage = "ces rerun [OPTIONS] ID [-- ARGS...]")]
+    Rerun(RerunArgs),
     /// Ask for the approval of an image, and see what became of it
     #[command(after_help = approve::REQUEST_EXAMPLES, override_usage = "ces request [OPTIONS] IMAGE --reason TEXT\n       ces request list|withdraw …")]
     Request(approve::RequestArgs),
@@ -181,6 +189,8 @@ pub enum Command {
     /// Check, show and sign the audit log
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Print metrics for a monitoring system, in Prometheus' text format
+    Metrics(ListArgs),
     /// Print version, commit and target
     Version(ListArgs),
     /// Print completions for a shell
@@ -189,81 +199,9 @@ pub enum Command {
     Man(ManArgs),
 }
 
-/// `ces pull`.
-#[derive(Debug, Clone, Args)]
-pub struct PullArgs {
-    /// User name at the registry
-    #[arg(long, value_name = "USER")]
-    pub username: Option<String>,
-    /// Read the token from the first line of standard input
-    #[arg(long)]
-    pub password_stdin: bool,
-    /// Read user and token from FILE (one line `USER:TOKEN`, readable by you alone)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["username", "password_stdin"])]
-    pub creds: Option<PathBuf>,
-    /// Fetch the image for another platform, such as linux/arm64
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<String>,
-    /// Store a local image under this name
-    #[arg(long, value_name = "NAME")]
-    pub name: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-    /// Where the image is.
-    #[arg(value_name = "SOURCE", help = SOURCES)]
-    pub source: String,
-    /// The token of `ces-pull USER TOKEN IMAGE`; no option gives it.
-    #[arg(skip)]
-    pub token: Option<Secret>,
-}
-
-/// Text that is never shown.
-#[derive(Clone, Default)]
-pub struct Secret(pub String);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
-
 /// Verbs without options of their own.
 #[derive(Debug, Clone, Args)]
 pub struct ListArgs {
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `ces fsck`.
-#[derive(Debug, Clone, Args)]
-pub struct FsckArgs {
-    /// Remove what is damaged and not in use, so that the next pull fetches it again
-    #[arg(long)]
-    pub repair: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `ces rmi`.
-#[derive(Debug, Clone, Args)]
-pub struct RmiArgs {
-    /// References or digests, as `ces images` prints them
-    #[arg(value_name = "IMAGE", required = true)]
-    pub images: Vec<String>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `ces inspect`.
-#[derive(Debug, Clone, Args)]
-pub struct InspectArgs {
-    /// Reference or digest
-    #[arg(value_name = "IMAGE")]
-    pub image: String,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -305,7 +243,7 @@ pub struct LogsArgs {
 /// `ces stop`.
 #[derive(Debug, Clone, Args)]
 pub struct StopArgs {
-    /// How long the payload has between SIGTERM and SIGKILL
+    /// How long the payload has between its stop signal and SIGKILL
     #[arg(short, long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(..=86400))]
     pub time: u64,
     /// The run's id or name

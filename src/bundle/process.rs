@@ -5,11 +5,14 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use nix::libc;
+use nix::sys::signal::Signal;
 use oci_spec::image::ImageConfiguration;
 
 use super::image_user::ResolvedUser;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::policy::grant::{Grant, NEVER_SET};
+use crate::policy::units::plain_digits;
 
 /// Where programs are looked for when the image does not say.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -151,6 +154,51 @@ pub fn workdir(image: &ImageConfiguration, grant: &Grant) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// What asks the payload to end: the image's `StopSignal`, else SIGTERM, which is also taken for one that is no signal; then
+/// with a sentence that says so.
+///
+/// As Docker reads it: a name in any case, with or without `SIG`, `RTMIN+n` and `RTMAX-n`, or a number.
+pub fn stop_signal(image: &ImageConfiguration) -> (i32, Option<String>) {
+    let stated = image.config().as_ref().and_then(|c| c.stop_signal().as_deref()).map(str::trim);
+    let Some(text) = stated.filter(|text| !text.is_empty()) else { return (libc::SIGTERM, None) };
+    match signal(text) {
+        Some(number) => (number, None),
+        None => {
+            (libc::SIGTERM, Some(format!("the image's STOPSIGNAL \"{text}\" is no signal: SIGTERM takes its place")))
+        }
+    }
+}
+
+/// The first and the last signal without a name of its own, as programs see them (signal(7); the C library keeps two).
+const RTMIN: i32 = 34;
+const RTMAX: i32 = 64;
+
+fn signal(text: &str) -> Option<i32> {
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let distance =
+        |text: &str| text.parse::<i32>().ok().filter(|n| plain_digits(text) && (0..=RTMAX - RTMIN).contains(n));
+    if plain_digits(name) {
+        // `SIG15` is no name.
+        return text.parse().ok().filter(|number| (1..=RTMAX).contains(number));
+    }
+    match name {
+        "RTMIN" => return Some(RTMIN),
+        "RTMAX" => return Some(RTMAX),
+        "CLD" => return Some(libc::SIGCHLD),
+        "IOT" => return Some(libc::SIGABRT),
+        "POLL" => return Some(libc::SIGIO),
+        _ => {}
+    }
+    if let Some(above) = name.strip_prefix("RTMIN+") {
+        return distance(above).map(|n| RTMIN + n);
+    }
+    if let Some(below) = name.strip_prefix("RTMAX-") {
+        return distance(below).map(|n| RTMAX - n);
+    }
+    format!("SIG{name}").parse::<Signal>().ok().map(|signal| signal as i32)
+}
+
 fn check_sizes(what: &str, words: &[String]) -> Result<()> {
     let mut sum = 0_usize;
     for word in words {
@@ -171,4 +219,47 @@ fn check_sizes(what: &str, words: &[String]) -> Result<()> {
             .hint("put them into a file"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    fn of(stop_signal: serde_json::Value) -> (i32, Option<String>) {
+        let image = serde_json::json!({
+            "architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}, "config": {"StopSignal": stop_signal}
+        });
+        super::stop_signal(&serde_json::from_value(image).unwrap())
+    }
+
+    #[test]
+    fn a_stop_signal_is_read_in_every_form_of_docker() {
+        for (text, number) in [
+            ("SIGTERM", 15),
+            ("sigquit", 3),
+            ("INT", 2),
+            ("WINCH", 28),
+            ("9", 9),
+            ("64", 64),
+            ("SIGRTMIN", 34),
+            ("SIGRTMIN+3", 37),
+            ("rtmax-1", 63),
+            ("SIGRTMAX", 64),
+            ("SIGCLD", 17),
+            ("", 15),
+            (" SIGUSR1 ", 10),
+        ] {
+            assert_eq!(of(text.into()), (number, None), "{text}");
+        }
+        assert_eq!(of(serde_json::Value::Null), (15, None));
+    }
+
+    #[test]
+    fn what_is_no_signal_is_told_and_sigterm_in_its_place() {
+        for text in
+            ["SIGNONE", "0", "65", "-1", "+15", "SIG15", "RTMIN+31", "RTMIN+", "RTMAX-+1", "TERM KILL", "99999999999"]
+        {
+            let (number, told) = of(text.into());
+            assert_eq!(number, 15, "{text}");
+            assert!(told.unwrap().contains(&format!("STOPSIGNAL \"{text}\" is no signal")));
+        }
+    }
 }

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::ids::HostIds;
+use crate::host::place::Inode;
 use crate::host::privilege::acting_as;
 use crate::host::sys::{self, MountChange};
 
@@ -65,8 +66,10 @@ pub struct Plan {
 pub struct Bind {
     /// The path on the host.
     pub source: PathBuf,
-    /// A file with this text in the place of the source: one that only this run has, and that is gone with it.
-    pub text: Option<String>,
+    /// What takes the place of the source, if that is made for this run alone, and is gone with it.
+    pub made: Option<Made>,
+    /// Which file the source was when it was judged; it must be that still. None: what is there is taken.
+    pub judged: Option<Inode>,
     /// Where the container sees it.
     pub destination: PathBuf,
     /// Nothing may be written to it, nor to any mount below it.
@@ -77,6 +80,15 @@ pub struct Bind {
     pub opened_as: HostIds,
 }
 
+/// What is made for one run, in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Made {
+    /// A file with this text.
+    Text(String),
+    /// An empty directory.
+    Directory,
+}
+
 /// Mounts everything and moves into the stage. Called by the one-threaded stage process in its own mount namespace,
 /// `privileged` when that belongs to the host's user namespace.
 ///
@@ -85,7 +97,7 @@ pub struct Bind {
 pub fn assemble(plan: &Plan, layer_map: Option<BorrowedFd<'_>>, privileged: bool) -> Result<()> {
     // Everything is opened before the stage covers a part of the host's tree.
     let layers: Vec<OwnedFd> = plan.layers.iter().map(|layer| clone_layer(layer, layer_map)).collect::<Result<_>>()?;
-    let open = |bind: &Bind| bind.text.is_none().then(|| clone_bind(bind, privileged)).transpose();
+    let open = |bind: &Bind| bind.made.is_none().then(|| clone_bind(bind, privileged)).transpose();
     let binds: Vec<Option<(OwnedFd, bool)>> = plan.binds.iter().map(open).collect::<Result<_>>()?;
     let work = clone_tree(&plan.work, true)?;
 
@@ -113,9 +125,10 @@ pub fn assemble(plan: &Plan, layer_map: Option<BorrowedFd<'_>>, privileged: bool
     }
     for (number, (bind, opened)) in plan.binds.iter().zip(&binds).enumerate() {
         let at = stage.join("b").join(number.to_string());
-        match opened {
-            Some((_, true)) => make_dir(&at)?,
-            _ => fs::write(&at, bind.text.as_deref().unwrap_or_default()).map_err(|e| io("make a file", e))?,
+        match (opened, &bind.made) {
+            (Some((_, true)), _) | (None, Some(Made::Directory)) => make_dir(&at)?,
+            (_, Some(Made::Text(text))) => fs::write(&at, text).map_err(|e| io("make a file", e))?,
+            _ => fs::write(&at, "").map_err(|e| io("make a file", e))?,
         }
         match opened {
             Some((tree, _)) => attach(tree, &at)?,
@@ -152,10 +165,18 @@ fn clone_layer(layer: &Path, map: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
 
 fn clone_bind(bind: &Bind, privileged: bool) -> Result<(OwnedFd, bool)> {
     let name = format!("open {} for {}", bind.source.display(), bind.destination.display());
-    // What was resolved and judged has no link in it; what has one now is something else.
+    // What was resolved and judged has no link in it, and is the same file; all else is something else.
     let resolve = ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
     let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
     let source = acting_as(&bind.opened_as, || openat2(AT_FDCWD, &bind.source, how).map_err(|e| fail(&name, e)))?;
+    if let Some(judged) = bind.judged
+        && Inode::of(&source).map_err(|e| fail(&name, e))? != judged
+    {
+        let what = format!("{} is not what it was when the run was decided", bind.source.display());
+        return Err(Error::new(Stage::Bundle, Kind::Failed, what)
+            .because("another directory or file has been put in its place meanwhile")
+            .hint("nothing was run; leave it where it is while a run begins"));
+    }
     let kind = nix::sys::stat::fstat(&source).map_err(|e| fail(&name, e))?.st_mode & libc::S_IFMT;
     if kind != libc::S_IFDIR && kind != libc::S_IFREG {
         return Err(Error::new(

@@ -4,27 +4,48 @@
 //! database; refuses to guess between two projects, a `~/safe_data` that leads to anything but a project or a directory of
 //! the researcher's own, and a directory that they cannot read (or write, where writing is allowed).
 
-use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use nix::fcntl::{OFlag, open, readlink};
-use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::sys::stat::FileStat;
 use nix::unistd::{AccessFlags, Gid, Group};
 
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::ids::HostIds;
-use crate::host::privilege::acting_as;
+use crate::host::place::{Mounts, Place, Position};
+use crate::host::privilege::{Root, acting_as};
 
 /// The data directory of one run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct SafeData {
     /// The project's name; none for a `safe_data` directory in the home.
     pub project: Option<String>,
-    /// Where the data is on the host, without links.
+    /// Where the data is on the host, without links; in words, where there is none.
     pub path: PathBuf,
     /// The group through which the researcher has access: kept in the container.
     pub group: Option<Gid>,
+    /// The directory itself, which was judged and is bound; none: an empty one that is made for the run.
+    pub place: Option<Place>,
+    /// It is never bound to be written, whatever the policy says.
+    pub read_only: bool,
+}
+
+impl SafeData {
+    /// No data: an empty directory of the run's own.
+    pub fn nothing() -> Self {
+        let path = PathBuf::from("an empty directory");
+        Self { project: None, path, group: None, place: None, read_only: true }
+    }
+
+    /// The directory of the host that is bound, if there is one.
+    pub fn bound(&self) -> Option<&Path> {
+        self.place.as_ref().map(Place::path)
+    }
+
+    fn of(project: Option<String>, place: Place, caller: &Caller) -> Self {
+        let (path, group) = (place.path().to_owned(), group_of(place.found(), caller));
+        Self { project, path, group, place: Some(place), read_only: false }
+    }
 }
 
 /// Finds the project's directory: `--project`, else `~/safe_data`, else the first of `root` that a group of the
@@ -79,21 +100,22 @@ pub fn find(caller: &Caller, root: &Path, project: Option<&str>) -> Result<SafeD
 
 /// The directory of a project; none if it is not there, or not a directory.
 fn of_project(caller: &Caller, project: &str, path: &Path) -> Result<Option<SafeData>> {
-    let Some((real, found)) = resolved(path)? else { return Ok(None) };
-    Ok(Some(SafeData { project: Some(project.to_owned()), group: group_of(&found, caller), path: real }))
+    Ok(directory(path).map(|place| SafeData::of(Some(project.to_owned()), place, caller)))
 }
 
 /// `~/safe_data`, if it is there. A link decides nothing by its name: what it leads to is a project, with that project's
 /// rules, or a directory of the researcher's own in their home.
 fn in_home(caller: &Caller, root: &Path) -> Result<Option<SafeData>> {
     let named = caller.home.join("safe_data");
-    let Some((real, found)) = resolved(&named)? else { return Ok(None) };
+    let Some(place) = directory(&named) else { return Ok(None) };
+    let real = place.path().to_owned();
     let refused = |why: &str| {
         Error::new(Stage::Bundle, Kind::Policy, format!("{} cannot be used as safe data", named.display()))
             .because(format!("it is {}: {why}", real.display()))
             .hint(format!("name the project with --project, or make {} a directory of your own", named.display()))
     };
-    let data_root = resolved(root)?.map_or_else(|| root.to_owned(), |(real, _)| real);
+    let real_path = |path: &Path| directory(path).map_or_else(|| path.to_owned(), |place| place.path().to_owned());
+    let data_root = real_path(root);
     if data_root.starts_with(&real) {
         return Err(refused("the directory of all projects, or one above it"));
     }
@@ -102,29 +124,42 @@ fn in_home(caller: &Caller, root: &Path) -> Result<Option<SafeData>> {
             return Err(refused("the directory of all projects"));
         };
         let project = project.to_str().ok_or_else(|| refused("its name is not text"))?.to_owned();
-        return Ok(Some(SafeData { project: Some(project), group: group_of(&found, caller), path: real }));
+        return Ok(Some(SafeData::of(Some(project), place, caller)));
     }
-    let home = resolved(&caller.home)?.map_or_else(|| caller.home.clone(), |(real, _)| real);
+    let home = real_path(&caller.home);
     if !real.starts_with(&home) || real == home {
         return Err(refused("neither a project nor in your home"));
     }
     // Root's own may have been provided by the site.
-    if found.st_uid != caller.uid.as_raw() && found.st_uid != 0 {
-        return Err(refused(&format!("it belongs to uid {}", found.st_uid)));
+    let owner = place.found().st_uid;
+    if owner != caller.uid.as_raw() && owner != 0 {
+        return Err(refused(&format!("it belongs to uid {owner}")));
     }
-    Ok(Some(SafeData { project: None, group: group_of(&found, caller), path: real }))
+    Ok(Some(SafeData::of(None, place, caller)))
 }
 
-/// A directory's path without links, and what it is, by one descriptor; none if there is none.
-fn resolved(path: &Path) -> Result<Option<(PathBuf, FileStat)>> {
-    let fail = |e: nix::Error| {
-        Error::new(Stage::Bundle, Kind::Failed, format!("cannot use {}", path.display())).because(e.desc())
-    };
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    // What the researcher cannot reach is not there for them.
-    let Ok(dir): nix::Result<OwnedFd> = open(path, flags, Mode::empty()) else { return Ok(None) };
-    let real = readlink(format!("/proc/self/fd/{}", dir.as_raw_fd()).as_str()).map_err(fail)?;
-    Ok(Some((PathBuf::from(real), fstat(&dir).map_err(fail)?)))
+/// A directory, if it is there; what the researcher cannot reach is not there for them.
+fn directory(path: &Path) -> Option<Place> {
+    Place::open(path).ok().filter(Place::is_directory)
+}
+
+/// Where the projects' data is: the directory of all of them, what each name in it leads to, and what is mounted below. Nothing is
+/// mounted by being looked at.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn positions_of_projects(_: &Root, mounts: &Mounts, root: &Path) -> std::io::Result<Vec<Position>> {
+    let Ok(all) = Place::open(root) else { return Ok(Vec::new()) };
+    let mut found = mounts.positions(&all)?;
+    for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
+        // Only what leads elsewhere is somewhere else.
+        if entry.file_type().is_ok_and(|kind| kind.is_symlink())
+            && let Ok(project) = Place::glance(&entry.path())
+        {
+            found.extend(mounts.positions(&project)?);
+        }
+    }
+    Ok(found)
 }
 
 /// Asks the kernel whether `ids` may read `path` (and write to it, when `write`).
@@ -132,7 +167,7 @@ fn resolved(path: &Path) -> Result<Option<(PathBuf, FileStat)>> {
 /// # Errors
 /// "cannot read from" or "cannot write to", naming the directory.
 pub fn check_access(data: &SafeData, ids: &HostIds, write: bool) -> Result<()> {
-    let path = &data.path;
+    let Some(path) = data.bound() else { return Ok(()) };
     let wanted = [("read from", AccessFlags::R_OK | AccessFlags::X_OK), ("write to", AccessFlags::W_OK)];
     for (what, flags) in wanted.into_iter().take(if write { 2 } else { 1 }) {
         let answer = acting_as(ids, || Ok(nix::unistd::eaccess(path, flags)))?;

@@ -46,7 +46,7 @@ pub struct HostPaths {
     pub hosts: PathBuf,
     /// `/etc/hostname`.
     pub hostname: PathBuf,
-    /// `/etc/resolv.conf`, empty.
+    /// `/etc/resolv.conf`, without a server.
     pub resolv_conf: PathBuf,
 }
 
@@ -120,12 +120,14 @@ pub fn build(input: &SpecInput<'_>) -> Result<Spec> {
         .map(without_defaults)
 }
 
-/// What of the image's environment was left out, for the user to know.
+/// What of the image's configuration was left out, for the user to know.
 ///
 /// # Errors
 /// As [`build`].
 pub fn notes(input: &SpecInput<'_>) -> Result<Vec<String>> {
-    process::environment(input.image, input.grant, input.user, input.hostname(), input.term).map(|(_, notes)| notes)
+    let (_, mut notes) = process::environment(input.image, input.grant, input.user, input.hostname(), input.term)?;
+    notes.extend(process::stop_signal(input.image).1);
+    Ok(notes)
 }
 
 /// The spec for libcontainer: the same, less what ces has done before it calls it (user, network, cgroup and IPC namespace,

@@ -24,6 +24,13 @@ Examples:
   ces outputs                            of the last run
   ls \"$(ces -q outputs fit-2)\"           the directory alone, for scripts";
 
+/// Examples of `ces rerun`.
+pub const RERUN_EXAMPLES: &str = "\
+Examples:
+  ces rerun last                         the same once more; what differs is printed
+  ces rerun fit-2 -- --seed 7 data.csv   with the arguments that its record does not keep
+  ces rerun fit-2 -e TOKEN               with your own value of a variable";
+
 /// `ces runs`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct RunsArgs {
@@ -80,6 +87,26 @@ pub struct OutputsArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `ces rerun`.
+#[derive(Debug, Clone, Args)]
+pub struct RerunArgs {
+    /// Give a variable of the run again, whose value the record does not keep; NAME alone takes your value
+    #[arg(short, long, value_name = "NAME[=VALUE]", action = clap::ArgAction::Append, allow_hyphen_values = true)]
+    pub env: Vec<String>,
+    /// Give the run's --entrypoint again
+    #[arg(long, value_name = "COMMAND")]
+    pub entrypoint: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The run's id or name, or `last`
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// The arguments of the run's command again
+    #[arg(value_name = "ARGS", last = true, num_args = 1..)]
+    pub args: Option<Vec<String>>,
 }
 
 /// `ces man`.

@@ -224,6 +224,9 @@ pub struct RehearseArgs {
     /// Write the report to FILE, as Markdown
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
+    /// Write options for runs to FILE (--opt-file FILE), with margins over the measured memory, processes and time
+    #[arg(long = "options", value_name = "FILE")]
+    pub options_file: Option<PathBuf>,
     /// The image, or a local archive or layout (docker-archive:FILE, oci-archive:FILE, oci:DIR), then arguments of its command
     #[arg(value_name = "IMAGE [ARGS]", trailing_var_arg = true, required = true, num_args = 1..)]
     pub words: Vec<String>,

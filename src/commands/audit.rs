@@ -1,5 +1,6 @@
 //! `ces audit`: the audit log, checked, shown, signed and proven.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io::Read as _;
@@ -128,6 +129,9 @@ fn say(found: &Checked, marks: &[Checkpoint]) -> Result<()> {
     if found.torn > 0 {
         print::line(&format!("{host}: {} lines were not finished by who began them, and are kept", found.torn))?;
     }
+    if found.uncopied > 0 {
+        print::line(&format!("{host}: {} lines have no copy where the policy wanted one", found.uncopied))?;
+    }
     if found.holds() {
         let signed = marks.iter().map(|mark| mark.size).max();
         let signed = signed.map_or("no checkpoint".to_owned(), |size| format!("{size} of them under a checkpoint"));
@@ -184,10 +188,35 @@ fn show(site: &Site, args: &LogArgs) -> Result<u8> {
     Ok(0)
 }
 
+/// How many lines of each event the caller sees; none where there is no log yet.
+///
+/// # Errors
+/// When the log cannot be read.
+pub fn counts(site: &Site) -> Result<BTreeMap<String, u64>> {
+    let mut counts = BTreeMap::new();
+    let Some(dir) = as_root(|root| log::directory(root, &site.dirs.log))? else { return Ok(counts) };
+    let own = (!site.caller.sees_everyone()).then(|| site.caller.uid.as_raw());
+    let hosts = as_root(|root| log::hosts(root, &dir)).map_err(|e| failed("cannot read the audit log").because(e))?;
+    for host in hosts {
+        let mut each = |_: &[u8], line: Option<Line>| {
+            if let Some(line) = line.filter(|line| own.is_none_or(|uid| line.uid == uid)) {
+                *counts.entry(event(&line)).or_default() += 1;
+            }
+            Ok(())
+        };
+        as_root(|root| log::read(root, &dir, &host, &mut each))?;
+    }
+    Ok(counts)
+}
+
+fn event(line: &Line) -> String {
+    let event = serde_json::to_value(line.event).ok();
+    event.as_ref().and_then(|event| event.as_str()).unwrap_or_default().to_owned()
+}
+
 /// A line for people.
 fn told(line: &Line) -> String {
-    let event = serde_json::to_value(line.event).ok();
-    let event = event.as_ref().and_then(|event| event.as_str()).unwrap_or_default();
+    let event = event(line);
     let run = line.run.as_deref().unwrap_or("-");
     text::neutral_line(&format!("{} {} {event} {} {run} {}", line.seq, line.time, line.name, line.about))
 }

@@ -36,7 +36,8 @@ impl Site {
     pub fn of(global: &Global, caller: Caller) -> Result<Self> {
         as_root(|root| {
             let policy = Policy::load(root, &caller, global.policy.as_deref())?;
-            let dirs = Dirs::open(root, &caller, global.root.as_deref(), policy.places())?;
+            let mut dirs = Dirs::open(root, &caller, global.root.as_deref(), policy.places())?;
+            dirs.log = dirs.log.copied(policy.copies());
             Ok(Self { caller, policy, dirs })
         })
     }

@@ -3,7 +3,8 @@
 use crate::cli::{Command, Global, PullArgs};
 use crate::commands::{
     Context, approve, audit, bundle, doctor, events, exec, export, fsck, image_request, images, inspect, logs, manual,
-    outputs, policy, precheck, prune, ps, pull, records, rehearse, report, rmi, run, show, verify,
+    metrics, outputs, policy, precheck, prune, ps, pull, records, rehearse, report, rerun, rmi, run, show, stack,
+    verify,
 };
 use crate::error::Result;
 use crate::run::supervisor::spawn::Started;
@@ -39,6 +40,7 @@ fn carry_out(global: &Global, command: &Command, started: Option<Started>) -> Re
             let asked = inspect::InspectArgs { image: args.image.clone() };
             inspect::inspect(&Context::new(global)?, &asked).map(|()| 0)
         }
+        Command::Stack(args) => stack::stack(global, args),
         Command::Run(args) => run::run(global, args, started),
         Command::Rehearse(args) => rehearse::rehearse(global, args),
         Command::Bundle(args) => bundle::bundle(global, args),
@@ -56,9 +58,11 @@ fn carry_out(global: &Global, command: &Command, started: Option<Started>) -> Re
         Command::Precheck(args) => precheck::precheck(global, args),
         Command::Report(args) => report::report(global, args),
         Command::Export(args) => export::export(global, args),
+        Command::Rerun(args) => rerun::rerun(global, args),
         Command::Request(args) => image_request::request(global, args),
         Command::Approve(command) => approve::approve(global, command),
         Command::Audit(command) => audit::audit(global, command),
+        Command::Metrics(args) => metrics::metrics(global, args),
     }
 }
 

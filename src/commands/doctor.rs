@@ -1,4 +1,4 @@
-//! `ces doctor`: can this host keep the promises, and what to change.
+//! `ces doctor`: can this host run containers safely, and how to fix what is missing.
 //!
 //! What can be tried is tried: user namespaces, idmapped layers and the overlay are really made, on the store's own file
 //! system, in a process that ends.
@@ -19,12 +19,14 @@ use crate::bundle::safe_data;
 use crate::bundle::spec::resources;
 use crate::cli::{Global, ListArgs};
 use crate::error::{Error, Kind, Result, Stage};
+use crate::evidence::copy::Copier;
 use crate::host::caller::{Caller, Mode};
 use crate::host::cgroup;
 use crate::host::dirs::Dirs;
 use crate::host::features::{self, Facts};
 use crate::host::idmap::IdMap;
 use crate::host::ids::HostIds;
+use crate::host::log_dir::CopyTo;
 use crate::host::privilege::{Root, as_root};
 use crate::host::sys;
 use crate::policy::reader::Rule;
@@ -87,10 +89,11 @@ pub fn doctor(global: &Global, args: &ListArgs) -> Result<u8> {
         }
         Err(error) => {
             let fix = error.hint_text().unwrap_or("see [site] in the policy").to_owned();
-            let needed = "directories that nobody else can exchange";
+            let needed = "directories that only their owner can change";
             findings.push(finding("store", needed, error.to_string(), Some((Grade::Refused, fix))));
         }
     }
+    findings.extend(policy.as_ref().ok().and_then(Policy::copies).map(|to| copies(&to)));
     let refused = findings.iter().any(|f| f.grade == Grade::Refused);
     let word = match (refused, caller.mode) {
         (true, _) => "refused",
@@ -100,12 +103,12 @@ pub fn doctor(global: &Global, args: &ListArgs) -> Result<u8> {
     if args.json {
         print::json(&serde_json::json!({"findings": findings, "result": word}))?;
     } else {
-        let mut rows = vec![["", "WHAT", "FOUND", "NEEDED"].map(str::to_owned)];
+        let mut rows = vec![["", "CHECK", "FOUND", "NEEDED"].map(str::to_owned)];
         rows.extend(findings.iter().map(|f| {
             let mark = match f.grade {
-                Grade::Ok => "ok",
-                Grade::Warning => "!",
-                Grade::Refused => "NO",
+                Grade::Ok => "OK",
+                Grade::Warning => "WARN",
+                Grade::Refused => "FAIL",
             };
             [mark.to_owned(), f.what.to_owned(), f.found.clone(), f.needed.to_owned()]
         }));
@@ -115,7 +118,14 @@ pub fn doctor(global: &Global, args: &ListArgs) -> Result<u8> {
                 print::line(&format!("{}: {fix}", finding.what))?;
             }
         }
-        print::line(word)?;
+        let means = match (refused, caller.mode) {
+            (true, _) => "a run would be refused: fix what is marked FAIL",
+            (false, Mode::Enforced) => "the site's policy binds this caller",
+            (false, Mode::Advisory) => {
+                "containers are isolated, but the policy is advice: this caller runs with their own rights"
+            }
+        };
+        print::line(&format!("{word}: {means}"))?;
     }
     Ok(u8::from(refused))
 }
@@ -126,10 +136,9 @@ fn home(caller: &Caller, dirs: &Dirs, policy: Option<&Policy>) -> [Finding; 2] {
     let (place, needed) = (caller.home.display().to_string(), "a directory that the researcher can write to");
     let watched = probe::watch(caller);
     let home = match &watched {
-        Ok(_) => finding("home", needed, format!("tried: {place}"), None),
+        Ok(_) => finding("home", needed, format!("tested: {place}"), None),
         Err(error) => {
-            let fix =
-                error.hint_text().unwrap_or("see to it that the researcher can make and remove directories there");
+            let fix = error.hint_text().unwrap_or("let the researcher make and remove directories there");
             finding("home", needed, error.to_string(), Some((Grade::Refused, fix.to_owned())))
         }
     };
@@ -146,17 +155,17 @@ fn home(caller: &Caller, dirs: &Dirs, policy: Option<&Policy>) -> [Finding; 2] {
     let bounded = [&scratch, &outputs].into_iter().filter(|bound| !bound.is_empty()).count();
     let quotas = if bounded == 0 { Ok([false; 2]) } else { quotas(caller, dirs) };
     let watch = match &watched {
-        Ok(Ok(Seen::All)) => "watched by ces every second, tried".to_owned(),
+        Ok(Ok(Seen::All)) => "watched by ces every second, tested".to_owned(),
         Ok(Ok(Seen::Open)) => {
-            "watched by ces every second, tried; a directory that a payload closes for itself ends the run".to_owned()
+            "watched by ces every second, tested; a directory that a program makes unreadable ends the run".to_owned()
         }
         Ok(Err(error)) => format!("cannot be watched: {error}"),
-        Err(_) => "not tried".to_owned(),
+        Err(_) => "not tested".to_owned(),
     };
-    let how = |kept: bool| if kept { "kept by the file system: project quotas, tried" } else { watch.as_str() };
+    let how = |kept: bool| if kept { "kept by the file system: project quotas, tested" } else { watch.as_str() };
     let [scratch_kept, outputs_kept] = *quotas.as_ref().unwrap_or(&[false; 2]);
     let bound = |what: &str, max: &str, how: &str| match max {
-        "" => format!("{what} has no bound"),
+        "" => format!("{what} has no limit"),
         max => format!("{what}: {max}{how}"),
     };
     let [scratch_how, outputs_how] = [scratch_kept, outputs_kept].map(|kept| format!(" ({})", how(kept)));
@@ -181,7 +190,7 @@ fn home(caller: &Caller, dirs: &Dirs, policy: Option<&Policy>) -> [Finding; 2] {
         )),
     };
     let found = quotas.as_ref().err().map_or(found, |error| error.to_string());
-    let needed = "a bound for each, which the file system keeps or ces watches";
+    let needed = "a limit for each, kept by the file system or watched by ces";
     [home, finding("scratch, outputs", needed, found, problem)]
 }
 
@@ -214,12 +223,12 @@ fn host(caller: &Caller) -> Vec<Finding> {
 
 fn policy_file(policy: &Result<Policy>) -> Finding {
     match policy {
-        Ok(policy) => finding("policy", "readable, root-owned, valid", policy.file().to_owned(), None),
+        Ok(policy) => finding("policy", "readable, owned by root, valid", policy.file().to_owned(), None),
         Err(error) => finding(
             "policy",
-            "readable, root-owned, valid",
+            "readable, owned by root, valid",
             error.to_string(),
-            Some((Grade::Refused, "ces policy check FILE tells more".to_owned())),
+            Some((Grade::Refused, "ces policy check FILE tells the line".to_owned())),
         ),
     }
 }
@@ -273,7 +282,7 @@ fn ids(caller: &Caller) -> Finding {
             "one id: your own".to_owned(),
             Some((
                 Grade::Warning,
-                "every user of an image is you, and the profile service is not to be had; ask for entries in /etc/subuid and /etc/subgid".to_owned(),
+                "every user of an image is mapped to you, and the profile service is not available; ask for entries in /etc/subuid and /etc/subgid".to_owned(),
             )),
         ),
         Ok(map) => {
@@ -292,9 +301,12 @@ fn seccomp() -> Finding {
 
 fn landlock() -> Finding {
     let version = sys::landlock_version();
-    let problem = version
-        .is_none()
-        .then(|| (Grade::Warning, "a second fence around unpacking is missing; boot with lsm=landlock,…".to_owned()));
+    let problem = version.is_none().then(|| {
+        (
+            Grade::Warning,
+            "unpacking is confined by its user namespace alone; boot with lsm=landlock,… to add Landlock".to_owned(),
+        )
+    });
     let found = version.map_or_else(|| "none".to_owned(), |version| format!("version {version}"));
     finding("landlock", "for unpacking", found, problem)
 }
@@ -306,7 +318,7 @@ fn control_groups(required: bool, io: Option<&Rule<u64>>, caller: &Caller, dirs:
     let kind = cgroup::setup().map_or_else(|_| "none".to_owned(), |setup| setup.to_string());
     let tried = io.map_or_else(|| Ok(LinuxResources::default()), |rate| disk_limits(rate.value, caller, dirs));
     match tried.and_then(|resources| as_root(|root| probe::limits(root, &resources))) {
-        Ok(missing) if missing.is_empty() => finding("control groups", needed, format!("tried: {kind}"), None),
+        Ok(missing) if missing.is_empty() => finding("control groups", needed, format!("tested: {kind}"), None),
         Ok(missing) => finding(
             "control groups",
             needed,
@@ -332,7 +344,7 @@ fn disk_limits(rate: u64, caller: &Caller, dirs: &Dirs) -> Result<LinuxResources
 fn mounts(caller: &Caller, dirs: &Dirs) -> Finding {
     let needed = "user namespaces, idmapped layers, overlay";
     match as_root(|root| try_mounts(root, caller, dirs)) {
-        Ok(()) => finding("mounts", needed, "tried: they work".to_owned(), None),
+        Ok(()) => finding("mounts", needed, "tested: OK".to_owned(), None),
         Err(error) => {
             let fix = error
                 .hint_text()
@@ -379,6 +391,19 @@ fn try_mounts(root: &Root, caller: &Caller, dirs: &Dirs) -> Result<()> {
         user_namespace::with_ids(root, &identity.container, privileged, || job::remove_work(&dir).map(|()| Vec::new()));
     tried?;
     removed.map(drop)
+}
+
+/// Whether somebody takes copies of the audit log's lines, where the policy names who.
+fn copies(to: &CopyTo) -> Finding {
+    let (place, needed) = (format!("{} at {}", to.service, to.socket.display()), "a service that takes each line");
+    match Copier::open(to) {
+        Ok(_) => finding("audit copies", needed, place, None),
+        Err(e) => {
+            let grade = if to.required { Grade::Refused } else { Grade::Warning };
+            let fix = "start the service, or change [audit] in the policy; each line says that it has no copy";
+            finding("audit copies", needed, format!("{place}: {e}"), Some((grade, fix.to_owned())))
+        }
+    }
 }
 
 fn data(policy: Option<&Policy>) -> Finding {

@@ -11,14 +11,14 @@ use crate::error::{Error, Kind, Result};
 use crate::evidence::line::{Entry, Event};
 use crate::evidence::log;
 use crate::host::caller::Caller;
+use crate::host::log_dir::LogDir;
 use crate::host::privilege::as_root;
-use crate::host::site_dir::SiteDir;
 
 /// Appends a line on behalf of the caller.
 ///
 /// # Errors
 /// When it cannot be written.
-pub(super) fn tell(logs: &SiteDir, caller: &Caller, event: Event, run: Option<&str>, about: Value) -> Result<()> {
+pub(super) fn tell(logs: &LogDir, caller: &Caller, event: Event, run: Option<&str>, about: Value) -> Result<()> {
     let entry = Entry {
         event,
         mode: caller.mode,
@@ -71,6 +71,10 @@ fn image(command: &Command) -> Option<String> {
     match command {
         Command::Pull(args) => Some(args.source.clone()),
         Command::Run(args) => Some(args.image().to_owned()),
+        Command::Rehearse(args) => args.words.first().cloned(),
+        Command::Spec(args) => Some(args.run.image().to_owned()),
+        Command::Bundle(args) => Some(args.image.clone()),
+        Command::Inspect(args) => Some(args.image.clone()),
         Command::Rmi(args) => Some(args.images.join(" ")),
         Command::Request(args) => args.image.clone(),
         _ => None,

@@ -9,7 +9,7 @@ use crate::host::caller::Caller;
 use crate::policy::grant::NEVER_SET;
 use crate::policy::request::files;
 use crate::run::ending::Ending;
-use crate::run::exec_client;
+use crate::run::exec_client::{self, Executed};
 use crate::run::supervisor::exec_server::Command;
 use crate::run::terminal::{session, streams};
 
@@ -47,14 +47,15 @@ pub fn exec(global: &Global, args: &ExecArgs) -> Result<u8> {
         by: site.caller.name.clone(),
     };
     let dir = site.dirs.running.join(journal.id.as_str());
-    let (ending, lost) = exec_client::exec(&dir, command, args.interactive)?;
+    let Executed { ending, not_executed, lost } = exec_client::exec(&dir, command, args.interactive)?;
     if args.tty && args.interactive {
         session::forget_input();
     }
     if let Ending::NotExecuted(errno) = ending {
         let error =
             Error::new(Stage::Run, Kind::Missing, format!("{program} cannot be executed in run {}", journal.id));
-        let report = error.because(errno.desc()).hint("check the command and its directory").report();
+        let because = not_executed.unwrap_or_else(|| errno.desc().to_owned());
+        let report = error.because(because).hint("check the command and its directory").report();
         // With standard error closed there is nobody to tell.
         std::io::stderr().write_all(report.as_bytes()).ok();
     }

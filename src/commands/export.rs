@@ -10,7 +10,8 @@ use super::{Site, events, listed, precheck, print, records};
 use crate::cli::Global;
 use crate::cli::export::ExportArgs;
 use crate::error::{Error, Kind, Result, Stage};
-use crate::evidence::line::{Event, redacted};
+use crate::evidence::line::Event;
+use crate::evidence::redact::Redacted;
 use crate::export::bag::{self, Oxum};
 use crate::export::tree::{NewTree, open_below};
 use crate::host::privilege::acting_as;
@@ -152,7 +153,7 @@ fn release(record: &Record) -> Result<Value> {
     Ok(json!({
         "version": record.version, "id": record.id, "state": document(&record.state)?, "mode": document(&record.mode)?, "ces": record.ces,
         "project": record.project, "image": record.image, "digest": record.digest, "approval": image.cloned(),
-        "command": redacted(&record.command), "data_access": record.data_access, "started": record.started,
+        "command": Redacted::of(&record.command), "data_access": record.data_access, "started": record.started,
         "finished": record.finished, "exit": record.exit, "ended": record.ended, "seconds": record.seconds,
         "peak_memory": record.peak_memory, "warnings": record.warnings,
         "outputs": record.outputs.as_ref().map(|told| json!({

@@ -4,23 +4,26 @@
 //! kernel; refuses nothing: what cannot be found is left out, and the grant refuses it by name.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{OFlag, open, readlink};
-use nix::sys::stat::Mode;
+use sha2::{Digest as _, Sha256};
 
+use super::ticket;
 use crate::bundle::safe_data::SafeData;
+use crate::bundle::seccomp;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
+use crate::host::dirs::Dirs;
 use crate::host::idmap::IdMap;
+use crate::host::place::Place;
 use crate::host::privilege::as_root;
 use crate::host::process_limits;
 use crate::image::reference::Reference;
 use crate::image::store::StoredImage;
 use crate::policy::Policy;
-use crate::policy::grant::GrantFacts;
+use crate::policy::grant::{GrantFacts, Rehearsed};
 use crate::policy::request::{BindRequest, RunRequest};
+use crate::rehearsal::ticket::rules;
 
 /// Where a `-v` source is: `~` is the caller's home, relative paths begin at `cwd`.
 pub fn locate(source: &str, cwd: &Path, home: &Path) -> PathBuf {
@@ -31,16 +34,25 @@ pub fn locate(source: &str, cwd: &Path, home: &Path) -> PathBuf {
     }
 }
 
-/// What each `-v` source really is: opened with the researcher's rights, then read back from the descriptor, so that links are followed once and by the kernel.
-pub fn sources(binds: &[BindRequest], cwd: &Path, home: &Path) -> BTreeMap<String, PathBuf> {
-    let real = |bind: &BindRequest| Some((bind.source.clone(), resolve(&locate(&bind.source, cwd, home))?));
-    binds.iter().filter_map(real).collect()
+/// What each `-v` source really is: opened with the researcher's rights, so that links are followed once and by the kernel.
+///
+/// # Errors
+/// When the caller's directory cannot be found.
+pub fn sources(binds: &[BindRequest], home: &Path) -> Result<BTreeMap<String, Place>> {
+    let cwd = current_directory()?;
+    let real = |bind: &BindRequest| Some((bind.source.clone(), Place::open(&locate(&bind.source, &cwd, home)).ok()?));
+    Ok(binds.iter().filter_map(real).collect())
 }
 
 /// The path of what `path` leads to, if it exists and may be reached.
 pub fn resolve(path: &Path) -> Option<PathBuf> {
-    let fd = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
-    readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str()).ok().map(PathBuf::from)
+    Place::glance(path).ok().map(|place| place.path().to_owned())
+}
+
+fn current_directory() -> Result<PathBuf> {
+    std::env::current_dir().map_err(|e| {
+        Error::new(Stage::Cli, Kind::Host, "the current directory cannot be found").because(e).hint("change to another")
+    })
 }
 
 /// The hard limits that the caller's shell gave this process, by podman's names; unlimited ones are left out.
@@ -60,6 +72,7 @@ pub struct Named {
     registry: String,
     digest: String,
     by_digest: bool,
+    unmapped_ids: u64,
 }
 
 impl Named {
@@ -69,6 +82,7 @@ impl Named {
             registry: image.reference().split('/').next().unwrap_or_default().to_owned(),
             digest: image.manifest_digest().to_string(),
             by_digest: request.image.contains("@sha256:") || request.image.starts_with("sha256:"),
+            unmapped_ids: image.record().unmapped_ids,
         }
     }
 
@@ -80,6 +94,7 @@ impl Named {
             registry: name.map_or_else(|| "localhost".to_owned(), |name| name.host().to_owned()),
             digest: digest.to_owned(),
             by_digest: !digest.is_empty(),
+            unmapped_ids: 0,
         }
     }
 }
@@ -94,10 +109,8 @@ pub fn gather(
     request: &RunRequest,
     image: Named,
     data: Option<&SafeData>,
+    sources: &BTreeMap<String, Place>,
 ) -> Result<GrantFacts> {
-    let cwd = std::env::current_dir().map_err(|e| {
-        Error::new(Stage::Cli, Kind::Host, "the current directory cannot be found").because(e).hint("change to another")
-    })?;
     let home = resolve(&caller.home).unwrap_or_else(|| caller.home.clone());
     Ok(GrantFacts {
         project: data.map_or_else(|| request.project.clone(), |data| data.project.clone()),
@@ -106,13 +119,46 @@ pub fn gather(
         registry: image.registry,
         digest: image.digest,
         named_by_digest: image.by_digest,
+        unmapped_ids: image.unmapped_ids,
         approved: as_root(|root| policy.approved(root))?,
+        rehearsed: Rehearsed::Never,
         today: today(),
-        sources: sources(&request.binds, &cwd, &caller.home),
+        sources: sources.iter().map(|(name, place)| (name.clone(), place.path().to_owned())).collect(),
         single_id: IdMap::on_disk(caller)?.is_single(),
         hard_limits: hard_limits(),
         payload_limits: process_limits::for_the_payload_alone(),
     })
+}
+
+/// What is known of rehearsals of an image by this caller.
+///
+/// # Errors
+/// When there is no filter for this machine.
+pub fn rehearsed(site: (&Dirs, &Caller, &Policy), digest: &str) -> Result<Rehearsed> {
+    let (dirs, caller, policy) = site;
+    let Some(ticket) = as_root(|root| ticket::of_image(root, &dirs.log, caller.uid.as_raw(), digest)) else {
+        return Ok(Rehearsed::Never);
+    };
+    Ok(ticket.says(&filter_hash()?, &rules(policy), now()))
+}
+
+/// The time, in seconds since 1970.
+pub fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+/// SHA-256 of the seccomp program of a run on this machine.
+///
+/// # Errors
+/// When there is none.
+pub fn filter_hash() -> Result<String> {
+    let mut hash = Sha256::new();
+    for i in &seccomp::program()? {
+        hash.update(i.code.to_le_bytes());
+        hash.update([i.jt, i.jf]);
+        hash.update(i.k.to_le_bytes());
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ fn show(damage: &Damage, repair: bool) -> Result<()> {
         What::Name => "name",
         What::Image => "image",
         What::Layer => "layer",
+        What::Facts => "what is known of the packages of layer",
     };
     let of = if damage.images.is_empty() { String::new() } else { format!(" of {}", damage.images.join(", ")) };
     print::line(&format!("damaged: {what} {}{of}: {}", damage.name, damage.because))?;
@@ -42,6 +43,7 @@ fn show(damage: &Damage, repair: bool) -> Result<()> {
         print::line(&format!("  {}: {}", difference.path, difference.what))?;
     }
     match (damage.removed, repair) {
+        (true, _) if damage.what == What::Facts => print::line("  removed; it is read anew when somebody asks"),
         (true, _) if damage.images.is_empty() => print::line("  removed"),
         (true, _) => print::line(&format!("  removed; pull again: {}", damage.images.join(", "))),
         // The same words whatever the reason: whether others have or use it is not for everybody to know.

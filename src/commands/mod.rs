@@ -26,6 +26,8 @@ pub mod prune;
 pub mod fsck;
 /// `ces inspect`.
 pub mod inspect;
+/// `ces stack`.
+pub mod stack;
 /// What a failed run may have wanted.
 mod advice;
 /// How scratch and outputs are bounded.
@@ -40,8 +42,12 @@ mod run_record;
 mod run_report;
 /// `ces run`.
 pub mod run;
+/// `ces rerun`.
+pub mod rerun;
 /// `ces rehearse`.
 pub mod rehearse;
+/// Where rehearsals are kept.
+pub mod ticket;
 /// `ces spec`, `ces bundle`.
 pub mod bundle;
 /// `ces ps`, `ces stop`.
@@ -78,6 +84,8 @@ pub mod outputs;
 pub mod doctor;
 /// `ces policy`.
 pub mod policy;
+/// `ces metrics`.
+pub mod metrics;
 /// `ces completions`, `ces man`.
 pub mod manual;
 

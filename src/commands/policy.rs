@@ -72,7 +72,9 @@ fn explain(global: &Global, args: &ExplainArgs) -> Result<u8> {
         (Err(_), true) => return image.map(|_| 0),
         (Err(_), false) => Named::by_name(&asked),
     };
-    let facts = facts::gather(policy, caller, &asked, named, data.as_ref().ok())?;
+    let sources = facts::sources(&asked.binds, &caller.home)?;
+    let mut facts = facts::gather(policy, caller, &asked, named, data.as_ref().ok(), &sources)?;
+    facts.rehearsed = facts::rehearsed((&site.dirs, caller, policy), &facts.digest)?;
     let mut grant = policy.grant(&asked, &facts)?;
     grant.decisions.splice(0..0, [which_image(&asked, &image), which_project(&asked, &data)]);
     if args.json {

@@ -20,12 +20,13 @@ use crate::host::dirs::Dirs;
 use crate::host::disks::{self, Disk};
 use crate::host::features;
 use crate::host::idmap;
+use crate::host::place::{self, Mounts, Place};
 use crate::host::privilege::as_root;
 use crate::host::sockets;
 use crate::image::document::Platform;
 use crate::image::store::StoredImage;
 use crate::policy::approved::Approved;
-use crate::policy::grant::Grant;
+use crate::policy::grant::{Grant, Rehearsed};
 use crate::policy::request::RunRequest;
 use crate::policy::{Access, Policy};
 
@@ -42,6 +43,10 @@ pub struct Prepared {
     pub image: StoredImage,
     /// The data.
     pub data: SafeData,
+    /// What was named to be bound, and judged: held until it is.
+    pub places: Vec<Place>,
+    /// What is known of rehearsals of the image.
+    pub rehearsed: Rehearsed,
     /// What the run gets.
     pub grant: Grant,
     /// The container's user.
@@ -70,15 +75,32 @@ pub fn caller() -> Result<Caller> {
     Ok(caller)
 }
 
+/// What is known of rehearsals, if that is not what is kept; and how the data is found, given the caller, the policy, and the project that
+/// was named.
+type Otherwise<F> = (Option<Rehearsed>, F);
+
+/// The data that a run sees.
+fn found(caller: &Caller, policy: &Policy, project: Option<&str>) -> Result<SafeData> {
+    safe_data::find(caller, policy.data_root(), project)
+}
+
 /// Decides everything for a run; nothing is made.
 ///
 /// # Errors
 /// Each stage's own.
 pub fn prepare(global: &Global, args: &RunArgs, caller: Caller) -> Result<Prepared> {
-    prepare_on(global, args, caller, safe_data::find)
+    prepare_on(global, args, caller, (None, found))
 }
 
-/// The same on data that is found otherwise, given the caller, the directory of all projects' data, and the project that was named.
+/// The same of what was asked before.
+///
+/// # Errors
+/// Each stage's own.
+pub fn prepare_again(global: &Global, request: RunRequest, caller: Caller) -> Result<Prepared> {
+    decide(global, caller, || Ok(request), (None, found))
+}
+
+/// The same on data that is found otherwise.
 ///
 /// # Errors
 /// Each stage's own.
@@ -86,18 +108,36 @@ pub fn prepare_on(
     global: &Global,
     args: &RunArgs,
     caller: Caller,
-    find: impl FnOnce(&Caller, &Path, Option<&str>) -> Result<SafeData>,
+    otherwise: Otherwise<impl FnOnce(&Caller, &Policy, Option<&str>) -> Result<SafeData>>,
+) -> Result<Prepared> {
+    decide(global, caller, || read_request(args), otherwise)
+}
+
+fn decide(
+    global: &Global,
+    caller: Caller,
+    read: impl FnOnce() -> Result<RunRequest>,
+    (rehearsed, find): Otherwise<impl FnOnce(&Caller, &Policy, Option<&str>) -> Result<SafeData>>,
 ) -> Result<Prepared> {
     let site = Site::of(global, caller)?;
-    let mut request = read_request(args)?;
+    let mut request = read()?;
     let mut warnings = std::mem::take(&mut request.warnings);
     warnings.extend(idmap::helper_is_missing(&site.caller)?);
     site.sweep()?;
     let image = site.store()?.find(&request.image)?;
     let Site { caller, policy, dirs } = site;
-    let data = find(&caller, policy.data_root(), request.project.as_deref())?;
-    let facts = facts::gather(&policy, &caller, &request, Named::stored(&image, &request), Some(&data))?;
+    let data = find(&caller, &policy, request.project.as_deref())?;
+    request.data_ro |= data.read_only;
+    let sources = facts::sources(&request.binds, &caller.home)?;
+    let mut facts = facts::gather(&policy, &caller, &request, Named::stored(&image, &request), Some(&data), &sources)?;
+    facts.rehearsed = match rehearsed {
+        Some(rehearsed) => rehearsed,
+        None => facts::rehearsed((&dirs, &caller, &policy), &facts.digest)?,
+    };
     let grant = policy.grant(&request, &facts)?;
+    for (name, place) in &sources {
+        refuse_projects(&policy, place, &format!("-v {name}"))?;
+    }
     let ends_soon = |list: &Approved| list.ends_soon(&facts.digest, facts.project.as_deref(), facts.today);
     warnings.extend(facts.approved.as_ref().and_then(ends_soon));
     let user = container_user(grant.user.as_deref(), &image)?;
@@ -123,7 +163,27 @@ pub fn prepare_on(
     }
     safe_data::check_access(&data, &identity.payload(), grant.data == Access::Rw)?;
     refuse_sockets(&data, &grant)?;
-    Ok(Prepared { dirs, policy, request, image, data, grant, user, identity, warnings })
+    let places = sources.into_values().chain(data.place.clone()).collect();
+    let rehearsed = facts.rehearsed;
+    Ok(Prepared { dirs, policy, request, image, data, places, rehearsed, grant, user, identity, warnings })
+}
+
+/// Projects' data comes into a run as `/safe_data` alone, by whatever name: a link in the directory of all projects, or a bind mount
+/// of the host, gives it others.
+pub(super) fn refuse_projects(policy: &Policy, place: &Place, option: &str) -> Result<()> {
+    let root = policy.data_root();
+    let unknown = |e: std::io::Error| {
+        Error::new(Stage::Bundle, Kind::Host, format!("{option}: cannot tell it from projects' data")).because(e)
+    };
+    let mounts = Mounts::read().map_err(unknown)?;
+    let projects = as_root(|power| safe_data::positions_of_projects(power, &mounts, root)).map_err(unknown)?;
+    if !place::meet(&mounts.positions(place).map_err(unknown)?, &projects) {
+        return Ok(());
+    }
+    let what = format!("{option} is refused: {} is, or holds, data of a project", place.path().display());
+    Err(Error::new(Stage::Policy, Kind::Policy, what)
+        .because(format!("it is the same directory as one of {}, by another name", root.display()))
+        .hint("name the project with --project, or another directory"))
 }
 
 /// Whether this machine can run the image's programs; a bundle may be made for another.
@@ -145,7 +205,7 @@ pub(super) fn check_platform(image: &StoredImage) -> Result<()> {
 /// A service of the host that listens in what is bound would be a way out of the container.
 fn refuse_sockets(data: &SafeData, grant: &Grant) -> Result<()> {
     let own = grant.binds.iter().map(|bind| bind.source.as_path());
-    let found = sockets::below(own.chain([data.path.as_path()]))
+    let found = sockets::below(own.chain(data.bound()))
         .map_err(|e| Error::new(Stage::Bundle, Kind::Host, "cannot list the sockets of this host").because(e))?;
     let Some(first) = found.first() else { return Ok(()) };
     Err(Error::new(Stage::Bundle, Kind::Failed, format!("{} is a socket of the host", first.display()))
@@ -197,7 +257,7 @@ impl Prepared {
         let disks = match self.grant.limits.io_bytes_per_second {
             Some(_) => {
                 let binds = self.grant.binds.iter().map(|bind| bind.source.as_path());
-                disks_of(&self.identity.caller, &self.dirs, binds.chain([self.data.path.as_path()]))?
+                disks_of(&self.identity.caller, &self.dirs, binds.chain(self.data.bound()))?
             }
             None => BTreeSet::new(),
         };
@@ -225,10 +285,16 @@ impl Prepared {
     }
 }
 
-/// The three files of `/etc` that a container gets; `resolv.conf` is empty, for there is nobody to ask.
+/// The three files of `/etc` that a container gets. `resolv.conf` names no server, for there is nobody to ask: a resolver then asks
+/// this machine, where nothing answers. glibc and Go see at once that the port is closed; musl waits (its `res_msend.c`), five
+/// seconds if nothing is said.
 pub fn etc(hostname: &str) -> [(&'static str, String); 3] {
     let hosts = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    [("hosts", hosts), ("hostname", format!("{hostname}\n")), ("resolv.conf", String::new())]
+    [
+        ("hosts", hosts),
+        ("hostname", format!("{hostname}\n")),
+        ("resolv.conf", "options timeout:1 attempts:1\n".to_owned()),
+    ]
 }
 
 /// Writes them into a directory.

@@ -65,7 +65,7 @@ fn state(site: &Site, journal: &Journal) -> &'static str {
     }
 }
 
-/// Ends a run: SIGTERM, the time of grace, SIGKILL.
+/// Ends a run: SIGTERM to its supervisor, which passes on the image's stop signal; the time of grace; SIGKILL.
 ///
 /// # Errors
 /// When there is no such run, or it does not end.

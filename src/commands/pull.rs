@@ -1,5 +1,6 @@
 //! `ces pull`: an image from a registry, a layout or an archive into the store.
 
+use std::fs::File;
 use std::path::PathBuf;
 
 use serde_json::json;
@@ -12,6 +13,7 @@ use crate::evidence::line::Event;
 use crate::host::privilege::as_root;
 use crate::host::signals::Interrupt;
 use crate::image::document::{Descriptor, Manifest, Platform};
+use crate::image::expand::expand;
 use crate::image::progress::Progress;
 use crate::image::pull::{Pulled, Request, pull as pull_image};
 use crate::image::reference::{Reference, Source};
@@ -20,6 +22,7 @@ use crate::image::store::viewer::Rights;
 use crate::image::unpack::parent::Unpacker;
 use crate::run::forked_task::ForkedTask;
 use crate::run::reown;
+use crate::stack::load;
 
 /// What `ces pull` is asked.
 #[derive(Debug, Clone, Default)]
@@ -62,10 +65,7 @@ pub fn pull(ctx: &Context, args: &PullArgs) -> Result<()> {
 /// As [`pull`].
 pub(super) fn fetch(ctx: &Context, args: &PullArgs) -> Result<Pulled> {
     let source: Source = args.source.parse()?;
-    let reference = match &args.name {
-        Some(name) => chosen_name(ctx, &source, name)?,
-        None => source.default_reference()?,
-    };
+    let chosen = args.name.as_ref().map(|name| chosen_name(ctx, &source, name)).transpose()?;
     let platform = match &args.platform {
         Some(platform) => platform.parse()?,
         None => Platform::host(),
@@ -74,15 +74,22 @@ pub(super) fn fetch(ctx: &Context, args: &PullArgs) -> Result<Pulled> {
         Source::Registry(reference) => credentials(args, reference.host())?,
         _ => None,
     };
-    let rights = rights(ctx, &source, &reference, credentials.is_some());
+    let with_password = credentials.is_some();
     let progress = Progress::new(args.quiet);
     // Before the first thread.
     let giving = ForkedTask::new(|reference| give_to_researcher(ctx, reference))?;
     let interrupt = Interrupt::watch()?;
     let watch = Box::new(Watched { interrupt: interrupt.clone(), progress: progress.clone() });
-    let origin = source::open(&source, &ctx.registries, credentials, watch)?;
-    let store = ctx.store()?;
-    let unpacker = Unpacker::new(&ctx.caller, &ctx.limits)?;
+    let (store, unpacker) = (ctx.store()?, Unpacker::new(&ctx.caller, &ctx.limits)?);
+    let expanding = Watched { interrupt: interrupt.clone(), progress: progress.clone() };
+    let expand =
+        |archive: &File, name: &str, compression| expand(&store, &unpacker, &expanding, (archive, name), compression);
+    let origin = source::open(&source, &ctx.registries, credentials, watch, &expand)?;
+    let reference = match chosen {
+        Some(reference) => reference,
+        None => own_name(&source, origin.as_ref(), &platform, &progress)?,
+    };
+    let rights = rights(ctx, &source, &reference, with_password);
     let warn = |why: String| progress.note(&format!("warning: {why}"));
     pull_outlook::of_platform(&platform).into_iter().for_each(warn);
     let name = reference.clone();
@@ -92,12 +99,41 @@ pub(super) fn fetch(ctx: &Context, args: &PullArgs) -> Result<Pulled> {
     let origin = Judged { origin: origin.as_ref(), judge: &judge };
     let by = ctx.caller.name.clone();
     let (progress, interrupt) = (&progress, &interrupt);
-    let request = Request { reference, source: args.source.clone(), by, rights, platform, progress, interrupt };
+    let unmapped_may_be = |entries| ctx.policy().unmapped_may_be(entries);
+    let request = Request {
+        reference,
+        source: args.source.clone(),
+        by,
+        rights,
+        platform,
+        progress,
+        interrupt,
+        unmapped_may_be: &unmapped_may_be,
+    };
     let pulled = pull_image(&store, &unpacker, &origin, &request).map_err(|e| elsewhere(ctx, e))?;
+    pull_outlook::of_owners(&pulled).into_iter().for_each(warn);
+    pulled.unused.iter().for_each(|unused| progress.note(unused));
+    // What could not be read now is read when somebody asks for it.
+    if let Err(error) = store.find(&pulled.reference).and_then(|image| load::prepare(&store, &unpacker, &image)) {
+        progress.note(&format!("what the image says of packages is not read yet: {error}"));
+    }
     giving.run(&pulled.reference)?;
     let about = json!({"image": pulled.reference, "digest": pulled.digest, "from": args.source, "result": "done"});
     events::tell(&ctx.dirs.log, &ctx.caller, Event::Pull, None, about)?;
     Ok(pulled)
+}
+
+/// The name of an image that nobody has named: a registry's, or what its archive calls it.
+fn own_name(source: &Source, origin: &dyn Origin, platform: &Platform, progress: &Progress) -> Result<Reference> {
+    let own = origin.own_name(platform)?;
+    let reference = source.default_reference(own.as_deref())?;
+    let of_registry = own.filter(|own| own.parse::<Reference>().is_ok_and(|own| own.host() != "localhost"));
+    if let Some(own) = of_registry {
+        progress.note(&format!(
+            "the archive calls the image {own}; it is kept as {reference}, as a file is not the registry (--name chooses another name)"
+        ));
+    }
+    Ok(reference)
 }
 
 /// Whom the transfer tells what it waits for, and asks whether to go on.

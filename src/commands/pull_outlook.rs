@@ -1,6 +1,7 @@
 //! Whether what is pulled may run here: said before its layers come, not when somebody wants to run it.
 //!
-//! Takes the name that the image gets, its digest and its platform; gives sentences, none where nothing is in the way.
+//! Takes the name that the image gets, its digest and its platform, in the end what came of it; gives sentences, none where
+//! nothing is in the way.
 //! Trusts the policy and its list of approvals.
 //! Refuses nothing: who approves an image has to have it first, and asks for approval by the digest that a pull prints.
 //!
@@ -11,14 +12,32 @@ use crate::bundle::safe_data;
 use crate::error::{Error, Result};
 use crate::host::privilege::as_root;
 use crate::image::document::Platform;
+use crate::image::pull::Pulled;
 use crate::image::reference::{Digest, Reference};
+use crate::image::unpack::protocol::RawPath;
 use crate::policy::grant::GrantFacts;
+use crate::text;
 
 /// Why an image for `platform` will not run on this machine, if it will not.
 pub(super) fn of_platform(platform: &Platform) -> Option<String> {
     let host = Platform::host();
     let same = (&platform.os, &platform.architecture) == (&host.os, &host.architecture);
     (!same).then(|| format!("the image is for {platform} and will not run on this host, which is {host}"))
+}
+
+/// What became of owners that have no ids here, if there are any.
+pub(super) fn of_owners(pulled: &Pulled) -> Option<String> {
+    let such_as = pulled
+        .unmapped
+        .as_ref()
+        .map_or_else(String::new, |(RawPath(path), id)| format!(", such as {id} of \"{}\"", text::neutral_bytes(path)));
+    (pulled.unmapped_ids > 0).then(|| {
+        let entries = if pulled.unmapped_ids == 1 { "entry" } else { "entries" };
+        format!(
+            "{} {entries} of the image with a user or group beyond the ids mapped here{such_as}: nobody (65534) takes its place",
+            pulled.unmapped_ids
+        )
+    })
 }
 
 /// Why the image may not run here, if it may not: for none of the caller's projects.

@@ -34,7 +34,7 @@ pub fn runs(global: &Global, args: &RunsArgs) -> Result<u8> {
         let late = since.as_ref().is_none_or(|since| *run.started >= **since);
         state && late && same(&args.project, run.project.as_deref()) && same(&args.user, Some(&run.researcher))
     };
-    let index = as_root(|root| index::text(root, &site.dirs.log))?;
+    let index = index(&site)?;
     let mut runs = index::of(&index, own(&site));
     runs.iter_mut().for_each(|run| look_up(&site, run));
     runs.retain(is_asked_for);
@@ -86,17 +86,27 @@ fn beginning(text: &str) -> Result<String> {
     record::ago(ago).ok_or_else(wrong)
 }
 
-/// Prints one record.
+/// Prints one record with the documents beside it: 1 where one of them is not what it was.
 ///
 /// # Errors
 /// When there is none that the caller may see.
 pub fn record(global: &Global, args: &RecordArgs) -> Result<u8> {
-    print::json(&read(&Site::swept(global)?, &args.id)?)?;
-    Ok(0)
+    let record = read(&Site::swept(global)?, &args.id)?;
+    record.damaged.iter().try_for_each(|what| print::note(&format!("the record is not whole: {what}")))?;
+    print::json(&record)?;
+    Ok(u8::from(!record.damaged.is_empty()))
+}
+
+/// The text of the index of runs.
+///
+/// # Errors
+/// When it cannot be read or made.
+pub fn index(site: &Site) -> Result<String> {
+    as_root(|root| index::text(root, &site.dirs.log))
 }
 
 /// Whose runs the caller sees: the caller's own, or everyone's.
-fn own(site: &Site) -> Option<u32> {
+pub fn own(site: &Site) -> Option<u32> {
     (!site.caller.sees_everyone()).then(|| site.caller.uid.as_raw())
 }
 
@@ -143,7 +153,7 @@ fn of(site: &Site, id: &str) -> Result<Record> {
         Err(error) if id == LAST || matches!(error.kind(), Kind::Missing | Kind::Usage) => {}
         found => return found,
     }
-    let index = as_root(|root| index::text(root, &site.dirs.log))?;
+    let index = index(site)?;
     let entries = index::of(&index, own(site));
     let found = match id {
         LAST => entries.last(),

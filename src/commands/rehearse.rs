@@ -4,31 +4,35 @@
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use sha2::{Digest as _, Sha256};
-use tempfile::TempDir;
+use std::time::Duration;
 
 use super::prepare::{self, Prepared};
-use super::run::{carry_through, new_stage, settle_interaction};
+use super::run::{Used, carry_through, new_stage, settle_interaction};
 use super::run_report::Report as Said;
-use super::{Context, facts, pull};
+use super::{Context, facts, pull, ticket};
 use crate::bundle::safe_data::SafeData;
-use crate::bundle::seccomp;
 use crate::cli::{Global, RehearseArgs, RunArgs};
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::caller::Caller;
+use crate::host::dirs::Dirs;
 use crate::host::named_file;
+use crate::host::place::Place;
+use crate::host::privilege::as_root;
 use crate::image::reference::Source;
+use crate::policy::grant::Rehearsed;
+use crate::policy::{Access, Policy};
 use crate::rehearsal::advice::Advice;
-use crate::rehearsal::report::{self, Conditions, Report};
-use crate::rehearsal::{findings, show};
+use crate::rehearsal::difference::between;
+use crate::rehearsal::report::{self, Conditions, Peaks, Report};
+use crate::rehearsal::ticket::{Ticket, ago, rules};
+use crate::rehearsal::{findings, options, show};
 use crate::run::forked_task::ForkedTask;
 use crate::run::job_id::JobId;
-use crate::run::observations::{Left, Observations};
+use crate::run::observations::{Left, Observations, Size};
 use crate::run::protocol::Rehearsal;
 use crate::run::supervisor::record::Record;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 /// Nothing can be said of the image.
 const COULD_NOT: u8 = 125;
@@ -51,8 +55,13 @@ pub fn rehearse(global: &Global, args: &RehearseArgs) -> Result<u8> {
 
 fn attempt(global: &Global, args: &RehearseArgs) -> Result<u8> {
     let mut global = global.clone();
-    global.policy = args.rules.clone().or(global.policy);
     let caller = prepare::caller()?;
+    if caller.by_sudo && args.rules.is_some() {
+        return Err(Error::new(Stage::Policy, Kind::Policy, "--rules is not accepted through sudo")
+            .because("under sudo the rules are the site's alone")
+            .hint("leave it out; or rehearse without sudo, where rules bind nobody but you"));
+    }
+    global.policy = args.rules.clone().or(global.policy);
     if args.options.detach == Some(true) {
         return Err(Error::new(Stage::Cli, Kind::Usage, "a rehearsal cannot be detached")
             .because("its report is what it is for")
@@ -64,11 +73,9 @@ fn attempt(global: &Global, args: &RehearseArgs) -> Result<u8> {
     {
         *image = local;
     }
-    let empty = if args.data.is_none() { Some(empty_directory()?) } else { None };
-    let data = args.data.as_deref().or(empty.as_ref().map(TempDir::path)).unwrap_or(Path::new("/"));
-    // To real root's payload no directory of root's is given away.
-    run.options.data_ro |= caller.uid.is_root();
-    let mut prepared = prepare::prepare_on(&global, &run, caller, |_, root, _| synthetic(data, root))?;
+    let data = args.data.as_deref();
+    let find = |caller: &Caller, policy: &Policy, _: Option<&str>| synthetic(data, caller, policy);
+    let mut prepared = prepare::prepare_on(&global, &run, caller, (Some(Rehearsed::Now), find))?;
     settle_interaction(&mut prepared);
     let (id, said) = (JobId::new()?, Said { quiet: global.quiet });
     let conditions = conditions(&prepared, args.light)?;
@@ -77,11 +84,14 @@ fn attempt(global: &Global, args: &RehearseArgs) -> Result<u8> {
     let report = file.try_clone().map_err(|e| fail(&e))?;
     let idle = new_stage(&prepared.identity.caller)?;
     let asked = (Rehearsal { paths: !args.light }, report.into());
-    let (status, record) = carry_through(idle, prepared, &id, (None, Some(asked)), &said)?;
-    // What is in it by now the payload has written; where it cannot be removed, it is the caller's own, in TMPDIR.
-    drop(empty);
-    let (seen, left) = read(file)?;
-    let report = judge((seen, left), (status, record), conditions, (image, digest), args)?;
+    let (dirs, uid) = (prepared.dirs.clone(), prepared.identity.caller.uid.as_raw());
+    let done = carry_through(idle, prepared, &id, (None, Some(asked)), &said)?;
+    let seen = read(file).map_err(|error| match &done.1.ended {
+        Some(ended) => error.because(format!("it ended otherwise than by itself: {ended}")),
+        None => error,
+    })?;
+    let mut report = judge(seen, done, conditions, (image, digest), args)?;
+    let kept = keep(&dirs, uid, &mut report);
     said.always(&format!("\n{}", show::plain(&report)));
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&report).map_err(|e| fail(&e))?;
@@ -90,6 +100,10 @@ fn attempt(global: &Global, args: &RehearseArgs) -> Result<u8> {
     if let Some(path) = &args.markdown {
         write(path, &show::markdown(&report))?;
     }
+    if let Some(path) = &args.options_file {
+        write(path, &options::text(&report))?;
+    }
+    kept?;
     Ok(u8::from(!report.ready))
 }
 
@@ -100,66 +114,65 @@ fn pull_local(global: &Global, word: &str) -> Result<Option<String>> {
         return Ok(None);
     }
     let source: Source = word.parse()?;
-    let name = source.default_reference()?.to_string();
+    // By the file's name: what is in it is not known before it is pulled.
+    let name = source.default_reference(None)?.to_string();
     // In a process of its own: what unpacks has threads, and what runs a container forks.
     let pulling = ForkedTask::new(|word| {
-        let asked = pull::PullArgs { source: word.to_owned(), quiet: global.quiet, ..pull::PullArgs::default() };
+        let (source, name) = (word.to_owned(), Some(name.clone()));
+        let asked = pull::PullArgs { source, name, quiet: global.quiet, ..pull::PullArgs::default() };
         pull::fetch(&Context::new(global)?, &asked).map(drop)
     })?;
     pulling.run(word)?;
     Ok(Some(name))
 }
 
-/// An empty directory in the place of data, which whoever the payload is can read.
-fn empty_directory() -> Result<TempDir> {
-    let mode = std::fs::Permissions::from_mode(0o755);
-    tempfile::Builder::new().prefix("ces-rehearsal-").permissions(mode).tempdir().map_err(|e| {
-        fail(&e).hint("a directory in TMPDIR or /tmp takes the place of the data; or name one with --data")
-    })
-}
-
 /// The directory that takes the place of the project's data, which is never mounted in a rehearsal: its payload is not yet approved.
-fn synthetic(named: &Path, data_root: &Path) -> Result<SafeData> {
-    let path = facts::resolve(named).filter(|path| path.is_dir()).ok_or_else(|| {
+/// Opened once; what is judged here is bound, or nothing is. Through sudo the site's rules for `-v` hold for it.
+fn synthetic(named: Option<&Path>, caller: &Caller, policy: &Policy) -> Result<SafeData> {
+    let Some(named) = named else { return Ok(SafeData::nothing()) };
+    let place = Place::open(named).ok().filter(Place::is_directory).ok_or_else(|| {
         Error::new(Stage::Cli, Kind::Usage, format!("{} is no directory", named.display()))
             .hint("name a directory of synthetic data with --data")
     })?;
-    let root = facts::resolve(data_root).unwrap_or_else(|| data_root.to_owned());
-    if path.starts_with(&root) || root.starts_with(&path) {
-        return Err(Error::new(Stage::Policy, Kind::Policy, format!("{} is not for a rehearsal", named.display()))
-            .because(format!("it is {}, and projects' data is in {}", path.display(), root.display()))
-            .hint("rehearse on synthetic data, laid out as the project's"));
-    }
-    Ok(SafeData { project: None, path, group: None })
+    let option = format!("--data {}", named.display());
+    let not_for_it = |e: Error| e.hint("rehearse on synthetic data, laid out as the project's");
+    policy.may_be_bound(place.path(), &option).map_err(not_for_it)?;
+    prepare::refuse_projects(policy, &place, &option).map_err(not_for_it)?;
+    let home = facts::resolve(&caller.home).unwrap_or_else(|| caller.home.clone());
+    let access = if caller.by_sudo { policy.opens(place.path(), &home, &option)?.0 } else { Access::Rw };
+    // To real root's payload no directory of root's is given away; through sudo, none that is another's. A researcher may move what
+    // the file system lets them move, also out of a project and back: what they do not own, they could not have made writable.
+    let others = caller.by_sudo && place.found().st_uid != caller.uid.as_raw();
+    let read_only = access == Access::Ro || caller.uid.is_root() || others;
+    Ok(SafeData { project: None, path: place.path().to_owned(), group: None, place: Some(place), read_only })
 }
 
 /// Under which conditions it will be: the report holds for these.
 fn conditions(prepared: &Prepared, light: bool) -> Result<Conditions> {
-    let filter = seccomp::program()?;
-    let mut hash = Sha256::new();
-    for i in &filter {
-        hash.update(i.code.to_le_bytes());
-        hash.update([i.jt, i.jf]);
-        hash.update(i.k.to_le_bytes());
-    }
-    let digest = hash.finalize();
     let identity = &prepared.identity;
     let mut not_as_inside = Vec::new();
     if !identity.caller.is_privileged() && identity.nested.is_some() {
-        not_as_inside.push(
+        let why = if identity.container.is_single() {
             "you have no subordinate ids: files of the image are yours here, which inside belong to others (see ces doctor)"
-                .to_owned(),
-        );
+        } else {
+            "you are an ordinary user: files of the image's root are yours here, which inside are not; rehearse through sudo or as root"
+        };
+        not_as_inside.push(why.to_owned());
     }
+    let limits = &prepared.grant.limits;
     Ok(Conditions {
         ces: env!("CARGO_PKG_VERSION").to_owned(),
         kernel: nix::sys::utsname::uname()
             .map(|name| name.release().to_string_lossy().into_owned())
             .unwrap_or_default(),
-        filter: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+        filter: facts::filter_hash()?,
         policy: prepared.policy.file().to_owned(),
+        rules: rules(&prepared.policy),
         profile: prepared.grant.profile.name.clone(),
-        memory: prepared.grant.limits.memory_bytes,
+        memory: limits.memory_bytes,
+        cpus: limits.cpus,
+        pids: limits.pids,
+        time: limits.time.map(|time| time.as_secs()),
         light,
         not_as_inside,
     })
@@ -168,7 +181,9 @@ fn conditions(prepared: &Prepared, light: bool) -> Result<Conditions> {
 /// What the witness wrote, then what the stage process wrote.
 fn read(mut file: File) -> Result<(Observations, Left)> {
     let wrong = |e: &dyn std::fmt::Display| {
-        Error::new(Stage::Run, Kind::Failed, "the rehearsal has no report").because(e).hint("rehearse again")
+        Error::new(Stage::Run, Kind::Failed, "the rehearsal has no report")
+            .because(e)
+            .hint("rehearse again; with more memory (--memory), if that was used up")
     };
     let mut text = Vec::new();
     file.rewind().and_then(|()| file.take(LARGEST).read_to_end(&mut text)).map_err(|e| wrong(&e))?;
@@ -179,14 +194,16 @@ fn read(mut file: File) -> Result<(Observations, Left)> {
     Ok((seen, left))
 }
 
+/// From all that is known to the report, but for what has changed.
 fn judge(
     (seen, left): (Observations, Left),
-    (status, record): (u8, Record),
+    (status, record, (usage, running)): (u8, Record, Used),
     conditions: Conditions,
     (image, digest): (String, String),
     args: &RehearseArgs,
 ) -> Result<Report> {
-    let found = findings::from(&Advice::load()?, &seen, &left, status != 0);
+    let mut found = findings::from(&Advice::load()?, &seen, &left, status != 0);
+    found.extend(running.as_ref().map(findings::of_running));
     let mut not_seen = Vec::new();
     if seen.forgotten > 0 {
         not_seen.push(format!("{} things more than are held", seen.forgotten));
@@ -199,21 +216,43 @@ fn judge(
     if args.light {
         not_seen.push("files that are not there, or closed to reading (--light)".to_owned());
     }
+    let outputs = record.outputs.as_ref().map(|outputs| Size { files: outputs.files.count(), bytes: outputs.bytes });
     Ok(Report {
         version: 1,
         rehearsal: record.id.to_string(),
         image,
         digest,
-        command: record.command,
+        command: record.command.into(),
         conditions,
         exit: status,
         ended: record.ended.unwrap_or_default(),
         seconds: record.seconds.unwrap_or_default(),
         peak_memory: record.peak_memory,
+        peaks: Peaks {
+            cpu_seconds: usage.cpu.map(|used| Duration::from_micros(used).as_secs_f64()),
+            pids: usage.peak_pids,
+            outputs,
+            scratch: left.scratch,
+            over_the_image: left.over_the_image,
+        },
         ready: report::ready(status, &found, args.strict),
         counts: report::count(&found),
         findings: found,
+        closed: seen.missed.into_iter().filter(|seen| !findings::is_absent(&seen.what)).collect(),
         not_seen,
+        since_last: None,
+    })
+}
+
+/// Tells what has changed since the last rehearsal, and keeps this one in its place, for runs to refer to.
+fn keep(dirs: &Dirs, uid: u32, report: &mut Report) -> Result<()> {
+    let now = facts::now();
+    as_root(|root| {
+        if let Some(last) = ticket::last_of(root, &dirs.log, uid, &report.image, &report.command) {
+            let ago = ago(now.saturating_sub(last.ticket.when));
+            report.since_last = Some(between(&last.findings, &report.findings, ago, last.ticket.digest));
+        }
+        ticket::keep(root, &dirs.log, uid, &Ticket::of(report, now), report)
     })
 }
 

@@ -7,7 +7,7 @@ use super::{Site, listed, precheck, print, records, verify};
 use crate::cli::Global;
 use crate::cli::export::ReportArgs;
 use crate::error::{Error, Kind, Result, Stage};
-use crate::evidence::line::redacted;
+use crate::evidence::redact::Redacted;
 use crate::host::caller::Mode;
 use crate::host::named_file;
 use crate::precheck::look::Name;
@@ -53,7 +53,7 @@ fn facts(site: &Site, record: &Record) -> Facts {
         ("image", record.image.clone()),
         ("digest", record.digest.clone()),
         ("image was", decision("image").unwrap_or_else(|| "allowed without a list of approved images".to_owned())),
-        ("command", redacted(&record.command).join(" ")),
+        ("command", Redacted::of(&record.command).join(" ")),
         (
             "safe data",
             format!(

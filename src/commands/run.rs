@@ -13,14 +13,19 @@ use super::run_plan;
 use super::run_record::{self, Ended, Leftovers};
 use super::run_report::Report;
 use crate::bundle::accounts::Accounts;
+use crate::bundle::process;
 use crate::bundle::rootfs::ROOTFS;
 use crate::bundle::spec::{self, HostPaths};
 use crate::cli::{Global, RunArgs};
 use crate::error::Result;
 use crate::host::caller::Caller;
+use crate::host::cgroup::Usage;
 use crate::host::idmap::IdMap;
 use crate::host::privilege::{self, Power, as_root};
+use crate::policy::Rehearsing;
+use crate::policy::grant::Rehearsed;
 use crate::run::job_id::JobId;
+use crate::run::observations::Running;
 use crate::run::pipes;
 use crate::run::protocol::Rehearsal;
 use crate::run::supervisor::collect::{self, Whose};
@@ -54,6 +59,13 @@ pub fn run(global: &Global, args: &RunArgs, started: Option<Started>) -> Result<
     prepare::check_platform(&prepared.image)?;
     let (id, report) = (JobId::new()?, Report { quiet: global.quiet });
     settle_interaction(&mut prepared);
+    match (&prepared.rehearsed, prepared.policy.images().rehearsed.value) {
+        (Rehearsed::Never, Rehearsing::Advice) => {
+            report.say("note: the image has not been rehearsed here; ces rehearse IMAGE tells what it would lack");
+        }
+        (Rehearsed::Never, _) => {}
+        (rehearsed, _) => report.say(&format!("ces: {rehearsed}")),
+    }
     if prepared.grant.interactive {
         pipes::check_input(std::io::stdin().as_fd())?;
     }
@@ -62,7 +74,7 @@ pub fn run(global: &Global, args: &RunArgs, started: Option<Started>) -> Result<
         return run_detached(prepared, &id, &report);
     }
     let idle = idle.map_or_else(|| new_stage(&prepared.identity.caller), Ok)?;
-    carry_through(idle, prepared, &id, (None, None), &report).map(|(status, _)| status)
+    carry_through(idle, prepared, &id, (None, None), &report).map(|(status, ..)| status)
 }
 
 /// What `-i` means without anybody who types.
@@ -103,16 +115,19 @@ pub(super) fn new_stage(caller: &Caller) -> Result<Idle> {
 }
 
 /// What is asked of a rehearsal, and the file in memory that gets what is seen.
-pub(super) type Rehearsed = (Rehearsal, OwnedFd);
+pub(super) type ToBeSeen = (Rehearsal, OwnedFd);
+
+/// What a run used, and what still ran at its end.
+pub(super) type Used = (Usage, Option<Running>);
 
 /// The run from its first directory to its record; `detached` is for who started it, if it is detached.
 pub(super) fn carry_through(
     mut idle: Idle,
     mut prepared: Prepared,
     id: &JobId,
-    (detached, rehearsal): (Option<detach::Report>, Option<Rehearsed>),
+    (detached, rehearsal): (Option<detach::Report>, Option<ToBeSeen>),
     report: &Report,
-) -> Result<(u8, Record)> {
+) -> Result<(u8, Record, Used)> {
     let places = Places::new(&prepared.dirs, id, &prepared.identity.caller.home);
     let mut journal = run_record::journal(&prepared, id, &places)?;
     let paths = run_plan::host_paths(&prepared, &places);
@@ -131,6 +146,7 @@ pub(super) fn carry_through(
     record.ports = ports.published().to_vec();
     report.ports(&record.ports);
     let done = execute(&prepared, &job, &spec, &paths, (idle, ports, detached, rehearsal), &mut record, report);
+    let used = done.as_ref().map(|(outcome, usage, _)| (*usage, outcome.running.clone())).unwrap_or_default();
     let finished = run_record::finish(&prepared, job, record, done, report);
     if prepared.grant.tty && prepared.grant.interactive {
         session::forget_input();
@@ -139,7 +155,7 @@ pub(super) fn carry_through(
     if let Some(path) = &prepared.request.json_summary {
         run_record::write_summary(path, &record)?;
     }
-    Ok((status, record))
+    Ok((status, record, used))
 }
 
 /// From begun record to the end of the payload.
@@ -148,7 +164,7 @@ fn execute(
     job: &Job,
     spec: &Spec,
     paths: &HostPaths,
-    (idle, ports, detached, rehearsal): (Idle, Ports, Option<detach::Report>, Option<Rehearsed>),
+    (idle, ports, detached, rehearsal): (Idle, Ports, Option<detach::Report>, Option<ToBeSeen>),
     record: &mut Record,
     report: &Report,
 ) -> Result<Ended> {
@@ -160,11 +176,12 @@ fn execute(
         identity: &prepared.identity,
         spec,
         engine_spec: spec::engine_spec(spec, prepared.identity.nested.is_some()),
-        plan: run_plan::plan(prepared, job.id(), spec, paths, &job.places)?,
+        plan: run_plan::plan(prepared, job, spec, paths)?,
         accounts: Accounts::of(&prepared.user, spec),
         volumes: run_plan::volumes(prepared),
         limits_required: limits.required,
         time: limits.time,
+        stop_signal: process::stop_signal(prepared.image.config()).0,
         interactive: prepared.grant.interactive,
         tty: prepared.grant.tty,
         exec: exec.map(|listener| (listener, prepared.dirs.log.clone())),

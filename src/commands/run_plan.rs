@@ -3,34 +3,37 @@
 //! Takes a prepared run and its places; gives what the stage process mounts; trusts what was resolved and judged before;
 //! refuses nothing.
 
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
 use super::facts;
 use super::prepare::{self, Prepared};
-use crate::bundle::rootfs::{Bind, Plan};
+use crate::bundle::rootfs::{Bind, Made, Plan};
 use crate::bundle::spec::HostPaths;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::ids::HostIds;
+use crate::host::place::{Inode, Place};
 use crate::host::privilege::as_root;
 use crate::policy::request::{Listen, PortRequest};
 use crate::run::job_id::JobId;
 use crate::run::reown;
+use crate::run::supervisor::job::Job;
 use crate::run::supervisor::places::Places;
 
 /// What to mount.
 ///
 /// # Errors
 /// When a layer of the user's own cannot be made, or the image's root belongs to an id that is not mapped.
-pub(super) fn plan(prepared: &Prepared, job: &JobId, spec: &Spec, paths: &HostPaths, places: &Places) -> Result<Plan> {
-    let root = prepared.image.root();
+pub(super) fn plan(prepared: &Prepared, job: &Job, spec: &Spec, paths: &HostPaths) -> Result<Plan> {
+    let (root, places) = (prepared.image.root(), &job.places);
     Ok(Plan {
         root_mode: root.mode,
         root_owner: prepared.identity.for_mounting(root.uid, root.gid)?,
         layers: layers(prepared)?,
         work: places.work.clone(),
-        binds: binds(prepared, job, spec, paths),
+        binds: binds(prepared, job, spec, paths)?,
         root_ids: prepared.identity.root(),
         cover: places.work.clone(),
     })
@@ -73,7 +76,7 @@ pub(super) fn host_paths(prepared: &Prepared, places: &Places) -> HostPaths {
     // A home may be reached through a link of the site's.
     let home = facts::resolve(&places.home).unwrap_or_else(|| places.home.clone());
     HostPaths {
-        data: Some(prepared.data.path.clone()),
+        data: Some(prepared.data.bound().map_or_else(|| places.work.join("safe_data"), Path::to_owned)),
         outputs: home.join(&places.outputs),
         scratch: home.join(&places.scratch),
         hosts: places.work.join("hosts"),
@@ -83,36 +86,47 @@ pub(super) fn host_paths(prepared: &Prepared, places: &Places) -> HostPaths {
 }
 
 /// What the spec binds, with whose rights each is opened.
-fn binds(prepared: &Prepared, job: &JobId, spec: &Spec, paths: &HostPaths) -> Vec<Bind> {
+fn binds(prepared: &Prepared, job: &Job, spec: &Spec, paths: &HostPaths) -> Result<Vec<Bind>> {
     let identity = &prepared.identity;
-    let texts = prepare::etc(prepared.hostname(job.as_str())).map(|(_, text)| text);
-    // Their paths are names alone: nothing of them is on a disk.
-    let etc: Vec<_> = [&paths.hosts, &paths.hostname, &paths.resolv_conf].into_iter().zip(texts).collect();
-    let ces = HostIds { uid: 0, gid: 0, groups: Vec::new() };
-    spec.mounts()
-        .iter()
-        .flatten()
-        .filter_map(|mount| {
-            let options = mount.options().as_ref()?;
-            let has = |name: &str| options.iter().any(|o| o == name);
-            (has("bind") || has("rbind")).then_some(())?;
-            let source = mount.source().clone()?;
-            let text = etc.iter().find(|(path, _)| **path == source).map(|(_, text)| text.clone());
-            let opened_as = if text.is_some() {
-                ces.clone()
-            } else if Some(&source) == paths.data.as_ref() {
-                identity.payload()
-            } else {
-                identity.researcher()
-            };
-            Some(Bind {
-                source,
-                text,
-                destination: mount.destination().clone(),
-                read_only: has("ro") || has("rro"),
-                no_exec: has("noexec"),
-                opened_as,
-            })
+    let inode = |directory: OwnedFd| {
+        Inode::of(&directory).map_err(|e| {
+            Error::new(Stage::Bundle, Kind::Failed, "cannot look at a directory of this run").because(e.desc())
         })
-        .collect()
+    };
+    let of_ours =
+        [(&paths.outputs, inode(job.outputs_directory()?)?), (&paths.scratch, inode(job.scratch_directory()?)?)];
+    let judged = |source: &PathBuf| {
+        let named = prepared.places.iter().find(|place| place.path() == source).map(Place::inode);
+        of_ours.iter().find(|(path, _)| *path == source).map_or(named, |(_, made)| Some(*made))
+    };
+    let texts = prepare::etc(prepared.hostname(job.id().as_str())).map(|(_, text)| text);
+    // Their paths are names alone: nothing of them is on a disk.
+    let etc = [&paths.hosts, &paths.hostname, &paths.resolv_conf].into_iter().zip(texts.map(Made::Text));
+    let nothing = paths.data.as_ref().filter(|_| prepared.data.place.is_none());
+    let made: Vec<_> = etc.chain(nothing.map(|path| (path, Made::Directory))).collect();
+    let ces = HostIds { uid: 0, gid: 0, groups: Vec::new() };
+    let bound = spec.mounts().iter().flatten().filter_map(|mount| {
+        let options = mount.options().as_ref()?;
+        let has = |name: &str| options.iter().any(|o| o == name);
+        (has("bind") || has("rbind")).then_some(())?;
+        let source = mount.source().clone()?;
+        let made = made.iter().find(|(path, _)| **path == source).map(|(_, made)| made.clone());
+        let opened_as = if made.is_some() {
+            ces.clone()
+        } else if Some(&source) == paths.data.as_ref() {
+            identity.payload()
+        } else {
+            identity.researcher()
+        };
+        Some(Bind {
+            judged: judged(&source),
+            source,
+            made,
+            destination: mount.destination().clone(),
+            read_only: has("ro") || has("rro"),
+            no_exec: has("noexec"),
+            opened_as,
+        })
+    });
+    Ok(bound.collect())
 }

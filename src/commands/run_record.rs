@@ -2,6 +2,7 @@
 //!
 //! Takes a prepared run and what came of it; gives the documents; trusts the stages for their facts; refuses nothing.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
 
@@ -14,19 +15,24 @@ use super::others;
 use super::prepare::Prepared;
 use super::run_report::{Report, describe};
 use crate::error::{Error, Kind, Result, Stage};
+use crate::evidence::redact::{self, Redacted};
 use crate::host::cgroup::Usage;
 use crate::host::machine::Machine;
 use crate::host::named_file;
 use crate::host::privilege::as_root;
+use crate::policy::grant::Bind;
+use crate::policy::request::RunRequest;
 use crate::run::ending::Ending;
 use crate::run::job_id::JobId;
+use crate::run::supervisor::deletion::Deletion;
 use crate::run::supervisor::detach::log_path;
 use crate::run::supervisor::job::Job;
 use crate::run::supervisor::journal::Journal;
 use crate::run::supervisor::outputs::Outputs;
 use crate::run::supervisor::places::Places;
-use crate::run::supervisor::record::pending;
-use crate::run::supervisor::record::{Record, State, now};
+use crate::run::supervisor::record::beside::{self, Document, WholeCommand};
+use crate::run::supervisor::record::pending::{self, Wait};
+use crate::run::supervisor::record::{Asked, Record, State, now};
 use crate::run::supervisor::supervise::Outcome;
 use crate::run::terminal::streams;
 
@@ -70,8 +76,17 @@ pub(super) fn journal(prepared: &Prepared, id: &JobId, places: &Places) -> Resul
 /// The record as it begins.
 pub(super) fn begin_record(prepared: &Prepared, job: &Job, spec: &Spec) -> Record {
     let caller = &prepared.identity.caller;
+    let records = prepared.policy.records();
+    let command = spec.process().as_ref().and_then(|p| p.args().clone()).unwrap_or_default();
+    let kept = Redacted::of(&command);
+    let environment = redact::variables(&prepared.grant.env, &records.values.value);
+    let whole_command = records.whole_commands.value.then(|| WholeCommand {
+        entrypoint: prepared.request.entrypoint.clone(),
+        args: prepared.request.args.clone(),
+        command: command.clone(),
+    });
     Record {
-        version: 1,
+        version: 2,
         id: job.id().clone(),
         state: State::Begun,
         mode: caller.mode,
@@ -82,7 +97,11 @@ pub(super) fn begin_record(prepared: &Prepared, job: &Job, spec: &Spec) -> Recor
         project: prepared.data.project.clone(),
         image: prepared.image.reference().to_owned(),
         digest: prepared.image.manifest_digest().to_string(),
-        command: spec.process().as_ref().and_then(|p| p.args().clone()).unwrap_or_default(),
+        withheld: kept.withheld(&command),
+        environment_more: u64::try_from(prepared.grant.env.len().saturating_sub(environment.len())).unwrap_or(u64::MAX),
+        environment,
+        asked: Asked::of(&asked(prepared), kept.withheld(&command) > 0),
+        command: kept,
         data: prepared.data.path.clone(),
         data_access: prepared.grant.data.name().to_owned(),
         policy: prepared.policy.file().to_owned(),
@@ -91,6 +110,10 @@ pub(super) fn begin_record(prepared: &Prepared, job: &Job, spec: &Spec) -> Recor
         bounds: bounds::in_words(&prepared.grant.limits, &job.journal.quotas),
         warnings: prepared.warnings.clone(),
         enforced: None,
+        deletion: None,
+        documents: BTreeMap::new(),
+        damaged: Vec::new(),
+        whole_command,
         started: job.journal.started.clone(),
         finished: None,
         exit: None,
@@ -103,6 +126,19 @@ pub(super) fn begin_record(prepared: &Prepared, job: &Job, spec: &Spec) -> Recor
         outputs: None,
         outputs_path: job.outputs(),
     }
+}
+
+/// What was asked for, with the paths that it led to: a later command is called elsewhere.
+fn asked(prepared: &Prepared) -> RunRequest {
+    let mut request = prepared.request.clone();
+    for asked in &mut request.binds {
+        let same = |bind: &&Bind| Path::new(&bind.destination) == Path::new(&asked.destination);
+        if let Some(granted) = prepared.grant.binds.iter().find(same) {
+            asked.source = granted.source.display().to_string();
+        }
+    }
+    request.project = prepared.data.project.clone();
+    request
 }
 
 /// Whatever happened: scratch away, record closed, in words what came of it.
@@ -123,7 +159,7 @@ pub(super) fn finish(
             record.state = State::Refused;
             record.ended = Some(error.to_string());
             job.forget_empty_outputs();
-            close(prepared, job, &record)?;
+            close(prepared, job, &mut record)?;
             return Err(error);
         }
     };
@@ -152,7 +188,7 @@ pub(super) fn finish(
     }
     let others = others::notes(prepared);
     record.warnings.extend(others.iter().cloned());
-    let closed = close(prepared, job, &record);
+    let closed = close(prepared, job, &mut record);
     report.summary(prepared, &record, &ended_as, usage);
     others.iter().for_each(|note| report.say(&format!("note: {note}")));
     if advice::may_want_service(prepared, &outcome) {
@@ -177,23 +213,35 @@ pub(super) fn finish(
     Ok((if whole { status } else { status.max(1) }, record))
 }
 
-/// Writes the record and takes away the job. A record that cannot be written goes into the journal, which then stays: the next
-/// command of the researcher's finishes it.
+/// Takes away what the run left, closes the record, and takes away the job. The end of the record waits in the journal meanwhile. A
+/// record that cannot be written stays there, and so does the journal: the next command of the researcher's finishes it.
 ///
 /// # Errors
-/// When one of the two cannot be done.
-fn close(prepared: &Prepared, job: Job, record: &Record) -> Result<()> {
-    match as_root(|root| record.save(root, &prepared.dirs.log)) {
-        Ok(()) => job.end(&prepared.identity),
+/// When one of the three cannot be done.
+fn close(prepared: &Prepared, job: Job, record: &mut Record) -> Result<()> {
+    let log = &prepared.dirs.log;
+    if !record.executed.is_empty() {
+        let executed = json!(record.executed);
+        as_root(|root| record.keep(root, log, Document::Executed, executed));
+    }
+    let wait = |record: &Record, wait| as_root(|root| pending::keep(root, job.directory_of_its_own(), record, wait));
+    // Where even that cannot be written, a run whose ces is killed now is closed as interrupted.
+    wait(record, Wait::ForDeletion).ok();
+    let mut deletion = Deletion::of(job.id());
+    let discarded = job.discard(&prepared.identity, &mut deletion);
+    as_root(|root| record.keep(root, log, Document::Deletion, deletion.document()));
+    match as_root(|root| record.save(root, log)) {
+        Ok(()) => discarded.and_then(|()| job.forget()),
         // It was never begun: nothing says that it runs.
-        Err(error) if !as_root(|root| Record::exists(root, &prepared.dirs.log, &record.id)) => {
-            job.end(&prepared.identity)?;
+        Err(error) if !as_root(|root| Record::exists(root, log, &record.id)) => {
+            as_root(|root| beside::forget(root, &log.join("runs"), &record.id));
+            discarded.and_then(|()| job.forget())?;
             Err(error)
         }
         Err(error) => {
-            // Where even that cannot be written, the run is closed as interrupted.
-            as_root(|root| pending::keep(root, job.directory_of_its_own(), record)).ok();
-            job.leave(&prepared.identity)?;
+            // As above.
+            wait(record, Wait::ForRoom).ok();
+            discarded?;
             Err(error)
         }
     }

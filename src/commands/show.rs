@@ -8,7 +8,9 @@ use serde_json::Value;
 use super::{Site, print, records, verify};
 use crate::cli::{Global, RecordArgs};
 use crate::error::Result;
+use crate::evidence::redact::{Variable, WITHHELD};
 use crate::policy::units::show_size;
+use crate::run::supervisor::record::beside::Document;
 use crate::run::supervisor::record::{Record, State};
 
 /// Prints the page, or the record itself as JSON.
@@ -28,6 +30,8 @@ pub fn show(global: &Global, args: &RecordArgs) -> Result<u8> {
     limits(&mut page, &record);
     ending(&mut page, &record);
     outputs(&mut page, &site, &record);
+    deletion(&mut page, &record);
+    record.damaged.iter().for_each(|what| page.line("damaged", what));
     record.warnings.iter().for_each(|warning| page.line("warning", warning));
     page.print()
 }
@@ -64,6 +68,15 @@ fn about(page: &mut Page, record: &Record) {
     page.line("image", record.image.clone());
     page.line("image", record.digest.clone());
     page.line("command", command(&record.command));
+    if record.withheld > 0 {
+        let words =
+            if record.withheld == 1 { "1 word of it is" } else { &format!("{} words of it are", record.withheld) };
+        page.line("command", format!("({words} withheld)"));
+    }
+    for Variable { name, value } in &record.environment {
+        let value = value.as_ref().map_or_else(|| WITHHELD.to_owned(), |value| command(std::slice::from_ref(value)));
+        page.line("variables", format!("{name}={value}"));
+    }
     page.line("policy", format!("{} ({})", record.policy, mode(record)));
     for decision in record.decisions.as_array().into_iter().flatten() {
         let text = |key: &str| decision.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -83,7 +96,11 @@ fn command(words: &[String]) -> String {
     let plain =
         |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:=,+@%".contains(&b));
     let quoted = |word: &String| {
-        if plain(word) { word.clone() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+        if plain(word) || plain(&word.replace(WITHHELD, "-")) {
+            word.clone()
+        } else {
+            format!("'{}'", word.replace('\'', "'\\''"))
+        }
     };
     words.iter().map(quoted).collect::<Vec<_>>().join(" ")
 }
@@ -91,7 +108,9 @@ fn command(words: &[String]) -> String {
 /// What the kernel said of the container before the payload started, a line each with what it means.
 fn protections(page: &mut Page, record: &Record) {
     let Some(seen) = &record.enforced else {
-        page.line("protections", "none were read back: the payload was not started");
+        let lost = record.documents.contains_key(&Document::Enforced);
+        let none = "none were read back: the payload was not started";
+        page.line("protections", if lost { "!     what was read back is lost, or was changed" } else { none });
         return;
     };
     let say = |page: &mut Page, holds: bool, held: &str, not: &str| {
@@ -185,4 +204,19 @@ fn outputs(page: &mut Page, site: &Site, record: &Record) {
     page.line("outputs", now);
     told.refused.lines().iter().for_each(|refused| page.line("outputs", format!("refused: {refused}")));
     told.links.lines().iter().for_each(|link| page.line("outputs", format!("link: {link}")));
+}
+
+/// What was deleted when it ended.
+fn deletion(page: &mut Page, record: &Record) {
+    let Some(deletion) = &record.deletion else { return };
+    let number = |item: &Value, key: &str| item.get(key).and_then(Value::as_u64).unwrap_or_default();
+    let text = |item: &Value, key: &str| item.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    for item in deletion.get("items").and_then(Value::as_array).into_iter().flatten() {
+        let (entries, bytes) = (number(item, "entries"), show_size(number(item, "bytes")));
+        let entries = if entries == 1 { "1 entry".to_owned() } else { format!("{entries} entries") };
+        page.line("deleted", format!("{}: {entries}, {bytes}; {}", text(item, "what"), text(item, "verified")));
+    }
+    if let Some(why) = deletion.get("failed").and_then(Value::as_str) {
+        page.line("deleted", format!("!     not all: {why}"));
+    }
 }

@@ -42,7 +42,24 @@ impl Differences {
         u64::try_from(self.changes.len()).unwrap_or(u64::MAX).saturating_add(self.more)
     }
 
-    fn tell(&mut self, path: &[u8], found: Found) {
+    /// The changes, and what was not compared.
+    pub(super) fn lists(&self) -> (&[String], &[String]) {
+        (&self.changes, &self.not_compared)
+    }
+
+    /// Prints all of it.
+    ///
+    /// # Errors
+    /// When nobody reads on.
+    pub(super) fn print(&self) -> Result<()> {
+        let more = |count: u64, what: &str| (count > 0).then(|| format!("and {count} more {what}"));
+        let lines = self.changes.iter().cloned().chain(more(self.more, "changes"));
+        let others = self.not_compared.iter().cloned().chain(more(self.not_compared_more, "not compared"));
+        lines.chain(others).try_for_each(|line| print::line(&line))
+    }
+
+    /// A difference of an entry.
+    pub(super) fn tell(&mut self, path: &[u8], found: Found) {
         let path = text::neutral_bytes(path);
         match found {
             Found::Missing => self.change(format!("missing: {path}")),
@@ -52,11 +69,13 @@ impl Differences {
         }
     }
 
-    fn change(&mut self, change: String) {
+    /// Another difference, in words.
+    pub(super) fn change(&mut self, change: String) {
         if self.changes.len() < MOST { self.changes.push(change) } else { self.more += 1 }
     }
 
-    fn not_compared(&mut self, what: String) {
+    /// What was not compared, in words.
+    pub(super) fn not_compared(&mut self, what: String) {
         if self.not_compared.len() < MOST { self.not_compared.push(what) } else { self.not_compared_more += 1 }
     }
 }
@@ -89,8 +108,9 @@ pub(super) fn differences(site: &Site, record: &Record) -> Result<(u64, Differen
         .outputs
         .as_ref()
         .ok_or_else(|| no_outputs(record, "tells of no outputs").hint("the run did not finish"))?;
-    let top = open_directory(&told.path, true)?;
     let mut found = Differences::default();
+    record.damaged.iter().for_each(|what| found.change(format!("changed: of the record: {what}")));
+    let top = open_directory(&told.path, true)?;
     let files = match (&told.files, &told.list) {
         (Files::Each(files), _) => of_old(&top, files, &mut found)?,
         (_, Some(list)) => of_list(site, record, list, &top, &mut found)?,
@@ -103,10 +123,7 @@ fn say(record: &Record, files: u64, found: &Differences) -> Result<()> {
     if found.changes.is_empty() {
         print::line(&format!("{}: {files} {}, unchanged", record.id, if files == 1 { "file" } else { "files" }))?;
     }
-    let more = |count: u64, what: &str| (count > 0).then(|| format!("and {count} more {what}"));
-    let lines = found.changes.iter().cloned().chain(more(found.more, "changes"));
-    let others = found.not_compared.iter().cloned().chain(more(found.not_compared_more, "not compared"));
-    lines.chain(others).try_for_each(|line| print::line(&line))
+    found.print()
 }
 
 fn no_outputs(record: &Record, why: &str) -> Error {
@@ -145,7 +162,10 @@ fn what_is_there(top: &OwnedFd) -> Result<(File, Option<String>)> {
 }
 
 /// The list from its begin, in order: lists of older versions are not, and those for whose order there was no room.
-fn in_order(mut list: File) -> Result<BufReader<File>> {
+///
+/// # Errors
+/// When it cannot be read, or there is no room to put it in order.
+pub(super) fn in_order(mut list: File) -> Result<BufReader<File>> {
     if !order::is_sorted(&list).map_err(fail)? {
         list.seek(SeekFrom::Start(0)).map_err(fail)?;
         // What was kept is not this caller's to change.

@@ -39,6 +39,8 @@ pub struct Checked {
     pub root: String,
     /// Lines that were not finished, kept and told by the next one.
     pub torn: u64,
+    /// Lines that have no copy, where the policy wanted one.
+    pub uncopied: u64,
     /// What is wrong.
     pub problems: Vec<Problem>,
     /// How much more.
@@ -135,6 +137,7 @@ impl State {
             let what = "it was changed after it was written: the next line has another hash of it";
             self.checked.tell(number.saturating_sub(1), what);
         }
+        self.checked.uncopied += u64::from(line.not_copied.is_some() || line.event == Event::CopyFailed);
         if line.event == Event::LogBegun && number == 1 {
             self.begun(line);
         }

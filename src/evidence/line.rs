@@ -21,10 +21,8 @@ use crate::host::machine::Machine;
 pub const LONGEST: usize = 16 << 10;
 /// No text in a line is longer, in characters.
 const LONGEST_TEXT: usize = 400;
-/// What stands for a withheld argument.
-const WITHHELD: &str = "…";
 /// How many arguments are told of at most.
-const ARGUMENTS: usize = 20;
+pub const ARGUMENTS: usize = 20;
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,9 +66,30 @@ pub enum Event {
     /// Somebody else than whose run it was read its record.
     #[serde(rename = "record.read")]
     RecordRead,
+    /// What a run left behind was removed after its record was closed.
+    #[serde(rename = "deletion")]
+    Deletion,
+    /// A line has no copy where the policy wants one.
+    #[serde(rename = "copy.failed")]
+    CopyFailed,
     /// The state of the log was signed.
     #[serde(rename = "checkpoint")]
     Checkpoint,
+}
+
+impl Event {
+    /// Whether it tells of what is about to begin, and does not where the line cannot be kept as the policy wants it.
+    pub fn comes_before(self) -> bool {
+        matches!(self, Self::RunBegun | Self::Exec | Self::RecordRead)
+    }
+}
+
+/// The name of an event, as it is written.
+pub fn event_name(event: Event) -> String {
+    match serde_json::to_value(event) {
+        Ok(Value::String(name)) => name,
+        _ => String::new(),
+    }
 }
 
 /// Who did it, and to what.
@@ -129,6 +148,9 @@ pub struct Line {
     /// How many lines right before this one were not finished, and are kept as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after_torn: Option<u64>,
+    /// Why it has no copy, where the policy wants one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_copied: Option<String>,
 }
 
 /// Where a line goes.
@@ -168,6 +190,7 @@ impl Line {
             run: short(&entry.run),
             about: bounded(entry.about.clone()),
             after_torn: (place.torn > 0).then_some(place.torn),
+            not_copied: None,
         })
     }
 
@@ -219,42 +242,10 @@ fn bounded(value: Value) -> Value {
     }
 }
 
-/// A command without what may be nobody's to keep: the program and the names of options stay, all else is withheld, for it may
-/// be a password or a patient's number. The number of arguments can be seen.
-pub fn redacted(command: &[String]) -> Vec<String> {
-    let more = command.len().saturating_sub(ARGUMENTS);
-    let shown = command.iter().take(ARGUMENTS).enumerate().map(|(at, argument)| match at {
-        0 => argument.clone(),
-        _ => option_name(argument).unwrap_or_else(|| WITHHELD.to_owned()),
-    });
-    shown.chain((more > 0).then(|| format!("{WITHHELD} {more} more"))).collect()
-}
-
-/// The name of a long option, without its value; of short ones the first letter, for the rest may be its value.
-fn option_name(argument: &str) -> Option<String> {
-    let plain = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    if let Some(long) = argument.strip_prefix("--") {
-        let (name, value) = long.split_once('=').map_or((long, ""), |(name, _)| (name, "=…"));
-        return plain(name).then(|| format!("--{name}{value}"));
-    }
-    let mut letters = argument.strip_prefix('-')?.chars();
-    let letter = letters.next().filter(char::is_ascii_alphabetic)?;
-    Some(if letters.next().is_none() { format!("-{letter}") } else { format!("-{letter}{WITHHELD}") })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn of_a_command_the_program_and_the_names_of_options_are_kept() {
-        let command =
-            ["curl", "--password=s3cret", "-ps3cret", "-v", "--user", "943 476 5919", "9434765919", "-1", "--a b"];
-        let kept = redacted(&command.map(str::to_owned));
-        assert_eq!(kept, ["curl", "--password=…", "-p…", "-v", "--user", "…", "…", "…", "…"]);
-        assert!(redacted(&vec!["x".to_owned(); 100_000]).len() < 30);
-    }
 
     proptest! {
         #[test]

@@ -21,7 +21,9 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Kind, Result, Stage};
+use crate::evidence::copy::Copier;
 use crate::evidence::line::{Entry, Event, LONGEST, Line, Place, hash, hex};
+use crate::host::log_dir::LogDir;
 use crate::host::machine::Machine;
 use crate::host::privilege::Root;
 use crate::host::site_dir::SiteDir;
@@ -95,15 +97,42 @@ impl Written {
 ///
 /// # Errors
 /// When it cannot be written and put on disk.
-pub fn append(root: &Root, log: &SiteDir, entry: &Entry) -> Result<Place> {
+pub fn append(root: &Root, log: &LogDir, entry: &Entry) -> Result<Place> {
     write_line(root, log, entry)?.wait()
 }
 
-/// Appends a line to the log of this host.
+/// Appends a line to the log of this host, and sends its copy where the policy wants one. That there is none is told in the line,
+/// or in one after it.
 ///
 /// # Errors
-/// When it cannot be written: then it is not there.
-pub fn write_line(root: &Root, log: &SiteDir, entry: &Entry) -> Result<Written> {
+/// When it cannot be written: then it is not there. When it tells of what is about to begin, and has no copy, which the policy
+/// requires.
+pub fn write_line(root: &Root, log: &LogDir, entry: &Entry) -> Result<Written> {
+    let Some(to) = log.copies() else { return write_one(root, log, entry, None).map(|(written, _)| written) };
+    let needed = to.required && entry.event.comes_before();
+    let refused = |why: &str| {
+        Error::new(Stage::Record, Kind::Host, format!("the audit log's line has no copy in {}", to.service))
+            .because(format!("{}: {why}", to.socket.display()))
+            .hint("the policy requires one (audit.required), and nothing was begun; see whether the service runs")
+    };
+    let copier = match Copier::open(to) {
+        Err(e) if needed => return Err(refused(&e.to_string())),
+        Err(e) => return write_one(root, log, entry, Some(e.to_string())).map(|(written, _)| written),
+        Ok(copier) => copier,
+    };
+    let (written, (line, text)) = write_one(root, log, entry, None)?;
+    let Err(e) = copier.send(&line, &text) else { return Ok(written) };
+    let about = json!({"line": written.place.seq, "to": to.service.to_string(), "why": e.to_string()});
+    let failed = Entry { event: Event::CopyFailed, about, ..entry.clone() };
+    let (told, _) = write_one(root, log, &failed, None)?;
+    told.wait()?;
+    if needed { Err(refused(&e.to_string())) } else { Ok(written) }
+}
+
+/// A line and its text.
+type Told = (Line, Vec<u8>);
+
+fn write_one(root: &Root, log: &SiteDir, entry: &Entry, not_copied: Option<String>) -> Result<(Written, Told)> {
     let dir = made(root, log)?;
     let machine = Machine::this()?;
     let name = format!("{}.jsonl", file_stem(&machine.host));
@@ -115,9 +144,10 @@ pub fn write_line(root: &Root, log: &SiteDir, entry: &Entry) -> Result<Written> 
             put_aside(&dir, &name, &held).map_err(|e| fail(&at, e))?;
             continue;
         }
-        let place = write(log, &dir, &name, &held, (entry, &machine)).map_err(|e| fail(&at, e))?;
+        let told = write(log, &dir, &name, &held, (entry, &machine, &not_copied)).map_err(|e| fail(&at, e))?;
+        let (place, told) = told;
         let file = held.unlock().map_err(|(_, e)| fail(&at, e.into()))?;
-        return Ok(Written { file, place, at });
+        return Ok((Written { file, place, at }, told));
     }
 }
 
@@ -156,8 +186,8 @@ fn write(
     dir: &SiteDir,
     name: &str,
     held: &Flock<File>,
-    (entry, machine): (&Entry, &Machine),
-) -> std::io::Result<Place> {
+    (entry, machine, not_copied): (&Entry, &Machine, &Option<String>),
+) -> std::io::Result<(Place, Told)> {
     let size = held.metadata()?.len();
     let end = match end_of(held, size)? {
         Some(end) => Some(end),
@@ -176,7 +206,10 @@ fn write(
         text.extend_from_slice(&line);
         text.push(b'\n');
     }
-    text.extend_from_slice(&Line::new(entry, place, machine)?.text()?);
+    let mut line = Line::new(entry, place, machine)?;
+    line.not_copied.clone_from(not_copied);
+    let told = line.text()?;
+    text.extend_from_slice(&told);
     text.push(b'\n');
     let mut file: &File = held;
     let written = file.write(&text);
@@ -190,7 +223,7 @@ fn write(
         file.sync_data()?;
         sync_directory(dir)?;
     }
-    Ok(place)
+    Ok((place, (line, told)))
 }
 
 /// Where a log ends.

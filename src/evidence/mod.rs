@@ -11,10 +11,16 @@
 //! LOG/audit/<host>.key              the key that signs (0600)
 //! ```
 
+/// Commands and variables without what is not to be kept.
+pub mod redact;
+/// What a file holds, by its first bytes.
+pub mod sniff;
 /// Events, a line each.
 pub mod line;
 /// A hash tree over lines.
 pub mod tree;
+/// Copies of lines for other services.
+pub mod copy;
 /// Lines on disk.
 pub mod log;
 /// Lines against what they say of each other, and of records.

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 
 use serde_json::json;
@@ -14,20 +15,21 @@ use super::line::{Entry, Event};
 use super::log::{append, directory, file_stem, path};
 use super::proof::{Proof, prove};
 use crate::host::caller::Mode;
+use crate::host::log_dir::{CopyTo, LogDir, Service};
 use crate::host::machine::Machine;
 use crate::host::privilege::as_root;
 use crate::host::site_dir::SiteDir;
 
 struct Desk {
     _dir: tempfile::TempDir,
-    log: SiteDir,
+    log: LogDir,
     host: String,
 }
 
 impl Desk {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let log = SiteDir::of_the_caller(&dir.path().join("log")).unwrap();
+        let log = SiteDir::of_the_caller(&dir.path().join("log")).unwrap().into();
         Self { _dir: dir, log, host: file_stem(&Machine::this().unwrap().host) }
     }
 
@@ -210,4 +212,37 @@ fn one_run_is_proven_without_another_projects_line_and_nothing_else_is() {
     fs::write(&at, fs::read_to_string(&at).unwrap().replace("\n21\n", "\n20\n")).unwrap();
     assert!(as_root(|root| checkpoint::last(root, &desk.dir(), &desk.host)).is_err());
     assert!(desk.dir().document(OsStr::new("nothing")).unwrap().is_none());
+}
+
+#[test]
+fn a_copy_is_the_line_itself_and_a_line_without_one_says_why() {
+    let mut desk = Desk::with(1);
+    let socket = desk.log.join("copies");
+    let at = UnixDatagram::bind(&socket).unwrap();
+    let to = |required| Some(CopyTo { service: Service::Syslog, socket: socket.clone(), required });
+    desk.log = desk.log.clone().copied(to(true));
+    desk.append(1).unwrap();
+    let mut copy = vec![0; 64 << 10];
+    let length = at.recv(&mut copy).unwrap();
+    let line = |n: usize| fs::read_to_string(desk.file()).unwrap().lines().rev().nth(n).unwrap().to_owned();
+    assert!(std::str::from_utf8(&copy[..length]).unwrap().ends_with(&format!("]: {}", line(0))));
+    // A service that reads nothing: its queue is soon full, and nobody waits for it.
+    let began = std::time::Instant::now();
+    let refused = (0..100_000).find_map(|n| desk.append(n).err()).unwrap();
+    assert!(refused.to_string().contains("has no copy"), "{refused}");
+    assert!(line(0).contains("\"copy.failed\"") && line(1).contains("\"run.begun\""), "{}", line(0));
+    assert!(began.elapsed() < std::time::Duration::from_secs(60));
+    // One that is gone: what is to begin does not, what has ended is told.
+    drop(at);
+    let lines = || fs::read_to_string(desk.file()).unwrap().lines().count();
+    let before = lines();
+    assert!(desk.append(2).is_err());
+    assert_eq!(lines(), before);
+    let ended = Entry { event: Event::RunFinished, ..desk.entry(2) };
+    as_root(|root| append(root, &desk.log, &ended)).unwrap();
+    assert!(line(0).contains("\"not_copied\":"), "{}", line(0));
+    desk.log = desk.log.clone().copied(to(false));
+    desk.append(3).unwrap();
+    let found = desk.check(&[]);
+    assert!(found.holds() && found.uncopied == 3, "{found:?}");
 }

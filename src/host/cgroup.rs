@@ -97,6 +97,10 @@ pub struct Usage {
     pub peak_memory: Option<u64>,
     /// Processes that the kernel killed because the memory limit was reached.
     pub oom_kills: u64,
+    /// The most processes and threads at once, where the kernel counts that (6.1).
+    pub peak_pids: Option<u64>,
+    /// Time of processors, in microseconds.
+    pub cpu: Option<u64>,
 }
 
 impl Cgroup {

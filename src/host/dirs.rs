@@ -4,7 +4,7 @@
 //! root                 user                     --root DIR
 //! /var/lib/ces         $XDG_DATA_HOME/ces       DIR/store      images, layers; work directories of runs
 //! /var/lib/ces/run     $XDG_STATE_HOME/ces/run  DIR/run        one directory a running job
-//! /var/log/ces         $XDG_STATE_HOME/ces      DIR/log        runs/<id>.json, audit/
+//! /var/log/ces         $XDG_STATE_HOME/ces      DIR/log        runs/<id>.json, audit/, rehearsals/
 //! ```
 //!
 //! Running jobs are not noted in `/run` or `$XDG_RUNTIME_DIR`: those are emptied when the host goes down and when a user's
@@ -14,6 +14,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use super::caller::Caller;
+use super::log_dir::LogDir;
 use super::privilege::Root;
 use super::site_dir::SiteDir;
 use crate::error::{Error, Kind, Result, Stage};
@@ -26,7 +27,7 @@ pub struct Dirs {
     /// One directory for each running job.
     pub running: SiteDir,
     /// Records.
-    pub log: SiteDir,
+    pub log: LogDir,
 }
 
 /// Where the site's policy puts them (`[site]`); none: the usual places.
@@ -52,19 +53,23 @@ impl Dirs {
         }
         if let Some(other) = other {
             let below = |name: &str| SiteDir::of_the_caller(&other.join(name));
-            return Ok(Self { store: below("store")?, running: below("run")?, log: below("log")? });
+            return Ok(Self { store: below("store")?, running: below("run")?, log: below("log")?.into() });
         }
         if caller.is_privileged() {
             let or = |place: &Option<PathBuf>, usual: PathBuf| place.clone().unwrap_or(usual);
             let store = or(&places.store, "/var/lib/ces".into());
             let (state, log) = (or(&places.state, store.join("run")), or(&places.log, "/var/log/ces".into()));
             let open = |path: &Path| SiteDir::of_the_site(root, path);
-            return Ok(Self { store: open(&store)?, running: open(&state)?, log: open(&log)? });
+            return Ok(Self { store: open(&store)?, running: open(&state)?, log: open(&log)?.into() });
         }
         let data = xdg("XDG_DATA_HOME").unwrap_or_else(|| caller.home.join(".local/share"));
         let state = xdg("XDG_STATE_HOME").unwrap_or_else(|| caller.home.join(".local/state"));
         let own = |path: PathBuf| SiteDir::of_the_caller(&path);
-        Ok(Self { store: own(data.join("ces"))?, running: own(state.join("ces/run"))?, log: own(state.join("ces"))? })
+        Ok(Self {
+            store: own(data.join("ces"))?,
+            running: own(state.join("ces/run"))?,
+            log: own(state.join("ces"))?.into(),
+        })
     }
 }
 

@@ -106,11 +106,11 @@ pub fn judge(facts: &Facts) -> Vec<Feature> {
         Some(n) => (format!("up to {n}"), ""),
     };
     let masked = !facts.over_proc.is_empty();
-    let proc = if masked { format!("covered at {}", facts.over_proc.join(", ")) } else { "whole".to_owned() };
+    let proc = if masked { format!("masked at {}", facts.over_proc.join(", ")) } else { "not masked".to_owned() };
     vec![
         feature("kernel", facts.release.clone(), "5.19 or newer", version < KERNEL, "boot a kernel of 5.19 or newer"),
-        feature("user namespaces", user, "two at least", !user_fix.is_empty(), user_fix),
-        feature("network namespaces", net, "one at least", !net_fix.is_empty(), net_fix),
+        feature("user namespaces", user, "at least 2", !user_fix.is_empty(), user_fix),
+        feature("network namespaces", net, "at least 1", !net_fix.is_empty(), net_fix),
         feature(
             "/proc",
             proc,

@@ -10,6 +10,8 @@ pub mod sudoer;
 pub mod privilege;
 /// Directories that root alone can change.
 pub mod site_dir;
+/// The directory of records and of the audit log, and where copies of its lines go.
+pub mod log_dir;
 /// Who calls: real root, a researcher through sudo, or an ordinary user.
 pub mod caller;
 /// Control groups: limits, read back; what a job used.
@@ -32,6 +34,8 @@ pub mod machine;
 pub mod named_file;
 /// Whether a process of `ces` was started by `ces`.
 pub mod parent;
+/// A place of the host that a caller names.
+pub mod place;
 /// Signals that ask long work to stop.
 pub mod signals;
 /// Sockets of the host that a bind would lead to.

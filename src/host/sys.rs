@@ -203,6 +203,15 @@ pub fn pidfd_kill(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     .map(drop)
 }
 
+/// Sends `signal`, which may be one without a name (signal(7), real-time signals), to a process.
+///
+/// # Errors
+/// `ESRCH` when it has ended.
+pub fn kill(pid: Pid, signal: i32) -> io::Result<()> {
+    // SAFETY: kill(2) takes two numbers.
+    check(unsafe { libc::kill(pid.as_raw(), signal).into() }).map(drop)
+}
+
 /// How a child ended, and what it used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {

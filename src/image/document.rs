@@ -8,11 +8,25 @@
 use std::fmt;
 use std::str::FromStr;
 
-use oci_spec::image::ImageConfiguration;
 use serde::Deserialize;
 
-use super::reference::{DiffId, Digest};
+use super::reference::Digest;
 use crate::error::{Error, Kind, Result, Stage};
+
+/// Image configurations.
+mod config;
+/// What Go's programs read in a configuration, as strict JSON.
+mod go_json;
+/// Image indexes.
+mod index;
+
+pub use config::Config;
+pub use index::{Index, IndexEntry};
+
+/// What a layout's index calls an image: a whole name (containerd and buildkit write it).
+const FULL_NAME: &str = "io.containerd.image.name";
+/// The same: a tag, or with podman a whole name (image-spec, annotations.md).
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// The largest manifest, index or configuration that is read.
 pub const DOCUMENT_MAX: u64 = 4 * 1024 * 1024;
@@ -72,17 +86,6 @@ pub struct Manifest {
     pub layers: Vec<LayerDescriptor>,
 }
 
-/// A checked image configuration.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Its bytes, as received.
-    pub bytes: Vec<u8>,
-    /// The parsed document.
-    pub parsed: ImageConfiguration,
-    /// Its diff ids, base first; as many as the manifest has layers.
-    pub diff_ids: Vec<DiffId>,
-}
-
 /// What a manifest request may answer.
 #[derive(Debug, Clone)]
 pub enum Document {
@@ -90,12 +93,6 @@ pub enum Document {
     Manifest(Manifest),
     /// A list of images, one a platform.
     Index(Index),
-}
-
-/// A checked image index (Docker: manifest list).
-#[derive(Debug, Clone)]
-pub struct Index {
-    entries: Vec<(Descriptor, Option<Platform>, Option<String>, bool)>,
 }
 
 /// An operating system, an architecture and perhaps a variant of it.
@@ -244,15 +241,13 @@ impl Document {
             (None, None, Some(manifests)) if declared_index != Some(false) => {
                 let entry = |raw: RawDescriptor| {
                     let nested = raw.media_type.contains("index") || raw.media_type.contains("manifest.list");
-                    let name = raw.annotations.and_then(|mut a| a.remove("org.opencontainers.image.ref.name"));
-                    (
-                        Descriptor { digest: raw.digest, size: raw.size },
-                        raw.platform.as_ref().and_then(Platform::offered),
-                        name,
-                        nested,
-                    )
+                    let platform = raw.platform.as_ref().and_then(Platform::offered);
+                    let descriptor = Descriptor { digest: raw.digest, size: raw.size };
+                    let name = |key| raw.annotations.as_ref().and_then(|all| all.get(key)).cloned();
+                    let names = [name(FULL_NAME), name(REF_NAME)].into_iter().flatten().collect();
+                    IndexEntry { descriptor, platform, names, nested }
                 };
-                Ok(Self::Index(Index { entries: manifests.into_iter().map(entry).collect() }))
+                Ok(Self::Index(Index::new(manifests.into_iter().map(entry).collect())))
             }
             (Some(config), Some(layers), None) if declared_index != Some(true) => {
                 let layer = |raw| layer_descriptor(raw, &config.media_type);
@@ -280,123 +275,6 @@ impl Document {
             Self::Manifest(manifest) => Ok(manifest),
             Self::Index(_) => Err(malformed("the image index points to another index, which is not followed")),
         }
-    }
-}
-
-impl Index {
-    /// The entry for `platform`.
-    ///
-    /// # Errors
-    /// When none matches (the error lists what there is), or the match is itself an index.
-    pub fn select(&self, platform: &Platform) -> Result<&Descriptor> {
-        let best = self
-            .entries
-            .iter()
-            .filter_map(|entry| entry.1.as_ref().and_then(|offered| platform.rank(offered)).map(|rank| (rank, entry)))
-            .min_by_key(|(rank, _)| *rank);
-        // An entry that names no platform leaves the check to the configuration; the first one counts, as with podman.
-        let only = self.entries.iter().find(|entry| entry.1.is_none());
-        match best.map(|(_, entry)| entry).or(only) {
-            Some((_, _, _, true)) => Err(malformed("the image index points to another index, which is not followed")),
-            Some((descriptor, _, _, false)) => Ok(descriptor),
-            None => {
-                let mut offered: Vec<String> =
-                    self.entries.iter().filter_map(|entry| entry.1.as_ref().map(Platform::to_string)).collect();
-                offered.retain(|platform| platform != "unknown/unknown");
-                offered.truncate(20);
-                Err(Error::new(Stage::Pull, Kind::Missing, format!("the image does not exist for {platform}"))
-                    .because(format!("it exists for: {}", offered.join(", ")))
-                    .hint("ask its author for a build for this machine, or choose with --platform"))
-            }
-        }
-    }
-
-    /// The entries of a layout's `index.json` that carry `tag`, or the only one if none is asked for.
-    ///
-    /// # Errors
-    /// When there is no such entry, or no way to choose.
-    pub fn tagged(&self, tag: Option<&str>) -> Result<&Descriptor> {
-        let names = || self.entries.iter().filter_map(|e| e.2.as_deref()).take(20).collect::<Vec<_>>().join(", ");
-        let found: Vec<_> = match tag {
-            Some(tag) => self.entries.iter().filter(|entry| entry.2.as_deref() == Some(tag)).collect(),
-            None => self.entries.iter().collect(),
-        };
-        match (found.as_slice(), tag) {
-            ([entry], _) => Ok(&entry.0),
-            ([], Some(tag)) => {
-                Err(Error::new(Stage::Pull, Kind::Missing, format!("no image is tagged \"{tag}\" here"))
-                    .because(format!("there are: {}", names()))
-                    .hint("choose one of these"))
-            }
-            ([], None) => Err(Error::new(Stage::Pull, Kind::Missing, "the image layout is empty")
-                .hint("its index.json names no manifest; write the layout again")),
-            (_, None) => Err(Error::new(Stage::Pull, Kind::Usage, "there are several images here")
-                .because(format!("there are: {}", names()))
-                .hint("choose one: add its tag after a colon")),
-            (_, Some(tag)) => Err(malformed(format!("several images are tagged \"{tag}\" here"))),
-        }
-    }
-
-    /// Whether every entry is for some platform: then an index without tags is one image.
-    pub fn is_one_image(&self) -> bool {
-        self.entries.len() > 1 && self.entries.iter().all(|entry| entry.1.is_some() && entry.2.is_none())
-    }
-}
-
-impl Config {
-    /// Reads an image configuration and compares it with its manifest.
-    ///
-    /// # Errors
-    /// When it is malformed, or lists another number of layers than the manifest.
-    pub fn parse(bytes: Vec<u8>, layers: usize) -> Result<Self> {
-        let parsed: ImageConfiguration = serde_json::from_slice(&bytes).map_err(|e| {
-            // Charts and other artifacts have configurations of their own, or empty ones.
-            match serde_json::from_slice::<serde_json::Value>(&bytes) {
-                Ok(value) if value.get("rootfs").is_none() => malformed("this is not a container image")
-                    .because("its configuration lists no layers (rootfs)")
-                    .hint("charts, SIF files and other artifacts are no images: ask its author for an image"),
-                _ => malformed("the image's configuration is malformed").because(e),
-            }
-        })?;
-        if parsed.rootfs().typ() != "layers" {
-            return Err(malformed("the image's configuration is malformed")
-                .because("its root file system is not made of layers"));
-        }
-        let diff_ids =
-            parsed.rootfs().diff_ids().iter().map(|text| text.parse().map(DiffId::new)).collect::<Result<Vec<_>>>()?;
-        if diff_ids.len() != layers {
-            return Err(malformed("the image contradicts itself")
-                .because(format!("its manifest lists {layers} layers, its configuration {}", diff_ids.len())));
-        }
-        Ok(Self { bytes, parsed, diff_ids })
-    }
-
-    /// Compares the configuration with the platform that is wanted.
-    ///
-    /// # Errors
-    /// When the image is for another one, whatever its index said.
-    pub fn check_platform(&self, wanted: &Platform) -> Result<()> {
-        let lower = |text: String| text.to_ascii_lowercase();
-        let (os, architecture) =
-            (lower(self.parsed.os().to_string()), canonical(lower(self.parsed.architecture().to_string())));
-        if (os.as_str(), architecture.as_str()) == (wanted.os.as_str(), wanted.architecture.as_str()) {
-            return Ok(());
-        }
-        Err(Error::new(Stage::Pull, Kind::Missing, format!("the image is for {os}/{architecture}, not for {wanted}"))
-            .hint("ask its author for a build for this machine, or choose with --platform"))
-    }
-
-    /// The chain id of each layer: what it and all below it are together (image-spec, config.md, "Layer ChainID").
-    pub fn chain_ids(&self) -> Vec<Digest> {
-        let mut chain: Vec<Digest> = Vec::with_capacity(self.diff_ids.len());
-        for diff_id in &self.diff_ids {
-            let next = match chain.last() {
-                None => diff_id.digest().clone(),
-                Some(below) => Digest::of(format!("{below} {diff_id}").as_bytes()),
-            };
-            chain.push(next);
-        }
-        chain
     }
 }
 

@@ -9,8 +9,12 @@
 pub mod registry_host;
 /// What an image is called: references, digests, sources.
 pub mod reference;
+/// Which of several images is meant.
+pub mod selection;
 /// Manifests, indexes and configurations: parsed strictly, matched to a platform.
 pub mod document;
+/// What a file's first bytes say of its compression.
+pub mod magic;
 /// Where the bytes come from: registries, OCI layouts, archives.
 pub mod source;
 /// What is shown while it lasts.
@@ -21,5 +25,7 @@ pub mod store;
 pub mod unpack;
 /// A layer's blob on its way, and what is kept of it for the next try.
 mod download;
+/// A compressed archive becomes a plain one.
+pub mod expand;
 /// A whole image from a source into the store.
 pub mod pull;

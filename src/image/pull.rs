@@ -12,6 +12,8 @@
 
 /// What failed, in words.
 mod failure;
+/// Layers that ask what lies below them.
+mod settling;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -32,7 +34,7 @@ use super::store::viewer::Rights;
 use super::store::workspace::Workspace;
 use super::store::{ImageRecord, LayerRecord, Store};
 use super::unpack::parent::{BlobPipe, Unpacker};
-use super::unpack::protocol::{Fault, Open, Report, Work};
+use super::unpack::protocol::{Fault, RawPath, Report, Work};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::privilege::as_root;
 use crate::host::signals::Interrupt;
@@ -43,7 +45,7 @@ const AT_ONCE: usize = 3;
 const DRAIN_MAX: u64 = 64 << 20;
 
 /// What to pull, and how.
-#[derive(Debug)]
+#[allow(missing_debug_implementations, reason = "a closure says nothing")]
 pub struct Request<'a> {
     /// The name to keep it by.
     pub reference: Reference,
@@ -59,6 +61,8 @@ pub struct Request<'a> {
     pub progress: &'a Progress,
     /// Whether to go on.
     pub interrupt: &'a Interrupt,
+    /// Whether an image may be kept of which so many entries belong to nobody, for their ids have none here.
+    pub unmapped_may_be: &'a (dyn Fn(u64) -> Result<()> + Sync),
 }
 
 /// What was stored.
@@ -78,6 +82,14 @@ pub struct Pulled {
     pub resumed_bytes: u64,
     /// Devices that were left out.
     pub devices_skipped: u64,
+    /// Entries that belong to nobody (65534), for their user or group has no id here.
+    pub unmapped_ids: u64,
+    /// One of them, and its id, if it came over just now.
+    #[serde(skip)]
+    pub unmapped: Option<(RawPath, u64)>,
+    /// What the image asks for and does not get, in sentences.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unused: Vec<String>,
 }
 
 /// What one layer of the image is to become.
@@ -102,13 +114,15 @@ struct Job<'a> {
     unpacker: &'a Unpacker,
     origin: &'a dyn Origin,
     request: &'a Request<'a>,
-    layers: usize,
+    manifest: &'a Manifest,
+    config: &'a Config,
     tasks: Mutex<VecDeque<Task>>,
     done: Mutex<Vec<(usize, Unpacked)>>,
     failed: Mutex<Option<Error>>,
     stop: AtomicBool,
     bytes: AtomicU64,
     devices: AtomicU64,
+    unmapped: Mutex<Option<(RawPath, u64)>>,
     resumed: AtomicU64,
 }
 
@@ -156,10 +170,15 @@ fn fetch(
         fetched_bytes: 0,
         resumed_bytes: 0,
         devices_skipped: 0,
+        unmapped_ids: 0,
+        unmapped: None,
+        unused: Vec::new(),
     };
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let pull = store.pull_by(&request.by, &request.source, now, request.rights);
-    if store.has(&manifest.digest)? {
+    if let Some(unmapped) = store.has(&manifest.digest)? {
+        pulled.unmapped_ids = unmapped;
+        (request.unmapped_may_be)(unmapped)?;
         store.hold(&pulled.reference, &manifest.digest, pull, request.rights)?;
         return Ok(pulled);
     }
@@ -173,6 +192,7 @@ fn fetch(
     store.sweep(unpacker)?;
     let config = Config::parse(origin.document(&manifest.config)?, manifest.layers.len())?;
     config.check_platform(&request.platform)?;
+    pulled.unused.clone_from(&config.unused);
     let mut places = present(store, &config)?;
     let tasks = missing(&manifest, &config, &places);
     pre_flight(store, &tasks)?;
@@ -184,13 +204,15 @@ fn fetch(
         unpacker,
         origin,
         request,
-        layers: manifest.layers.len(),
+        manifest: &manifest,
+        config: &config,
         tasks: Mutex::new(tasks),
         done: Mutex::default(),
         failed: Mutex::default(),
         stop: AtomicBool::new(false),
         bytes: AtomicU64::new(0),
         devices: AtomicU64::new(0),
+        unmapped: Mutex::default(),
         resumed: AtomicU64::new(0),
     };
     std::thread::scope(|scope| {
@@ -210,7 +232,7 @@ fn fetch(
         job.go_on()?;
         let layer = match unpacked {
             Unpacked::Stored(layer) => *layer,
-            Unpacked::Waiting(waiting) => job.settle(position, *waiting, &manifest, &config, &places)?,
+            Unpacked::Waiting(waiting) => job.settle(position, *waiting, &places)?,
         };
         // The same layer may stand at several places.
         let diff_id = layer.dir.diff_id().clone();
@@ -236,7 +258,11 @@ fn fetch(
     let layers = places.iter().map(|p| (p.dir.diff_id().clone(), p.dir.record().key.clone())).collect();
     let bytes = places.iter().map(|p| p.dir.record().file_bytes).sum();
     let blob_bytes = manifest.layers.iter().map(|layer| layer.blob.size).sum();
-    let record = ImageRecord::new(manifest.digest.clone(), layers, bytes, blob_bytes, pull);
+    pulled.unmapped_ids = places.iter().map(|p| p.dir.record().omitted.unmapped_ids).sum();
+    pulled.unmapped = take(&job.unmapped);
+    (request.unmapped_may_be)(pulled.unmapped_ids)?;
+    let sizes = (bytes, blob_bytes, pulled.unmapped_ids);
+    let record = ImageRecord::new(manifest.digest.clone(), layers, sizes, pull);
     store.commit(&pulled.reference, &manifest, &config, record, request.rights)?;
     Ok(pulled)
 }
@@ -298,7 +324,7 @@ impl Job<'_> {
         loop {
             let task = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             let Some(task) = task.filter(|_| !self.stop.load(Ordering::Relaxed)) else { return };
-            match self.layer(&task) {
+            match self.layer(&task, &[]) {
                 Ok(unpacked) => {
                     self.done.lock().unwrap_or_else(PoisonError::into_inner).push((task.position, unpacked));
                 }
@@ -317,18 +343,19 @@ impl Job<'_> {
         self.request.interrupt.check(Stage::Pull, "interrupted")
     }
 
-    /// Fetches and unpacks one layer; if what was kept of it was something else, once more.
-    fn layer(&self, task: &Task) -> Result<Unpacked> {
+    /// Fetches and unpacks one layer; if what was kept of it was something else, once more. Links of the layers in `lower` are
+    /// followed entry by entry.
+    fn layer(&self, task: &Task, lower: &[PathBuf]) -> Result<Unpacked> {
         let mut download = Download::new(self.store, self.origin, &task.descriptor.blob, &self.resumed);
         loop {
-            let unpacked = self.unpack(task, &mut download);
+            let unpacked = self.unpack(task, &mut download, lower);
             if !download.ended(unpacked.as_ref().err()) {
                 return unpacked;
             }
         }
     }
 
-    fn unpack(&self, task: &Task, download: &mut Download<'_>) -> Result<Unpacked> {
+    fn unpack(&self, task: &Task, download: &mut Download<'_>, lower: &[PathBuf]) -> Result<Unpacked> {
         let blob = &task.descriptor.blob;
         let bar = self.request.progress.layer(blob.digest.short(), blob.size, download.resumed());
         let workspace = self.store.workspace(self.unpacker)?;
@@ -336,6 +363,7 @@ impl Job<'_> {
             compression: task.descriptor.compression,
             blob_size: blob.size,
             has_base: task.position > 0,
+            lower: lower.to_vec(),
         };
         let (fs, listing) = (workspace.fs(), workspace.listing());
         let ended = self.unpacker.unpack(&fs, &listing, work, |pipe| self.feed(task, download, pipe, &bar));
@@ -355,7 +383,11 @@ impl Job<'_> {
             return Err(self.refuse(task.position, Fault::refused(text)));
         }
         self.devices.fetch_add(report.omitted.devices, Ordering::Relaxed);
-        if report.open.is_empty() {
+        if let Some(unmapped) = &report.unmapped {
+            self.unmapped.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| unmapped.clone());
+        }
+        // What depends on the layers below is not stored as the layer that it is by itself.
+        if report.open.is_empty() && lower.is_empty() {
             let record = self.record(task.diff_id.digest(), &task.diff_id, &task.descriptor, &report);
             return Ok(Unpacked::Stored(Box::new(self.store.publish(workspace, record)?)));
         }
@@ -397,37 +429,6 @@ impl Job<'_> {
         }
     }
 
-    /// Adapts a layer to those below it, and puts it in its place.
-    fn settle(
-        &self,
-        position: usize,
-        (workspace, report): (Workspace, Report),
-        manifest: &Manifest,
-        config: &Config,
-        places: &Places,
-    ) -> Result<PinnedLayer> {
-        let mut lower: Vec<PathBuf> = Vec::new();
-        for place in places.iter().take(position) {
-            let path = place.as_ref().map(|layer| layer.dir.path().to_owned()).ok_or_else(|| {
-                Error::new(Stage::Unpack, Kind::Failed, "a layer asks for one below it that is not there")
-            })?;
-            lower.retain(|known| *known != path);
-            lower.push(path);
-        }
-        let open = Open { implied: report.open.implied.clone(), links: report.open.links.clone() };
-        if let Err(fault) = self.unpacker.settle(&workspace.fs(), &workspace.listing(), Work::Settle { lower, open })? {
-            return Err(self.refuse(position, fault));
-        }
-        let chain_ids = config.chain_ids();
-        match (config.diff_ids.get(position), chain_ids.get(position), manifest.layers.get(position)) {
-            (Some(diff_id), Some(key), Some(descriptor)) => {
-                let record = self.record(key, diff_id, descriptor, &report);
-                self.store.publish(workspace, record)
-            }
-            _ => Err(Error::new(Stage::Unpack, Kind::Failed, "a layer has no place in its image")),
-        }
-    }
-
     fn record(&self, key: &Digest, diff_id: &DiffId, descriptor: &LayerDescriptor, report: &Report) -> LayerRecord {
         LayerRecord {
             diff_id: diff_id.clone(),
@@ -445,7 +446,7 @@ impl Job<'_> {
     }
 
     fn which(&self, position: usize) -> String {
-        format!("layer {} of {} of {}", position + 1, self.layers, self.request.reference)
+        format!("layer {} of {} of {}", position + 1, self.manifest.layers.len(), self.request.reference)
     }
 }
 

@@ -6,7 +6,6 @@
 //! everything else that could turn into another path or URL than it looks like.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +13,11 @@ use sha2::{Digest as _, Sha256, Sha512};
 
 use super::registry_host;
 use crate::error::{Error, Kind, Result, Stage};
+
+/// What `ces pull` may be given: a reference, or a file or directory of this machine.
+mod source;
+
+pub use source::{Pick, Source};
 
 /// Longest host and repository together (distribution specification: 255 characters).
 const NAME_MAX: usize = 255;
@@ -268,77 +272,6 @@ impl Reference {
             return words.parse().ok();
         }
         format!("localhost/{words}").parse().ok()
-    }
-}
-
-/// What `ces pull` may be given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// An image in a registry.
-    Registry(Reference),
-    /// A directory in the OCI image layout, and the tag in it.
-    Layout(PathBuf, Option<String>),
-    /// A tar file of an OCI image layout, and the tag in it.
-    LayoutArchive(PathBuf, Option<String>),
-    /// What `docker save` writes, and the tag in it.
-    DockerArchive(PathBuf, Option<String>),
-}
-
-impl FromStr for Source {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let local = |rest: &str| -> Result<(PathBuf, Option<String>)> {
-            // As everywhere: the last colon separates the tag, if what follows can be one.
-            let (path, tag) = match rest.rsplit_once(':') {
-                Some((path, tag)) if !tag.is_empty() && !path.is_empty() && !tag.starts_with('/') => (path, Some(tag)),
-                _ => (rest, None),
-            };
-            if path.is_empty() {
-                return Err(Error::new(Stage::Pull, Kind::Usage, format!("\"{}\" names no file", clip(text)))
-                    .hint("write oci:DIR[:tag], oci-archive:FILE[:tag] or docker-archive:FILE"));
-            }
-            Ok((path.into(), tag.map(str::to_owned)))
-        };
-        if let Some(rest) = text.strip_prefix("docker://") {
-            return Ok(Self::Registry(rest.parse()?));
-        }
-        if let Some(rest) = text.strip_prefix("oci:") {
-            return local(rest).map(|(path, tag)| Self::Layout(path, tag));
-        }
-        if let Some(rest) = text.strip_prefix("oci-archive:") {
-            return local(rest).map(|(path, tag)| Self::LayoutArchive(path, tag));
-        }
-        if let Some(rest) = text.strip_prefix("docker-archive:") {
-            return local(rest).map(|(path, tag)| Self::DockerArchive(path, tag));
-        }
-        Ok(Self::Registry(text.parse()?))
-    }
-}
-
-impl Source {
-    /// Whether `words` name a file or directory of this machine rather than an image.
-    pub fn is_local(words: &str) -> bool {
-        let schemes = ["oci:", "oci-archive:", "docker-archive:", "dir:", "docker-daemon:", "containers-storage:"];
-        let path = matches!(words, "." | "..") || ["/", "./", "../", "~"].iter().any(|start| words.starts_with(start));
-        path || schemes.iter().any(|scheme| words.starts_with(scheme))
-    }
-
-    /// The reference under which the store keeps the image, unless the user names another.
-    ///
-    /// # Errors
-    /// When the file's name cannot be part of a reference.
-    pub fn default_reference(&self) -> Result<Reference> {
-        let (path, tag) = match self {
-            Self::Registry(reference) => return Ok(reference.clone()),
-            Self::Layout(path, tag) | Self::LayoutArchive(path, tag) | Self::DockerArchive(path, tag) => (path, tag),
-        };
-        let base = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-        let name = tag.as_deref().unwrap_or(base);
-        format!("localhost/{}", name.to_lowercase()).parse().map_err(|_| {
-            Error::new(Stage::Pull, Kind::Usage, format!("\"{}\" cannot be the name of an image", clip(name)))
-                .hint("choose one with --name, such as --name localhost/tool:1.0")
-        })
     }
 }
 

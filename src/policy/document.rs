@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use super::reader::{Rule, Table, wrong};
 use super::{
-    Access, Data, HostFacts, ImageLimits, Images, Limit, Limits, Mirror, MountRule, Policy, Precheck, Profiles,
-    Project, Registries, profile, units,
+    Access, Audit, Data, HostFacts, ImageLimits, Images, Limit, Limits, Mirror, MountRule, Policy, Precheck, Profiles,
+    Project, Records, Registries, Rehearsing, profile, units,
 };
 use crate::error::Result;
 use crate::host::caller::Mode;
 use crate::host::dirs::Places;
+use crate::host::log_dir::Service;
 use crate::image::registry_host::canonical;
 use crate::image::source::Upstream;
 
@@ -40,6 +41,8 @@ impl Policy {
                 approvers: None,
                 require_digest: Rule::builtin("images.require_digest", false),
                 shared: Rule::builtin("images.shared", false),
+                unmapped_ids: Rule::builtin("images.unmapped_ids", true),
+                rehearsed: Rule::builtin("images.rehearsed", Rehearsing::Free),
                 limits: ImageLimits::default(),
             },
             data: Data {
@@ -77,6 +80,11 @@ impl Policy {
             interactive: Rule::builtin("interactive.allow", true),
             exec: Rule::builtin("interactive.exec", false),
             precheck: Precheck::default(),
+            records: Records {
+                whole_commands: Rule::builtin("records.command", false),
+                values: Rule::builtin("records.values", Vec::new()),
+            },
+            audit: Audit { copy: None, socket: None, required: Rule::builtin("audit.required", false) },
         }
     }
 
@@ -144,6 +152,12 @@ impl Policy {
         }
         if let Some(table) = top.table("precheck")? {
             policy.precheck = read_precheck(table)?;
+        }
+        if let Some(table) = top.table("records")? {
+            read_records(table, &mut policy.records)?;
+        }
+        if let Some(table) = top.table("audit")? {
+            read_audit(table, &mut policy.audit)?;
         }
         top.finish()?;
         Ok(policy)
@@ -225,6 +239,16 @@ fn read_images(mut table: Table<'_>, images: &mut Images) -> Result<()> {
     images.approvers = table.strings("approvers")?;
     set(&mut images.require_digest, table.boolean("require_digest")?);
     set(&mut images.shared, table.boolean("shared")?);
+    set(&mut images.unmapped_ids, table.boolean("unmapped_ids")?);
+    set(
+        &mut images.rehearsed,
+        table.choice("rehearsed", "true, false or \"advice\"", |word| match word {
+            "true" => Some(Rehearsing::Required),
+            "false" => Some(Rehearsing::Free),
+            "\"advice\"" => Some(Rehearsing::Advice),
+            _ => None,
+        })?,
+    );
     if let Some(mut table) = table.table("limits")? {
         images.limits = ImageLimits {
             layer: size(&mut table, "layer")?,
@@ -254,6 +278,30 @@ fn read_precheck(mut table: Table<'_>) -> Result<Precheck> {
     }
     table.finish()?;
     Ok(read)
+}
+
+fn read_records(mut table: Table<'_>, records: &mut Records) -> Result<()> {
+    let form = "\"redacted\", or \"full\": in a file of its own, which is never exported";
+    let command = table.text("command", form, |text| match text {
+        "redacted" => Some(false),
+        "full" => Some(true),
+        _ => None,
+    })?;
+    set(&mut records.whole_commands, command);
+    set(&mut records.values, table.strings("values")?);
+    table.finish()
+}
+
+fn read_audit(mut table: Table<'_>, audit: &mut Audit) -> Result<()> {
+    audit.copy = table.text("copy", "\"syslog\" or \"journald\"", Service::named)?;
+    audit.socket = absolute(&mut table, "socket")?;
+    set(&mut audit.required, table.boolean("required")?);
+    table.finish()?;
+    let stated = audit.socket.as_ref().map(|rule| &rule.origin);
+    match stated.or(audit.required.value.then_some(&audit.required.origin)) {
+        Some(origin) if audit.copy.is_none() => Err(wrong(origin, "is about copies, and `copy` says to whom: nobody")),
+        _ => Ok(()),
+    }
 }
 
 fn size(table: &mut Table<'_>, key: &'static str) -> Result<Option<Rule<u64>>> {

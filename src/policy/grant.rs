@@ -20,8 +20,11 @@ use crate::error::{Error, Kind, Result, Stage};
 
 /// Which places of the host and the container a run may join.
 pub mod mounts;
+/// What rehearsals of an image are worth.
+mod rehearsed;
 
 pub use mounts::{Bind, Tmpfs};
+pub use rehearsed::Rehearsed;
 
 /// Open files a run may have that asks for nothing: podman's figure, or the host's own where that is lower.
 pub const NOFILE: u64 = 1_048_576;
@@ -43,8 +46,12 @@ pub struct GrantFacts {
     pub digest: String,
     /// Whether the user named the image by digest.
     pub named_by_digest: bool,
+    /// Entries of the image whose ids are not mapped here.
+    pub unmapped_ids: u64,
     /// The site's list, when the policy names one.
     pub approved: Option<Approved>,
+    /// What is known of rehearsals of it.
+    pub rehearsed: Rehearsed,
     /// Today, for approvals that end.
     pub today: Date,
     /// What each `-v` source is after resolution: opened as the researcher, then read back from the descriptor.
@@ -165,6 +172,7 @@ impl Policy {
                 .hint("run without it on the CPUs; GPUs will come with a later version"));
         }
         self.image(facts, &mut log)?;
+        self.rehearsal(facts, &mut log)?;
         let profile = self.profile(request, facts, &mut log)?;
         let data = self.data_access(request, facts, &mut log);
         let limits = self.granted(request, &mut log)?;
@@ -230,7 +238,27 @@ impl Policy {
                 .map_err(|error| error.hint(self.how_to_request(&facts.digest, facts.project.as_deref())))?;
             log.note("image", format!("approved by {}", approval.approver), &approval.origin);
         }
+        self.unmapped_may_be(facts.unmapped_ids)?;
+        if facts.unmapped_ids > 0 {
+            let value = format!("{} entries, which belong to nobody (65534)", facts.unmapped_ids);
+            log.note("ids beyond those mapped", value, &self.images.unmapped_ids.origin);
+        }
         Ok(())
+    }
+
+    /// Whether an image may be kept and run of which so many entries belong to ids that are not mapped here.
+    ///
+    /// # Errors
+    /// When there are any, and the policy refuses such images.
+    pub fn unmapped_may_be(&self, entries: u64) -> Result<()> {
+        let rule = &self.images.unmapped_ids;
+        if entries == 0 || rule.value {
+            return Ok(());
+        }
+        let what = format!("{entries} entries of the image belong to users or groups beyond the ids mapped here");
+        Err(self
+            .refuse(what, rule, "allows no such image")
+            .hint("have the image built with owners from 0 to 65535 (COPY --chown, chown)"))
     }
 
     /// The profiles that this project's runs may have.

@@ -36,6 +36,7 @@ mod tests;
 use crate::error::{Error, Kind, Stage};
 use crate::host::caller::{Caller, Mode};
 use crate::host::dirs::Places;
+use crate::host::log_dir::{CopyTo, Service};
 use reader::Rule;
 
 /// How files may be reached.
@@ -136,8 +137,34 @@ pub struct Images {
     pub require_digest: Rule<bool>,
     /// Whether an image that a researcher pulled with rights of their own is for all researchers.
     pub shared: Rule<bool>,
+    /// Whether an image may run of which entries belong to ids that are not mapped here, and so to nobody.
+    pub unmapped_ids: Rule<bool>,
+    /// Whether an image must have been rehearsed.
+    pub rehearsed: Rule<Rehearsing>,
     /// How much an image may ask of the store.
     pub limits: ImageLimits,
+}
+
+/// Whether an image must have been rehearsed (`ces rehearse`) before it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rehearsing {
+    /// No.
+    Free,
+    /// No, but it is said that it was not.
+    Advice,
+    /// By its researcher on this host, with the same rules, and found ready.
+    Required,
+}
+
+impl Rehearsing {
+    /// As the policy writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Free => "false",
+            Self::Advice => "advice",
+            Self::Required => "true",
+        }
+    }
 }
 
 /// How much an image may ask of the store; `None`: as built in (`image::unpack::limits`).
@@ -208,6 +235,26 @@ pub struct MountRule {
     pub access: Access,
 }
 
+/// What records keep of what may be nobody's to keep (`[records]`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Records {
+    /// Whether a command is kept whole, in a file of its own beside the record.
+    pub whole_commands: Rule<bool>,
+    /// The variables whose values are kept.
+    pub values: Rule<Vec<String>>,
+}
+
+/// Where each line of the audit log goes besides (`[audit]`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Audit {
+    /// The service; `None`: nowhere.
+    pub copy: Option<Rule<Service>>,
+    /// Its socket, where it is not the usual one.
+    pub socket: Option<Rule<PathBuf>>,
+    /// Whether what has no copy does not begin.
+    pub required: Rule<bool>,
+}
+
 /// The rules in force.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
@@ -226,6 +273,8 @@ pub struct Policy {
     interactive: Rule<bool>,
     exec: Rule<bool>,
     precheck: Precheck,
+    records: Records,
+    audit: Audit,
 }
 
 impl Policy {
@@ -277,6 +326,19 @@ impl Policy {
     /// What the site sets of the rules of the pre-check.
     pub fn precheck(&self) -> &Precheck {
         &self.precheck
+    }
+
+    /// What records keep.
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// Where lines of the audit log go besides.
+    pub fn copies(&self) -> Option<CopyTo> {
+        let Audit { copy, socket, required } = &self.audit;
+        let service = copy.as_ref()?.value;
+        let socket = socket.as_ref().map_or_else(|| service.socket(), |rule| rule.value.clone());
+        Some(CopyTo { service, socket, required: required.value })
     }
 
     /// Whether the caller may approve images: root itself, and through sudo those whom the policy names.

@@ -163,7 +163,15 @@ pub const OPTIONS: &[PodmanOption] = &[
     ("unsetenv-all", None, Switch, Elsewhere("set single variables to nothing with -e NAME=")),
     ("detach-keys", None, Value, AlreadyIf(&[""], "every key is the payload's: nothing detaches from a run")),
     ("secret", None, Value, Elsewhere("put it into a file below your home and bind it with -v")),
-    ("stop-signal", None, Value, AlreadyIf(&["SIGTERM", "TERM", "15"], "a run is stopped by SIGTERM, then SIGKILL")),
+    (
+        "stop-signal",
+        None,
+        Value,
+        AlreadyIf(
+            &["SIGTERM", "TERM", "15"],
+            "a run is stopped by its image's STOPSIGNAL, which is SIGTERM if it has none",
+        ),
+    ),
     ("stop-timeout", None, Value, Elsewhere("`ces stop` and --timeout give a fixed time of grace")),
     ("platform", None, Value, Elsewhere(PULL)),
     ("arch", None, Value, Elsewhere(PULL)),

@@ -138,6 +138,23 @@ impl<'i> Table<'i> {
         })
     }
 
+    /// Whatever `read` makes of a boolean (`true`) or a string (`"advice"`, with its quotes); `allowed` says what that is.
+    ///
+    /// # Errors
+    /// When the value is of another type, or `read` gives nothing.
+    pub fn choice<T>(
+        &mut self,
+        key: &'static str,
+        allowed: &str,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<Rule<T>>> {
+        self.convert(key, allowed, |value| match value {
+            DeValue::Boolean(yes) => read(if yes { "true" } else { "false" }),
+            DeValue::String(text) => read(&format!("\"{text}\"")),
+            _ => None,
+        })
+    }
+
     /// A whole number, not negative.
     ///
     /// # Errors

@@ -16,20 +16,24 @@ pub mod places;
 
 pub use places::{BindRequest, Listen, PortRequest, TmpfsRequest};
 
-/// Everything a user may ask in `ces run`.
-#[derive(Debug, Clone, PartialEq, Default)]
+/// Everything a user may ask in `ces run`. Written down, it is without what may be nobody's to keep (command, variables), and without
+/// what is of one call alone.
+#[derive(Debug, Clone, PartialEq, Default, serde::Serialize, serde::Deserialize)]
 pub struct RunRequest {
     /// The image, as the user names it.
     pub image: String,
     /// Arguments of the command.
+    #[serde(skip)]
     pub args: Vec<String>,
     /// `--project`.
     pub project: Option<String>,
     /// `--profile`.
     pub profile: Option<String>,
     /// `--env` and `--env-file`, in order, values resolved.
+    #[serde(skip)]
     pub env: Vec<(String, String)>,
     /// `--entrypoint`: empty removes the image's own.
+    #[serde(skip)]
     pub entrypoint: Option<Vec<String>>,
     /// `--workdir`.
     pub workdir: Option<String>,
@@ -38,12 +42,14 @@ pub struct RunRequest {
     /// `--hostname`.
     pub hostname: Option<String>,
     /// `--name`.
+    #[serde(skip)]
     pub name: Option<String>,
     /// `--interactive`.
     pub interactive: bool,
     /// `--tty`.
     pub tty: bool,
     /// `--detach`.
+    #[serde(skip)]
     pub detach: bool,
     /// `--publish`.
     pub ports: Vec<PortRequest>,
@@ -72,15 +78,18 @@ pub struct RunRequest {
     /// `--raw`.
     pub raw: bool,
     /// `--json-summary`.
+    #[serde(skip)]
     pub json_summary: Option<PathBuf>,
     /// Options of podman that ces does not have: name and value.
+    #[serde(skip)]
     pub podman: Vec<(String, Option<String>)>,
     /// What the user should know although it is accepted.
+    #[serde(skip)]
     pub warnings: Vec<String>,
 }
 
 /// A resource limit of the process (setrlimit(2)).
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Ulimit {
     /// podman's name: `nofile`, `core`, …
     pub name: String,

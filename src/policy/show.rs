@@ -38,6 +38,10 @@ impl Policy {
         say("digest required", digest.value.to_string(), Some(&digest.origin));
         let shared = &self.images.shared;
         say("images shared by all", shared.value.to_string(), Some(&shared.origin));
+        let unmapped = &self.images.unmapped_ids;
+        say("images with ids beyond those mapped", unmapped.value.to_string(), Some(&unmapped.origin));
+        let rehearsed = &self.images.rehearsed;
+        say("images rehearsed before they run", rehearsed.value.name().to_owned(), Some(&rehearsed.origin));
         if let Some(mode) = &self.mode {
             say("mode", mode.value.name().to_owned(), Some(&mode.origin));
         }
@@ -111,7 +115,24 @@ impl Policy {
         for (what, rule) in [("ports", &self.ports), ("interactive", &self.interactive), ("exec", &self.exec)] {
             say(what, rule.value.to_string(), Some(&rule.origin));
         }
+        self.kept(&mut say);
         out
+    }
+
+    /// What is kept of runs, and where copies of it go.
+    fn kept(&self, say: &mut dyn FnMut(&str, String, Option<&Origin>)) {
+        let whole = &self.records.whole_commands;
+        say("commands in records", if whole.value { "full" } else { "redacted" }.to_owned(), Some(&whole.origin));
+        let values = &self.records.values;
+        let names = if values.value.is_empty() { "none".to_owned() } else { values.value.join(", ") };
+        say("values of variables in records", names, Some(&values.origin));
+        let copy = self.audit.copy.as_ref();
+        let to = self.copies().map_or("nowhere".to_owned(), |to| format!("{} ({})", to.service, to.socket.display()));
+        say("copies of audit lines", to, copy.map(|rule| &rule.origin));
+        if copy.is_some() {
+            let required = &self.audit.required;
+            say("copies required", required.value.to_string(), Some(&required.origin));
+        }
     }
 }
 

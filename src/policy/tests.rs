@@ -62,7 +62,8 @@ fn every_key_of_the_documentation_is_read() {
     let most = &policy.images().limits;
     let value = |rule: &Option<super::reader::Rule<u64>>| rule.as_ref().unwrap().value;
     assert_eq!((value(&most.layer), value(&most.image)), (20 << 30, 60 << 30));
-    assert!(!policy.images().shared.value);
+    assert!(!policy.images().shared.value && policy.images().unmapped_ids.value);
+    assert_eq!(policy.images().rehearsed.value, super::Rehearsing::Advice);
     assert_eq!((value(&most.entries), value(&most.layers)), (2_000_000, 500));
     let limits = policy.limits();
     assert_eq!(limits.memory.max.as_ref().unwrap().value, 64 << 30);
@@ -73,7 +74,7 @@ fn every_key_of_the_documentation_is_read() {
         limits.memory.max.as_ref().unwrap().origin.to_string(),
         format!("policy.toml line {}: limits.memory.max", memory_line())
     );
-    assert_eq!(policy.rules().iter().filter(|rule| rule.because.contains("policy.toml")).count(), 43);
+    assert_eq!(policy.rules().iter().filter(|rule| rule.because.contains("policy.toml")).count(), 44);
     assert!(policy.is_enforced());
 }
 

@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nix::errno::Errno;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::advice::{About, Advice, Entry};
 use crate::policy::units::show_size;
-use crate::run::observations::{Address, Left, Lost, Missed, Observations, Program, Seen, Wanted};
+use crate::run::observations::{Address, Left, Lost, Missed, Observations, Program, Running, Seen, Wanted};
 
 /// What a finding comes to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// It will fail inside; what was missed nearest the end of a payload that failed is probably why.
@@ -31,7 +31,7 @@ pub enum Verdict {
 pub struct Finding {
     /// What it comes to.
     pub verdict: Verdict,
-    /// Its kind: `name`, `address`, `port`, `socket`, `program`, `path`, `absent`, `privilege`, `call`, `lost`.
+    /// Its kind: `name`, `address`, `port`, `socket`, `program`, `path`, `absent`, `privilege`, `call`, `lost`, `running`.
     pub kind: &'static str,
     /// In words.
     pub what: String,
@@ -60,7 +60,7 @@ pub fn from(advice: &Advice, seen: &Observations, left: &Left, failed: bool) -> 
     found.extend(seen.programs.iter().filter_map(|program| of_program(advice, seen, program)));
     found.extend(of_paths(advice, seen));
     found.extend(seen.privileges.iter().map(|wanted| {
-        let fix = "set USER and a port above 1023 in the Dockerfile; an image that must start as root is run with --profile service";
+        let fix = "set USER and a port above 1023 in the Dockerfile; an image that must start as root is run with --profile service; nothing opens raw sockets";
         finding(seen, wanted, Verdict::Missed, "privilege", format!("wanted {}", wanted.what), &wanted.what, fix)
     }));
     found.extend(seen.refused.iter().map(|refused| {
@@ -79,6 +79,24 @@ pub fn from(advice: &Advice, seen: &Observations, left: &Left, failed: bool) -> 
         (a.verdict, !a.probably_why, a.kind, &a.object).cmp(&(b.verdict, !b.probably_why, b.kind, &b.object))
     });
     found
+}
+
+/// What still ran when the payload had ended.
+pub fn of_running(running: &Running) -> Finding {
+    let processes = if running.count == 1 { "1 process".to_owned() } else { format!("{} processes", running.count) };
+    Finding {
+        verdict: Verdict::Missed,
+        kind: "running",
+        what: format!("{processes} still ran at its end, and ended with it: {}", running.names),
+        object: running.names.clone(),
+        by: BTreeSet::new(),
+        times: u64::from(running.count),
+        seconds_before_end: Some(0.0),
+        fix:
+            "wait for them before the first program ends (in a shell: wait); what they had not written by then is gone"
+                .to_owned(),
+        probably_why: false,
+    }
 }
 
 /// What was missed nearest the end of a payload that failed is probably why; installations fail in any case.
@@ -149,9 +167,13 @@ fn of_program(advice: &Advice, seen: &Observations, program: &Seen<Program>) -> 
     Some(finding(seen, program, verdict(Some(known), Verdict::Missed), "program", what, &line, &known.fix))
 }
 
+/// Whether a path is not there, rather than closed.
+pub fn is_absent(missed: &Missed) -> bool {
+    matches!(missed.errno, libc::ENOENT | libc::ENOTDIR)
+}
+
 /// Paths that are closed, those of one directory together; of those that are not there, what is known to be looked for.
 fn of_paths(advice: &Advice, seen: &Observations) -> Vec<Finding> {
-    let is_absent = |missed: &Missed| matches!(missed.errno, libc::ENOENT | libc::ENOTDIR);
     let mut closed: BTreeMap<(Wanted, i32, &str), Vec<&Seen<Missed>>> = BTreeMap::new();
     let mut found = Vec::new();
     for missed in &seen.missed {
@@ -346,7 +368,7 @@ mod tests {
                 lost("/home/you", "/home/you/.cache/x"),
                 lost("/tmp", "/tmp/x"),
             ],
-            uncounted: false,
+            ..Left::default()
         };
         let found = from(&Advice::load().unwrap(), &Observations::default(), &left, false);
         let verdicts: Vec<_> = found.iter().map(|finding| (finding.object.as_str(), finding.verdict)).collect();

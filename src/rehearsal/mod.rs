@@ -6,8 +6,14 @@
 pub mod advice;
 /// From observations to findings.
 pub mod findings;
+/// What has changed since the last one.
+pub mod difference;
 /// All that is said of a rehearsal.
 pub mod report;
+/// Options for runs.
+pub mod options;
+/// What is kept of it.
+pub mod ticket;
 /// In words.
 pub mod show;
 

@@ -3,8 +3,10 @@
 //! Takes a `Report`; gives text; trusts nothing in it: it goes through `crate::text` once more; refuses to be longer than a screen:
 //! the JSON document has all.
 
+use std::time::Duration;
+
 use super::{Finding, Report, Verdict};
-use crate::policy::units::show_size;
+use crate::policy::units::{show_duration, show_size};
 use crate::text;
 
 /// How many findings of one verdict are told.
@@ -35,6 +37,13 @@ pub fn plain(report: &Report) -> String {
         }
         if all.len() > most {
             out.push_str(&format!("  and {} more (--json FILE has all)\n", all.len() - most));
+        }
+    }
+    for (heading, all) in changes(report) {
+        out.push_str(&format!("\n{heading}\n"));
+        all.iter().take(MOST).for_each(|what| out.push_str(&format!("  {}\n", text::neutral_line(what))));
+        if all.len() > MOST {
+            out.push_str(&format!("  and {} more (--json FILE has all)\n", all.len() - MOST));
         }
     }
     for note in notes(report) {
@@ -72,17 +81,47 @@ pub fn markdown(report: &Report) -> String {
             all.for_each(|f| out.push_str(&format!("- {}{}\n  - {}\n", safe(&f.what), safe(&who(f)), safe(&f.fix))));
         }
     }
+    for (heading, all) in changes(report) {
+        out.push_str(&format!("\n#### {}\n\n", safe(&heading)));
+        all.iter().for_each(|what| out.push_str(&format!("- {}\n", safe(what))));
+    }
     for note in notes(report) {
         out.push_str(&format!("\n> {}\n", safe(&note)));
     }
     out
 }
 
+/// How it ended, and what it used beside what it may use.
 fn how(report: &Report) -> String {
-    let peak = report.peak_memory.map_or_else(String::new, |peak| {
-        format!("; peak memory {} of {}", show_size(peak), show_size(report.conditions.memory))
-    });
-    format!("{} after {:.1} s{peak}", report.ended, report.seconds)
+    let (conditions, peaks) = (&report.conditions, &report.peaks);
+    let mut used = Vec::new();
+    if let Some(peak) = report.peak_memory {
+        used.push(format!("peak memory {} of {}", show_size(peak), show_size(conditions.memory)));
+    }
+    if let Some(cpu) = peaks.cpu_seconds {
+        let at_once = if report.seconds > 0.0 { cpu / report.seconds } else { 0.0 };
+        used.push(format!("{cpu:.1} s of processors ({at_once:.1} of {})", conditions.cpus));
+    }
+    if let Some(pids) = peaks.pids {
+        used.push(format!("{pids} of {} processes", conditions.pids));
+    }
+    let disk = [("outputs", peaks.outputs.unwrap_or_default()), ("scratch", peaks.scratch)];
+    used.extend(disk.iter().filter(|(_, size)| size.files > 0).map(|(what, size)| {
+        let files = if size.files == 1 { "1 file".to_owned() } else { format!("{} files", size.files) };
+        format!("{what} {} in {files}", show_size(size.bytes))
+    }));
+    let time =
+        conditions.time.map_or_else(String::new, |time| format!(" of {}", show_duration(Duration::from_secs(time))));
+    let ended = format!("{} after {:.1} s{time}", report.ended, report.seconds);
+    if used.is_empty() { ended } else { format!("{ended}; {}", used.join(", ")) }
+}
+
+/// What has changed since the last rehearsal, under its headings.
+fn changes(report: &Report) -> Vec<(String, &[String])> {
+    let Some(last) = &report.since_last else { return Vec::new() };
+    let parts = [("MENDED SINCE THE LAST REHEARSAL", &last.mended), ("NEW SINCE THE LAST REHEARSAL", &last.new)];
+    let told = parts.into_iter().filter(|(_, all)| !all.is_empty());
+    told.map(|(heading, all)| (format!("{heading} ({})", last.ago), all.as_slice())).collect()
 }
 
 fn verdict(report: &Report) -> String {
@@ -123,6 +162,9 @@ fn notes(report: &Report) -> Vec<String> {
     let laxer = report.conditions.not_as_inside.iter().map(|what| format!("not as inside: {what}"));
     let unseen = report.not_seen.iter().map(|what| format!("not seen: {what}"));
     let mut notes: Vec<String> = laxer.chain(unseen).collect();
+    if let Some(last) = report.since_last.as_ref().filter(|last| last.mended.is_empty() && last.new.is_empty()) {
+        notes.push(format!("the same was found at the last rehearsal ({})", last.ago));
+    }
     if report.exit != 0 {
         notes.push("a program stops at the first thing that it misses: rehearse again when that is mended".to_owned());
     }

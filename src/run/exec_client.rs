@@ -20,12 +20,22 @@ use crate::run::terminal::session::Session;
 use crate::run::terminal::signals::Signals;
 use crate::run::terminal::streams::{self, Inside};
 
-/// Has `command` executed in the run whose directory is `job`, and waits for its end; what of its streams was lost on the way
-/// is told in words.
+/// What came of a command.
+#[derive(Debug)]
+pub struct Executed {
+    /// How it ended.
+    pub ending: Ending,
+    /// Why it could not be executed, in words: text from the container.
+    pub not_executed: Option<String>,
+    /// What of its streams was lost on the way, in words.
+    pub lost: Vec<String>,
+}
+
+/// Has `command` executed in the run whose directory is `job`, and waits for its end.
 ///
 /// # Errors
 /// When it was refused, with the reason; nothing was executed then.
-pub fn exec(job: &Path, command: Command, interactive: bool) -> Result<(Ending, Vec<String>)> {
+pub fn exec(job: &Path, command: Command, interactive: bool) -> Result<Executed> {
     if interactive {
         pipes::check_input(std::io::stdin().as_fd())?;
     }
@@ -37,7 +47,7 @@ pub fn exec(job: &Path, command: Command, interactive: bool) -> Result<(Ending, 
     channel.send_with(&ExecRequest::Execute(command), &passed)?;
     drop(passed);
     drop(inside);
-    let mut session = None;
+    let (mut session, mut not_executed) = (None, None);
     let ended = loop {
         let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN), exec_server::input(channel.as_fd())];
         fds.extend(relays.iter().filter_map(Relay::poll_fd));
@@ -70,7 +80,10 @@ pub fn exec(job: &Path, command: Command, interactive: bool) -> Result<(Ending, 
             }
             Ok(Some((ExecReply::Started, _))) => {}
             Ok(Some((ExecReply::Ended(status), _))) => break Ok(Ending::of(status)),
-            Ok(Some((ExecReply::NotExecuted(errno), _))) => break Ok(Ending::NotExecuted(Errno::from_raw(errno))),
+            Ok(Some((ExecReply::NotExecuted(errno, why), _))) => {
+                not_executed = why;
+                break Ok(Ending::NotExecuted(Errno::from_raw(errno)));
+            }
             Ok(Some((ExecReply::Failed(failure), _))) => break Err(failure.into()),
             // The run has ended, and the command with it.
             Ok(None) => break Ok(Ending::Killed),
@@ -83,7 +96,7 @@ pub fn exec(job: &Path, command: Command, interactive: bool) -> Result<(Ending, 
         session.end(&relays);
     }
     let lost = relays.iter().filter_map(Relay::lost).map(str::to_owned).collect();
-    ended.map(|ending| (ending, lost))
+    ended.map(|ending| Executed { ending, not_executed, lost })
 }
 
 /// The three streams, as for a run without a terminal.

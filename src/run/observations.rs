@@ -128,6 +128,26 @@ pub struct Observations {
     pub elapsed: u64,
 }
 
+/// Processes that still ran when the payload had ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Running {
+    /// How many.
+    pub count: u32,
+    /// A few of their names.
+    pub names: String,
+}
+
+/// Files and their sizes together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Size {
+    /// How many files.
+    pub files: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
 /// What the two processes write, in this order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -136,4 +156,10 @@ pub struct Left {
     pub lost: Vec<Lost>,
     /// Files beyond the bounds, counted but not looked at.
     pub uncounted: bool,
+    /// What was over the image, and in memory.
+    #[serde(default)]
+    pub over_the_image: Size,
+    /// What was in scratch.
+    #[serde(default)]
+    pub scratch: Size,
 }

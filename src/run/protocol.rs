@@ -58,8 +58,10 @@ pub struct Rehearsal {
 }
 
 /// What PID 1 tells: `[ENDED, wait status]`, or `[NOT_EXECUTED, errno, length]` and so many bytes of a reason in words; native
-/// integers.
+/// integers. In a rehearsal `[RUNNING, how many, length]` and so many bytes of names may come first.
 pub const ENDED: i32 = 0;
+/// See [`ENDED`].
+pub const RUNNING: i32 = 2;
 /// See [`ENDED`].
 pub const NOT_EXECUTED: i32 = 1;
 /// No reason is longer.

@@ -9,6 +9,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
@@ -27,22 +28,81 @@ pub type Ids<'a> = &'a dyn Fn(u32) -> bool;
 /// Everything, whoever it belongs to: for what only `ces` has names for.
 pub const ALL: Ids<'static> = &|_| true;
 
+/// What was removed: entries, and the bytes on disk of files that have no other name.
+#[derive(Debug, Default)]
+pub struct Tally {
+    entries: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Tally {
+    /// Entries and bytes so far.
+    pub fn so_far(&self) -> (u64, u64) {
+        (self.entries.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
+
+    /// So many more.
+    pub fn add(&self, entries: u64, bytes: u64) {
+        self.entries.fetch_add(entries, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Whose directories are entered, and who counts.
+#[derive(Clone, Copy)]
+struct How<'a> {
+    ids: Ids<'a>,
+    tally: Option<&'a Tally>,
+}
+
+impl How<'_> {
+    /// Removes an entry that is no directory, and counts it.
+    fn unlink(&self, dir: &OwnedFd, name: &CStr) -> nix::Result<()> {
+        let Some(tally) = self.tally else { return unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) };
+        // Gone meanwhile, or none of a file's last name: no bytes.
+        let found = fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok().filter(|found| found.st_nlink == 1);
+        unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)?;
+        let blocks = found.map_or(0, |found| u64::try_from(found.st_blocks).unwrap_or(0));
+        tally.add(1, blocks.saturating_mul(512));
+        Ok(())
+    }
+
+    /// Removes an empty directory, and counts it.
+    fn rmdir(&self, dir: &OwnedFd, name: &CStr) -> nix::Result<()> {
+        unlinkat(dir, name, UnlinkatFlags::RemoveDir)?;
+        self.tally.into_iter().for_each(|tally| tally.add(1, 0));
+        Ok(())
+    }
+}
+
 /// Removes `name` in `parent` and all below it; it may be gone already.
 ///
 /// # Errors
 /// The kernel's; `EXDEV` for a directory of somebody else's, which stays.
 pub fn tree(parent: &OwnedFd, name: &Path, ids: Ids<'_>) -> nix::Result<()> {
+    tree_by(parent, name, How { ids, tally: None })
+}
+
+/// The same, counted.
+///
+/// # Errors
+/// As [`tree`]; what was removed until then is counted.
+pub fn tree_counted(parent: &OwnedFd, name: &Path, ids: Ids<'_>, tally: &Tally) -> nix::Result<()> {
+    tree_by(parent, name, How { ids, tally: Some(tally) })
+}
+
+fn tree_by(parent: &OwnedFd, name: &Path, how: How<'_>) -> nix::Result<()> {
     let name = CString::new(name.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
     // Asked first: on a file system that is read-only, removing what is not there fails as if it were.
     if fstatat(parent, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) == Err(Errno::ENOENT)
-        || !is_full(parent, &name, FileType::Unknown)?
+        || !is_full(parent, &name, FileType::Unknown, how)?
     {
         return Ok(());
     }
-    let top = open(parent, &name, ids)?;
+    let top = open(parent, &name, how.ids)?;
     loop {
-        let emptied = sweep_once(&top, ids, &mut 0)?;
-        if removed(parent, &name, emptied)? {
+        let emptied = sweep_once(&top, how, &mut 0)?;
+        if removed(parent, &name, emptied, how)? {
             return Ok(());
         }
     }
@@ -53,18 +113,30 @@ pub fn tree(parent: &OwnedFd, name: &Path, ids: Ids<'_>) -> nix::Result<()> {
 /// # Errors
 /// As [`tree`].
 pub fn content(top: &OwnedFd, ids: Ids<'_>) -> nix::Result<()> {
+    content_by(top, How { ids, tally: None })
+}
+
+/// The same, counted.
+///
+/// # Errors
+/// As [`tree`]; what was removed until then is counted.
+pub fn content_counted(top: &OwnedFd, ids: Ids<'_>, tally: &Tally) -> nix::Result<()> {
+    content_by(top, How { ids, tally: Some(tally) })
+}
+
+fn content_by(top: &OwnedFd, how: How<'_>) -> nix::Result<()> {
     let mut moved = 0;
-    while !sweep_once(top, ids, &mut moved)? {}
+    while !sweep_once(top, how, &mut moved)? {}
     Ok(())
 }
 
 /// Removes some of what is in `top`; true if nothing was there.
-fn sweep_once(top: &OwnedFd, ids: Ids<'_>, moved: &mut u64) -> nix::Result<bool> {
+fn sweep_once(top: &OwnedFd, how: How<'_>, moved: &mut u64) -> nix::Result<bool> {
     let found = some_names(top)?;
     for (name, kind) in &found {
-        if is_full(top, name, *kind)? {
-            let dir = open(top, name, ids)?;
-            empty_out(&dir, top, name, ids, moved)?;
+        if is_full(top, name, *kind, how)? {
+            let dir = open(top, name, how.ids)?;
+            empty_out(&dir, top, name, how, moved)?;
         }
     }
     Ok(found.is_empty())
@@ -93,23 +165,23 @@ pub fn overlay_work(dir: &OwnedFd) -> nix::Result<()> {
 }
 
 /// Removes what is in `dir`, the entry `name` of `top`, less what is not empty itself, which is moved up; then `dir`.
-fn empty_out(dir: &OwnedFd, top: &OwnedFd, name: &CStr, ids: Ids<'_>, moved: &mut u64) -> nix::Result<()> {
+fn empty_out(dir: &OwnedFd, top: &OwnedFd, name: &CStr, how: How<'_>, moved: &mut u64) -> nix::Result<()> {
     loop {
         let found = some_names(dir)?;
         for (name, kind) in &found {
-            if is_full(dir, name, *kind)? {
-                move_up(dir, name, top, ids, moved)?;
+            if is_full(dir, name, *kind, how)? {
+                move_up(dir, name, top, how.ids, moved)?;
             }
         }
-        if removed(top, name, found.is_empty())? {
+        if removed(top, name, found.is_empty(), how)? {
             return Ok(());
         }
     }
 }
 
 /// Removes a directory that should be empty by now; whether it was. `looked_empty`: then it has to be.
-fn removed(parent: &OwnedFd, name: &CStr, looked_empty: bool) -> nix::Result<bool> {
-    match unlinkat(parent, name, UnlinkatFlags::RemoveDir) {
+fn removed(parent: &OwnedFd, name: &CStr, looked_empty: bool, how: How<'_>) -> nix::Result<bool> {
+    match how.rmdir(parent, name) {
         Ok(()) => Ok(true),
         Err(Errno::ENOTEMPTY | Errno::EEXIST) if !looked_empty => Ok(false),
         Err(e) => Err(e),
@@ -117,15 +189,15 @@ fn removed(parent: &OwnedFd, name: &CStr, looked_empty: bool) -> nix::Result<boo
 }
 
 /// Removes an entry, unless it is a directory that holds something.
-fn is_full(dir: &OwnedFd, name: &CStr, kind: FileType) -> nix::Result<bool> {
+fn is_full(dir: &OwnedFd, name: &CStr, kind: FileType, how: How<'_>) -> nix::Result<bool> {
     if kind != FileType::Directory {
-        match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
+        match how.unlink(dir, name) {
             Ok(()) | Err(Errno::ENOENT) => return Ok(false),
             Err(Errno::EISDIR) => {}
             Err(e) => return Err(e),
         }
     }
-    match unlinkat(dir, name, UnlinkatFlags::RemoveDir) {
+    match how.rmdir(dir, name) {
         Ok(()) => Ok(false),
         Err(Errno::ENOENT) if kind == FileType::Directory => Ok(false),
         Err(Errno::ENOTEMPTY | Errno::EEXIST) => Ok(true),
@@ -241,7 +313,14 @@ mod tests {
         }
         std::os::unix::fs::symlink("../kept", at("gone/link")).unwrap();
         let parent = OwnedFd::from(fs::File::open(base.path()).unwrap());
-        tree(&parent, Path::new("gone"), ALL).unwrap();
+        fs::write(at("gone/twice"), vec![1; 100_000]).unwrap();
+        fs::hard_link(at("gone/twice"), at("gone/again")).unwrap();
+        let tally = Tally::default();
+        tree_counted(&parent, Path::new("gone"), ALL, &tally).unwrap();
+        // Three directories by name, 1500 deep and the two above them, two names of one file, a link.
+        let (entries, bytes) = tally.so_far();
+        assert_eq!(entries, 3 + 1501 + 1 + u64::try_from(AT_ONCE + 10).unwrap() + 1 + 2 + 1);
+        assert!((100_000..200_000).contains(&bytes), "{bytes}");
         tree(&parent, Path::new("gone"), ALL).unwrap();
         assert!(!at("gone").exists());
         assert_eq!(fs::read_to_string(at("kept/file")).unwrap(), "kept");

@@ -55,7 +55,8 @@ pub struct Package {
     pub name: String,
     /// Its version as written: with epoch and revision for distributions.
     pub version: String,
-    /// The distribution's source package and its version, where they differ or are named.
+    /// The distribution's source package and its version, where they differ or are named; of a conda package, the Python
+    /// package that its files are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<(String, String)>,
     /// Architecture as the package manager writes it.

@@ -253,7 +253,7 @@ fn circles(sources: &[Source]) -> Vec<String> {
 }
 
 /// Where root's power is named, lent or taken, and what for. Everything else has the caller's rights and no more.
-const POWER: [(&str, &str); 55] = [
+const POWER: [(&str, &str); 58] = [
     ("host/privilege.rs", "lends it"),
     ("host/site_dir.rs", "opens what root alone can change"),
     ("host/dirs.rs", "the site's directories"),
@@ -263,9 +263,11 @@ const POWER: [(&str, &str); 55] = [
     ("bundle/safe_data.rs", "asks the kernel as the payload, who has fewer groups"),
     ("bundle/rootfs.rs", "the stage opens binds with the rights of who named them"),
     ("image/pull.rs", "how full the store is"),
+    ("image/expand.rs", "what is decompressed is in the store"),
     ("image/source/registry.rs", "a certificate that the policy names"),
     ("image/store/mod.rs", "the store is root's"),
     ("image/store/check/mod.rs", "the store is root's"),
+    ("image/store/facts.rs", "the store is root's"),
     ("image/store/image.rs", "the store is root's"),
     ("image/store/layer.rs", "the store is root's"),
     ("image/store/partial.rs", "the store is root's"),
@@ -309,10 +311,11 @@ const POWER: [(&str, &str); 55] = [
     ("commands/pull.rs", "layers of an ordinary user's own"),
     ("commands/pull_outlook.rs", "reads the approvals"),
     ("commands/ps.rs", "journals, records, signals"),
+    ("commands/stack.rs", "reads the approvals"),
 ];
 
 /// The same for what is the record's.
-const RECORDS: [(&str, &str); 20] = [
+const RECORDS: [(&str, &str); 24] = [
     ("commands/export.rs", "opens outputs as whose they are"),
     ("commands/listed.rs", "lists of outputs are root's"),
     ("precheck/parent.rs", "starts the process that looks, writes its id map"),
@@ -325,6 +328,8 @@ const RECORDS: [(&str, &str); 20] = [
     ("evidence/check.rs", "the audit log is root's"),
     ("evidence/checkpoint.rs", "its key is root's"),
     ("evidence/proof.rs", "the audit log is root's"),
+    ("run/supervisor/record/beside.rs", "records are root's"),
+    ("commands/rerun.rs", "records are root's"),
     ("commands/audit.rs", "the audit log is root's"),
     ("commands/events.rs", "the audit log is root's"),
     ("commands/logs.rs", "logs are root's"),
@@ -332,6 +337,8 @@ const RECORDS: [(&str, &str); 20] = [
     ("commands/run.rs", "starts the stage process, writes the record"),
     ("commands/run_plan.rs", "layers of an ordinary user's own"),
     ("commands/run_record.rs", "writes the record"),
+    ("commands/rehearse.rs", "rehearsals are kept beside records"),
+    ("commands/ticket.rs", "rehearsals are kept beside records"),
     ("commands/verify.rs", "records are root's"),
 ];
 

@@ -1,5 +1,5 @@
 //! What `scripts/fuzz` does with a fuzzer, everywhere and always the same: the seeds, and seeds that were changed a little;
-//! 20,500 inputs, with `CES_LONG` a hundred times as many.
+//! 26,500 inputs, with `CES_LONG` a hundred times as many.
 
 #[path = "../../fuzz/entries.rs"]
 mod entries;
@@ -96,7 +96,7 @@ fn run(target: &str, times: usize, entry: fn(&[u8])) {
     let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
     for time in 0..times {
         let mut bytes = change(&seeds[time % seeds.len()], &mut numbers);
-        if target == "layer" && numbers.below(8) > 0 {
+        if ["layer", "archive"].contains(&target) && numbers.below(8) > 0 {
             correct_checksums(&mut bytes);
         }
         let kept = bytes.clone();
@@ -111,6 +111,16 @@ fn run(target: &str, times: usize, entry: fn(&[u8])) {
 #[test]
 fn no_layer_gets_past_the_plan_with_a_name_or_owner_that_cannot_be() {
     run("layer", 6000, entries::layer);
+}
+
+#[test]
+fn no_archive_makes_more_be_read_than_there_is() {
+    run("archive", 2000, entries::archive);
+}
+
+#[test]
+fn no_registry_has_more_asked_for_than_pulling() {
+    run("challenge", 4000, entries::challenge);
 }
 
 #[test]
@@ -136,4 +146,27 @@ fn no_env_file_makes_a_variable_without_a_name() {
 #[test]
 fn no_policy_is_half_understood() {
     run("policy", 2000, entries::policy);
+}
+
+#[path = "../../fuzz/stack.rs"]
+mod stack;
+
+#[test]
+fn no_description_of_packages_makes_one_without_a_name() {
+    run("packages", 1500, stack::packages);
+}
+
+#[test]
+fn no_database_of_packages_leads_its_reader_in_a_circle() {
+    run("database", 1500, stack::database);
+}
+
+#[test]
+fn no_archive_takes_more_than_its_bounds() {
+    run("zip", 1500, stack::archive);
+}
+
+#[test]
+fn no_program_breaks_its_reader() {
+    run("program", 3000, stack::program);
 }

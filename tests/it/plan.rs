@@ -122,9 +122,21 @@ fn metadata_is_kept_as_far_as_it_may_be() {
 }
 
 #[test]
-fn owners_outside_the_map_are_refused_with_advice() {
-    for (uid, map) in [(65_536, 65_536), (1000, 500), (u64::from(u32::MAX), 65_536), (u64::MAX, 65_536)] {
-        let fault = decide(Entry { uid, ..entry("f", Type::File) }, &ids(map), &Limits::default()).unwrap_err();
-        assert!(fault.text.contains(&uid.to_string()), "{}", fault.text);
+fn owners_outside_the_map_are_nobodys_or_refused_with_advice_where_nobody_has_no_id_either() {
+    let decided = |uid, gid, map| decide(Entry { uid, gid, ..entry("f", Type::File) }, &ids(map), &Limits::default());
+    for uid in [65_536, u64::from(u32::MAX), u64::from(u32::MAX) + 1, u64::MAX] {
+        let Ok(Decision { action: Action::File(_, meta), unmapped, .. }) = decided(uid, 2, 65_536) else {
+            panic!("{uid}: not a file")
+        };
+        assert_eq!((meta.owner, unmapped), (Some((65_534, 2)), Some(uid)));
+        for (user, group) in [(uid, 2), (1, uid)] {
+            let fault = decided(user, group, 500).unwrap_err();
+            assert!(fault.text.contains(&uid.to_string()) && fault.hint.unwrap().contains("/etc/subuid"), "{uid}");
+        }
     }
+    assert!(decided(1000, 2, 500).is_err());
+    let Ok(Decision { action: Action::File(_, meta), unmapped, .. }) = decided(65_534, 65_534, 65_536) else {
+        panic!("not a file")
+    };
+    assert_eq!((meta.owner, unmapped), (Some((65_534, 65_534)), None));
 }

@@ -1,6 +1,6 @@
 //! What an image may be called.
 
-use ces::image::reference::{Digest, Reference, Source};
+use ces::image::reference::{Digest, Pick, Reference, Source};
 use ces::image::registry_host::is_loopback;
 
 const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -111,22 +111,39 @@ fn digests_are_exactly_an_algorithm_and_its_digits() {
 #[test]
 fn a_source_says_where_the_image_is_and_what_it_will_be_called() {
     let table = [
-        ("ghcr.io/lab/tool:1", "ghcr.io/lab/tool:1"),
-        ("docker://ghcr.io/lab/tool", "ghcr.io/lab/tool:latest"),
-        ("oci:/tmp/Images/demo", "localhost/demo:latest"),
-        ("oci:demo:analysis", "localhost/analysis:latest"),
-        ("oci-archive:/tmp/tool.tar", "localhost/tool:latest"),
-        ("oci-archive:tool.tar:tool:2", "localhost/2:latest"),
-        ("docker-archive:/x/saved.tar", "localhost/saved:latest"),
+        ("ghcr.io/lab/tool:1", None, "ghcr.io/lab/tool:1"),
+        ("docker://ghcr.io/lab/tool", None, "ghcr.io/lab/tool:latest"),
+        ("oci:/tmp/Images/demo", None, "localhost/demo:latest"),
+        ("oci:/tmp/Images/demo", Some("1.0"), "localhost/demo:latest"),
+        ("oci:/tmp/Images/demo", Some("lab/tool:1.0"), "localhost/lab/tool:1.0"),
+        ("oci:demo:analysis", None, "localhost/analysis:latest"),
+        ("oci-archive:/tmp/tool.tar", None, "localhost/tool:latest"),
+        ("oci-archive:/tmp/tool.tar", Some("1.0"), "localhost/1.0:latest"),
+        ("oci-archive:tool.tar:tool:2", None, "localhost/tool:2"),
+        ("docker-archive:/x/saved.tar", None, "localhost/saved:latest"),
+        ("docker-archive:/x/Saved.tar.gz:@3", None, "localhost/saved:latest"),
+        ("docker-archive:/x/saved.v2.tgz", None, "localhost/saved.v2:latest"),
+        ("docker-archive:x.tar:ghcr.io:443/lab/tool:1", None, "localhost/lab/tool:1"),
+        ("docker-archive:x.tar", Some("ghcr.io/lab/tool:1"), "localhost/lab/tool:1"),
+        ("docker-archive:x.tar", Some("docker.io/library/debian:12"), "localhost/debian:12"),
+        ("docker-archive:x.tar", Some("localhost/t/x"), "localhost/t/x:latest"),
+        ("docker-archive:x.tar", Some("../../etc/passwd"), "localhost/x:latest"),
+        ("docker-archive:x.tar", Some(""), "localhost/x:latest"),
     ];
-    for (text, name) in table {
+    for (text, own, name) in table {
         let source: Source = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
-        assert_eq!(source.default_reference().unwrap().to_string(), name, "{text}");
+        assert_eq!(source.default_reference(own).unwrap().to_string(), name, "{text}");
     }
-    assert_eq!("oci:/a:/b".parse::<Source>().unwrap(), Source::Layout("/a:/b".into(), None));
-    for text in ["oci:", "oci-archive:", "docker-archive:", "oci::tag", "ftp://x/y", "docker://tool"] {
+    assert_eq!("oci:/a:/b".parse::<Source>().unwrap(), Source::Layout("/a:/b".into(), Pick::Only));
+    let named = Pick::Named("ghcr.io:443/lab/x:1".to_owned());
+    let parsed = "docker-archive:/a.tar:ghcr.io:443/lab/x:1".parse::<Source>().unwrap();
+    assert_eq!(parsed, Source::DockerArchive("/a.tar".into(), named));
+    assert_eq!("oci-archive:a.tar:@7".parse::<Source>().unwrap(), Source::LayoutArchive("a.tar".into(), Pick::At(7)));
+    for text in
+        ["oci:", "oci-archive:", "docker-archive:", "oci::tag", "ftp://x/y", "docker://tool", "oci:a:@", "oci:a:@-1"]
+    {
         let parsed = text.parse::<Source>();
-        assert!(parsed.is_err() || parsed.unwrap().default_reference().is_err(), "{text}");
+        assert!(parsed.is_err() || parsed.unwrap().default_reference(None).is_err(), "{text}");
     }
 }
 

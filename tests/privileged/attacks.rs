@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Host, wait_until};
+use crate::support::{Host, Ran, wait_until};
 
 /// A deadline's grace, and what a slow machine needs for the rest.
 const GRACE: Duration = Duration::from_secs(30);
@@ -97,7 +97,6 @@ fn outputs_of_any_depth_end_the_run_in_order_and_are_told() {
 fn standard_output_without_end_is_ended_by_the_deadline_and_kept_nowhere() {
     let Some(host) = Host::with_probe() else { return };
     let mut command = host.run_command(&["--timeout", "1s", "localhost/demo", "/bin/yes"]);
-    let ran = command.stdout(std::process::Stdio::null()).output();
-    assert_eq!(ran.expect("ces").status.code(), Some(124));
+    Ran::from(command.stdout(std::process::Stdio::null()).output()).exits(124);
     host.nothing_is_left();
 }

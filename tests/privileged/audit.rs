@@ -31,8 +31,26 @@ fn every_refusal_is_a_line_and_so_is_every_begin_and_end_and_no_argument_is_kept
     let of = |event: &str| lines.iter().filter(|line| line["event"] == event).count();
     assert!(of("run.begun") == 1 && of("run.finished") == 1 && of("refused") == 1 && of("log.begun") == 1, "{lines:?}");
     assert!(lines.iter().any(|line| line["event"] == "pull" && line["about"]["result"] == "failed"), "{lines:?}");
+    // Every verb that is about an image names it.
+    let verbs: [&[&str]; 5] = [
+        &["run", "-t", "localhost/demo", "true"],
+        &["spec", "-t", "localhost/demo"],
+        &["bundle", "-t", "localhost/demo", "made"],
+        &["rehearse", "-t", "localhost/demo", "true"],
+        &["pull", "oci-archive:/nowhere"],
+    ];
+    host.policy("[interactive]\nallow = false\n");
+    for words in verbs {
+        assert_ne!(ces(&host, words).code, Some(0), "{words:?}");
+        let about = self::lines(&host).pop().unwrap()["about"].clone();
+        let image = if words[0] == "pull" { words[1] } else { "localhost/demo" };
+        assert!(about["verb"] == words[0] && about["image"] == image, "{words:?}: {about}");
+    }
     let text = Value::from(lines).to_string();
-    assert!(text.contains("--password=…") && !text.contains("s3cret") && !text.contains("9434765919"), "{text}");
+    assert!(
+        text.contains("--password=<withheld>") && !text.contains("s3cret") && !text.contains("9434765919"),
+        "{text}"
+    );
     assert!(as_root(&host, &["audit", "verify"]).exits(0).contains("hold together"));
 }
 

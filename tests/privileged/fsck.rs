@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use ces::image::reference::Pick;
 use ces::image::source::layout::Layout;
 use ces::image::store::check::{Findings, What};
 use nix::unistd::User;
@@ -70,7 +71,10 @@ fn said(change: impl FnOnce(&Path)) -> String {
     assert!(repair(&site).is_clean());
     assert!(site.store().find("localhost/test").is_err());
     assert!(check(&site, false).damaged.is_empty());
-    assert_eq!(site.pull_from(&Layout::directory(layout.path(), None).unwrap(), "localhost/test").unwrap().fetched, 1);
+    assert_eq!(
+        site.pull_from(&Layout::directory(layout.path(), Pick::Only).unwrap(), "localhost/test").unwrap().fetched,
+        1
+    );
     let findings = check(&site, false);
     assert!(findings.damaged.is_empty() && findings.entries > 0, "{findings:?}");
     site.assert_canary_unharmed();

@@ -13,7 +13,7 @@ use ces::host::signals::Interrupt;
 use ces::image::document::Platform;
 use ces::image::progress::Progress;
 use ces::image::pull::{Pulled, Request, pull};
-use ces::image::reference::Digest;
+use ces::image::reference::{Digest, Pick};
 use ces::image::source::{Origin, layout::Layout};
 use ces::image::store::{Store, StoredImage};
 use ces::image::unpack::Limits;
@@ -311,12 +311,13 @@ impl Site {
             platform: Platform::host(),
             progress: &progress,
             interrupt: &Interrupt::default(),
+            unmapped_may_be: &|_| Ok(()),
         };
         pull(&self.store(), &self.unpacker(), origin, &request)
     }
 
     pub fn pull(&self, layout: &LayoutDir) -> Result<StoredImage> {
-        self.pull_from(&Layout::directory(layout.path(), None).unwrap(), "localhost/test:latest")?;
+        self.pull_from(&Layout::directory(layout.path(), Pick::Only).unwrap(), "localhost/test:latest")?;
         self.store().find("localhost/test:latest")
     }
 

@@ -94,7 +94,8 @@ fn no_address_beyond_loopback_can_be_reached_and_the_refusal_comes_at_once() {
             assert!(expected.contains(&errno), "{way}: {tried}");
             assert!(tried["ms"].as_i64().expect("milliseconds") < 1000, "{way}: {tried}");
         }
-        assert_eq!(facts["resolvers"], "", "{way}: nobody to ask for names");
+        let resolvers = facts["resolvers"].as_str().expect("a file");
+        assert!(!resolvers.contains("nameserver"), "{way}: nobody to ask for names: {resolvers}");
     });
 }
 

@@ -7,15 +7,21 @@
 mod run;
 /// What becomes of arguments, users and configuration.
 mod run_config;
+/// Every field of an image's configuration.
+mod image_config;
 /// The same promises to whoever calls.
 mod callers;
 /// Hosts that say no, and odd homes.
 mod hosts;
 /// What only a host of one's own can show.
 mod guest;
+/// Commands of the documentation.
+mod docs;
 /// Several researchers, one store, one policy.
 mod through_sudo;
 mod store_holders;
+/// What is in an image.
+mod stack;
 /// What a run leaves, however odd, deep, hollow or many.
 mod outputs;
 /// Lists, pages and places of runs that are over.
@@ -48,6 +54,9 @@ mod isolation;
 mod host_sockets;
 /// What an image lacks, told before it goes in.
 mod rehearse;
+mod rehearsals;
+mod rehearsed_programs;
+mod rehearsed_badly;
 /// System calls made for real.
 mod isolation_calls;
 /// Files, mounts and devices, one by one.
@@ -61,6 +70,10 @@ mod boundary;
 /// Payloads that take all they can get.
 mod attacks;
 mod audit;
+/// What a run leaves for an officer.
+mod evidence;
+/// The end of a run: killed, large, and beside another host's.
+mod ends;
 /// Requests and approvals of images.
 mod approvals;
 /// The pre-check of outputs.
@@ -93,6 +106,10 @@ mod unpack_on_old_kernels;
 mod store;
 mod store_crash;
 mod store_disk;
+/// Archives of images, compressed or with several images.
+mod archives;
+/// Images with users beyond the ids mapped here.
+mod unmapped_ids;
 /// Trees compared with what another unpacker makes of them.
 mod differential;
 /// How much an image may ask for.
@@ -107,5 +124,7 @@ mod registry_found;
 /// How an image that was pulled is found again.
 mod image_names;
 mod image_support;
+/// What holds of a run, held against a rehearsal.
+mod under_rehearse;
 #[path = "../support/mod.rs"]
 mod support;

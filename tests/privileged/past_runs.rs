@@ -81,7 +81,7 @@ fn a_page_tells_what_a_run_was_what_held_and_what_it_left() {
         };
         let page = page.exits(0);
         has(page, "run", &format!("{first} (first)"));
-        has(page, "command", "/bin/sh -c 'echo 1 > /safe_outputs/f; ln -s f /safe_outputs/l'");
+        has(page, "command", "/bin/sh -c <withheld>");
         has(page, "protections", "ok    no network");
         for held in ["ok    no capabilities", "ok    system calls are filtered", "ok    no program can gain privileges"]
         {
@@ -131,5 +131,26 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
         let mut said = String::new();
         std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
         assert_eq!((child.wait().unwrap().code(), said.as_str()), (Some(141), ""), "{words:?}");
+    }
+}
+
+#[test]
+fn metrics_count_the_callers_own_runs_and_to_root_everyones() {
+    for host in hosts() {
+        two_runs(&host);
+        let text = ces(&host, &["metrics"]);
+        let value = |name: &str| {
+            let line = text.exits(0).lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.unwrap_or_else(|| panic!("{name}: {text:?}")).to_owned()
+        };
+        assert_eq!(value("ces_runs{state=\"finished\"}"), "2");
+        assert_eq!(value("ces_runs_ended{end=\"failure\"}"), "1");
+        assert_eq!(value("ces_audit_events{event=\"run.finished\"}"), "2");
+        assert_eq!((value("ces_running"), value("ces_images")), ("0".to_owned(), "1".to_owned()));
+        if !host.is_of_an_ordinary_user() {
+            let text = Ran::from(host.ces_as_root().args(["metrics", "--json"]).output());
+            let json: Value = serde_json::from_str(text.exits(0)).unwrap();
+            assert_eq!(json["ces_runs{state=\"finished\"}"], 2.0);
+        }
     }
 }

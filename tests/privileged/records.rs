@@ -163,6 +163,10 @@ fn a_log_that_fills_up_during_a_run_loses_nothing_of_its_end() {
     running.finish().exits(143);
     let record: Value = serde_json::from_slice(&fs::read(log.join(format!("runs/{id}.json"))).unwrap()).unwrap();
     assert_eq!((&record["state"], &record["exit"]), (&Value::from("finished"), &Value::from(143)), "{record}");
+    // For what was deleted there was no file, but room in the record.
+    assert!(record["documents"]["deletion"].is_null(), "{record}");
+    assert_eq!(record["deletion"]["items"][0]["verified"], "absent", "{record}");
+    ces(&host, &["verify", &id]).exits(0);
     assert!(fs::read_to_string(audit_log(&log)).unwrap().lines().last().unwrap().contains("\"run.finished\""));
     assert_eq!(state(&host, &id), ("finished".to_owned(), Some(143)));
     // No other run starts without room for its record.
@@ -186,6 +190,44 @@ fn the_end_of_a_run_that_cannot_be_written_waits_for_the_next_command() {
     assert!(ran.code == Some(125) || ran.stderr.contains("cannot write the record"), "{ran:?}");
     fs::remove_file(log.join("filling")).unwrap();
     assert_eq!(state(&host, &id), ("finished".to_owned(), Some(143)));
+    unmount(&host);
+    host.nothing_is_left();
+}
+
+#[test]
+fn with_any_amount_of_room_for_its_evidence_a_run_is_refused_or_recorded_whole() {
+    let Some(host) = Host::with_demo() else { return };
+    let log = small_log(&host);
+    let runs = || -> Vec<Value> { serde_json::from_str(ces(&host, &["runs", "--json"]).exits(0)).unwrap() };
+    host.sh(&[], "true").exits(0);
+    let (mut refused, mut ran) = (0, 0);
+    for free in (0..=168_u64).step_by(12) {
+        let (known, dirs) = (runs().len(), host.named("outputs_"));
+        fill(&log);
+        let filling = fs::OpenOptions::new().write(true).open(log.join("filling")).unwrap();
+        filling.set_len(filling.metadata().unwrap().len().saturating_sub(free << 10)).unwrap();
+        drop(filling);
+        let ended = host.sh(&[], "echo x > /safe_outputs/ran; exit 7");
+        fs::remove_file(log.join("filling")).unwrap();
+        let new = host.named("outputs_").into_iter().find(|dir| !dirs.contains(dir) && dir.join("ran").exists());
+        let runs = runs();
+        if new.is_some() {
+            ran += 1;
+            let last = runs.last().unwrap();
+            assert_eq!((&last["state"], &last["exit"]), (&"finished".into(), &7.into()), "{free} KiB: {ended:?}");
+            let record: Value = serde_json::from_str(ces(&host, &["record", "last"]).exits(0)).unwrap();
+            assert_eq!(record["deletion"]["items"][0]["verified"], "absent", "{free} KiB: {record}");
+            assert!(record["enforced"].is_object() && record["outputs"]["files"] == 1, "{free} KiB: {record}");
+        } else {
+            refused += 1;
+            ended.refuses(125, &["cannot write"]);
+            let told = runs.get(known).is_none_or(|run| run["state"] == "refused");
+            assert!(told, "{free} KiB: {runs:?}");
+        }
+    }
+    assert!(refused > 0 && ran > 0, "{refused} {ran}");
+    let verified = Ran::from(host.ces_as_root().args(["audit", "verify"]).output());
+    assert!(verified.exits(0).contains("hold together"), "{verified:?}");
     unmount(&host);
     host.nothing_is_left();
 }

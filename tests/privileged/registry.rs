@@ -147,10 +147,9 @@ fn a_document_of_another_type_than_the_answer_says_is_refused() {
     assert!(liar.refused().contains("is not a application/vnd.oci.image.index"));
 }
 
-#[test]
-fn a_layer_from_another_address_is_refused_and_the_address_never_called() {
-    let canary = Liar::start();
-    let liar = Liar::start();
+/// A registry whose image says that its layer is to be had elsewhere; the layer, and the registry there.
+fn with_foreign_layer() -> (Liar, Layer, Liar) {
+    let (canary, liar) = (Liar::start(), Liar::start());
     let (layout, layer) = one_layer();
     liar.offer(&layout);
     let mut manifest: serde_json::Value = serde_json::from_slice(&manifest_of(&layout)).unwrap();
@@ -159,6 +158,12 @@ fn a_layer_from_another_address_is_refused_and_the_address_never_called() {
         "/v2/x/manifests/1",
         Answer::Body("application/vnd.oci.image.manifest.v1+json", serde_json::to_vec(&manifest).unwrap()),
     );
+    (liar, layer, canary)
+}
+
+#[test]
+fn a_layer_from_another_address_is_refused_and_the_address_never_called() {
+    let (liar, layer, canary) = with_foreign_layer();
     liar.blob(&Digest::of(&layer.blob), Answer::Status(404, vec![]));
     assert!(liar.refused().contains("ces never calls them"));
     assert!(canary.asked().is_empty());
@@ -166,16 +171,7 @@ fn a_layer_from_another_address_is_refused_and_the_address_never_called() {
 
 #[test]
 fn a_foreign_layer_that_the_registry_has_is_taken_from_it_alone() {
-    let canary = Liar::start();
-    let liar = Liar::start();
-    let (layout, _) = one_layer();
-    liar.offer(&layout);
-    let mut manifest: serde_json::Value = serde_json::from_slice(&manifest_of(&layout)).unwrap();
-    manifest["layers"][0]["urls"] = serde_json::json!([format!("http://{}/layer", canary.host)]);
-    liar.answer(
-        "/v2/x/manifests/1",
-        Answer::Body("application/vnd.oci.image.manifest.v1+json", serde_json::to_vec(&manifest).unwrap()),
-    );
+    let (liar, _, canary) = with_foreign_layer();
     let site = Site::new();
     site.pull_from(&origin(&format!("{}/x:1", liar.host), None), "localhost/x:1").unwrap();
     assert!(canary.asked().is_empty());

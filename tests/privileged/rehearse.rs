@@ -106,7 +106,7 @@ fn closed_paths_are_told_with_their_error_and_not_with_light() {
 }
 
 /// The process that holds the listener of a rehearsal's filter, among those that `ces` started.
-fn witness_of(ces: u32) -> Option<Pid> {
+pub fn witness_of(ces: u32) -> Option<Pid> {
     let parent = |pid: u32| -> Option<u32> {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
@@ -165,8 +165,10 @@ fn a_projects_data_is_refused_and_so_is_what_makes_no_sense() {
     if fs::create_dir_all(&project).is_err() {
         return;
     }
-    host.rehearse(&["--data", "/safe_data/projx", "localhost/demo", "true"]).ran.refuses(3, &["not for a rehearsal"]);
-    host.rehearse(&["--data", "/", "localhost/demo", "true"]).ran.refuses(3, &["not for a rehearsal"]);
+    host.rehearse(&["--data", "/safe_data/projx", "localhost/demo", "true"])
+        .ran
+        .refuses(3, &["is refused", "synthetic data"]);
+    host.rehearse(&["--data", "/", "localhost/demo", "true"]).ran.refuses(3, &["is refused", "synthetic data"]);
     host.rehearse(&["--data", "/nowhere", "localhost/demo", "true"]).ran.refuses(2, &["no directory"]);
     host.rehearse(&["-d", "localhost/demo", "true"]).ran.refuses(2, &["detached"]);
     host.rehearse(&["localhost/none", "true"]).ran.refuses(125, &["localhost/none"]);

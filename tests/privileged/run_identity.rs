@@ -144,6 +144,20 @@ fn why_a_command_cannot_be_executed_is_said() {
             let ran: Ran = host.run(&["localhost/commands", words]);
             assert!(ran.code == Some(code) && ran.stderr.contains(said), "{words}: {ran:?}");
         }
+        // And of a command in a run that is alive.
+        host.policy("[interactive]\nexec = true\n");
+        let id = host.run(&["-d", "localhost/commands", "/bin/sh", "-c", "sleep 60"]).exits(0).trim().to_owned();
+        let exec = |command: &str| Ran::from(host.ces().args(["exec", &id, command]).output());
+        for (command, code, said) in [
+            ("/crlf", 127, "its interpreter \"/bin/sh\\r\" is not there: the script has the line ends of Windows"),
+            ("missing", 127, "its interpreter \"/usr/bin/no-such\" is not there"),
+            ("/text", 126, "neither a program nor a script"),
+            ("/no-such", 127, "No such file"),
+        ] {
+            let ran = exec(command);
+            assert!(ran.code == Some(code) && ran.stderr.contains(said), "exec {command}: {ran:?}");
+        }
+        Ran::from(host.ces().args(["stop", "-t", "0", &id]).output()).exits(0);
     }
 }
 

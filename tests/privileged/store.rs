@@ -8,6 +8,7 @@ use ces::error::Result;
 use ces::host::dirs::{Dirs, Places};
 use ces::host::privilege::as_root;
 use ces::image::document::{Descriptor, Manifest, Platform};
+use ces::image::reference::Pick;
 use ces::image::source::layout::Layout;
 use ces::image::source::{Origin, Sink};
 
@@ -22,7 +23,7 @@ fn image(names: &[&str]) -> LayoutDir {
 }
 
 fn origin(layout: &LayoutDir) -> Layout<ces::image::source::layout::Directory> {
-    Layout::directory(layout.path(), None).unwrap()
+    Layout::directory(layout.path(), Pick::Only).unwrap()
 }
 
 fn layers(site: &Site) -> Vec<PathBuf> {
@@ -297,47 +298,33 @@ fn a_store_that_fills_up_at_any_stage_says_what_is_free_and_needed_and_leaves_no
 }
 
 #[test]
-fn archives_of_all_sorts_are_read_in_place() {
+fn whole_layers_of_a_pull_that_came_to_nothing_are_kept_for_a_week_and_no_longer() {
     let site = Site::new();
-    let layout = image(&["a", "b"]);
-    let file = site.directory.path().join("image.tar");
-    let tar = |directory: &std::path::Path| {
-        let status = std::process::Command::new("tar").arg("-C").arg(directory).arg("-cf").arg(&file).arg(".").status();
-        assert!(status.unwrap().success());
+    // Refused when all others are in their places.
+    let bad = Layer::new(&Tar::default().hardlink("x", "no/such").end(), Pack::Gzip);
+    let refused = LayoutDir::of(&[layer("good"), bad]);
+    let error = site.pull_from(&origin(&refused), "localhost/bad").unwrap_err().report();
+    assert!(error.contains("others that were whole for a week") && error.contains("ces prune"), "{error}");
+    let whole = image(&["used"]);
+    site.pull_from(&origin(&whole), "localhost/good").unwrap();
+    let age = |days: u64| {
+        for tree in layers(&site) {
+            let file = fs::File::options().append(true).open(tree.join("layer.json")).unwrap();
+            let then = std::time::SystemTime::now() - std::time::Duration::from_secs(days * 24 * 3600);
+            file.set_times(fs::FileTimes::new().set_modified(then)).unwrap();
+        }
     };
-    tar(layout.path());
-    let archive = ces::image::source::archive::layout(&file, Some("test".to_owned())).unwrap();
-    let first = site.pull_from(&archive, "localhost/archive:1").unwrap();
-    assert_eq!(first.digest, origin(&layout).manifest(&Platform::host()).unwrap().digest);
-
-    let docker = tempfile::tempdir().unwrap();
-    let plain = Tar::default().file("x", b"x").end();
-    let layers = [Layer::new(&plain, Pack::Plain), layer("a")];
-    let config = serde_json::json!({"architecture": Platform::host().architecture, "os": "linux",
-        "rootfs": {"type": "layers", "diff_ids": [layers[0].diff_id, layers[1].diff_id]}});
-    fs::write(docker.path().join("config.json"), config.to_string()).unwrap();
-    fs::create_dir(docker.path().join("one")).unwrap();
-    fs::write(docker.path().join("one/layer.tar"), &layers[0].blob).unwrap();
-    fs::write(docker.path().join("real.tar"), &layers[1].blob).unwrap();
-    fs::create_dir(docker.path().join("two")).unwrap();
-    std::os::unix::fs::symlink("../real.tar", docker.path().join("two/layer.tar")).unwrap();
-    let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": ["tool:1"],
-        "Layers": ["one/layer.tar", "two/layer.tar"]}]);
-    fs::write(docker.path().join("manifest.json"), manifest.to_string()).unwrap();
-    tar(docker.path());
-    let archive = ces::image::source::archive::docker(&file, None).unwrap();
-    site.pull_from(archive.as_ref(), "localhost/docker:1").unwrap();
-    let image = site.store().find("localhost/docker:1").unwrap();
-    assert_eq!(fs::read(image.layers()[1].path().join("d/a")).unwrap(), b"a");
-    assert!(ces::image::source::archive::docker(&file, Some("none".to_owned())).is_err());
-
-    let bytes = fs::read(&file).unwrap();
-    for cut in [100, 700, bytes.len() / 2] {
-        fs::write(&file, &bytes[..cut]).unwrap();
-        let whole = ces::image::source::archive::docker(&file, None)
-            .and_then(|archive| site.pull_from(archive.as_ref(), "localhost/cut:1"));
-        assert!(whole.is_err(), "cut at {cut}");
-    }
+    // A pull of something else sweeps.
+    let other = |name: &str| site.pull_from(&origin(&image(&[name])), &format!("localhost/{name}")).unwrap();
+    age(6);
+    other("six");
+    assert_eq!(layers(&site).len(), 3);
+    age(8);
+    other("eight");
+    // The layers of images stay, whatever their age.
+    assert_eq!(layers(&site).len(), 3);
+    site.store().find("localhost/good").unwrap();
+    site.assert_no_leftovers();
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
+use ces::image::reference::Pick;
 use ces::image::source::layout::Layout;
 use serde_json::Value;
 
@@ -41,7 +42,8 @@ fn a_store_takes_no_more_disk_than_its_layers_unpacked_and_a_little_for_each() {
     let manifest = read(&blob(index["manifests"].as_array().unwrap().iter().find(tagged).unwrap()));
 
     let site = Site::new();
-    site.pull_from(&Layout::directory(&layout, Some("python".to_owned())).unwrap(), "localhost/test:latest").unwrap();
+    site.pull_from(&Layout::directory(&layout, Pick::Named("python".to_owned())).unwrap(), "localhost/test:latest")
+        .unwrap();
     let image = site.store().find("localhost/test").unwrap();
     let plain = tempfile::tempdir().unwrap();
     let mut trees = 0;

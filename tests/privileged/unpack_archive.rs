@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
-use crate::image_support::{Layer, LayoutDir, Pack, Site, Tar, alone, empty, gzip, on_disk, refused, report};
+use crate::image_support::{Layer, LayoutDir, Pack, Site, Tar, alone, empty, gzip, kept, on_disk, refused, report};
 
 // A30
 #[test]
@@ -156,10 +156,27 @@ fn times_outside_what_file_systems_hold_become_1970() {
 
 // A36
 #[test]
-fn owners_that_cannot_exist_are_refused() {
-    for uid in ["4294967295", "4294967296", "65536", "18446744073709551615"] {
-        refused(empty().pax(&[("uid", uid.as_bytes())]).file("f", b""), "belongs to user");
-        refused(empty().pax(&[("gid", uid.as_bytes())]).file("f", b""), "belongs to group");
+fn owners_beyond_the_mapped_ids_are_nobodys_and_never_roots() {
+    // 2^32 and its multiples are what has wrapped around to root elsewhere.
+    for id in ["4294967295", "4294967296", "8589934592", "65536", "1516583083", "18446744073709551615"] {
+        let archive = empty()
+            .pax(&[("uid", id.as_bytes())])
+            .file("user", b"")
+            .pax(&[("gid", id.as_bytes())])
+            .dir("group/")
+            .pax(&[("uid", id.as_bytes()), ("gid", id.as_bytes())])
+            .symlink("both", "user")
+            .file("own", b"");
+        let site = Site::new();
+        let tree = kept(&site, archive);
+        for (name, owner) in
+            [("user", (65_534, 0)), ("group", (0, 65_534)), ("both", (65_534, 65_534)), ("own", (0, 0))]
+        {
+            let found = fs::symlink_metadata(tree.join(name)).unwrap();
+            assert_eq!((found.uid(), found.gid()), on_disk(owner.0, owner.1), "{id}: {name}");
+        }
+        let image = site.store().find("localhost/test:latest").unwrap();
+        assert_eq!((image.layers()[0].record().omitted.unmapped_ids, image.record().unmapped_ids), (3, 3));
     }
     let negative = empty().raw(b"f", b'0', b"", |h| h.as_old_mut().uid = [0xff; 8]);
     refused(negative, "negative");

@@ -40,7 +40,9 @@ impl ces::image::source::Origin for Watching<'_> {
         platform: &ces::image::document::Platform,
     ) -> ces::error::Result<ces::image::document::Manifest> {
         let layout = LayoutDir::of(&[Layer::new(&self.archive, Pack::Plain)]);
-        ces::image::source::layout::Layout::directory(layout.path(), None).unwrap().manifest(platform)
+        ces::image::source::layout::Layout::directory(layout.path(), ces::image::reference::Pick::Only)
+            .unwrap()
+            .manifest(platform)
     }
 
     fn blob(

@@ -72,6 +72,59 @@ fn a_file_below_a_link_of_a_lower_layer_lands_where_the_link_leads() {
 }
 
 #[test]
+fn of_a_name_on_both_sides_of_a_link_of_a_lower_layer_the_later_entry_holds() {
+    let own = "usr/lib/f";
+    for (first, second) in [("lib/f", own), (own, "lib/f"), ("abs/f", own), ("lib/f", "abs/f")] {
+        let upper = Tar::default().file(first, b"first").file("usr/lib/g", b"g").file(second, b"second");
+        let site = Site::new();
+        let seen =
+            merged(&site, &[base(), upper], "cat lib/f lib/g; readlink lib; ls usr/lib; stat -c '%a %Y' usr/lib");
+        assert_eq!(seen, "secondgusr/lib\nf\ng\nold\n750 77", "{first}, {second}");
+        site.assert_no_leftovers();
+    }
+    for (upper, script, wanted) in [
+        // A file gives way to a directory, and a directory to a file, whichever side they are on.
+        (Tar::default().file("usr/lib/d", b"x").file("lib/d/in", b"in"), "cat lib/d/in", "in"),
+        (Tar::default().file("lib/d/in", b"in").file("usr/lib/d", b"x"), "cat lib/d", "x"),
+        (Tar::default().dir("usr/lib/d/").symlink("lib/d", "old"), "cat lib/d", "old"),
+        (
+            Tar::default().symlink("lib/d", "old").dir("usr/lib/d/").file("lib/d/in", b"in"),
+            "ls lib/d; cat lib/old",
+            "in\nold",
+        ),
+        // Links to what came by the other side.
+        (
+            Tar::default().file("usr/lib/f", b"1").file("lib/f", b"2").hardlink("lib/h", "usr/lib/f"),
+            "cat lib/h; test lib/h -ef lib/f && echo one",
+            "2one",
+        ),
+        // What leads nowhere in the layers below leads to what is made now.
+        (Tar::default().file("dangling/f", b"made"), "cat not/there/f; readlink dangling", "madenot/there"),
+    ] {
+        let base = base().symlink("dangling", "not/there");
+        assert_eq!(merged(&Site::new(), &[base, upper], script), wanted, "{script}");
+    }
+}
+
+#[test]
+fn a_layer_that_is_unpacked_in_turn_is_its_images_own_and_checked_like_any_other() {
+    let site = Site::new();
+    let upper = Tar::default().file("lib/f", b"first").file("usr/lib/f", b"second");
+    let first = site.unpack(&[base(), upper.clone()]).unwrap();
+    let other_base = Tar::default().dir("lib/").dir("usr/").dir("usr/lib/");
+    let second = site.unpack(&[other_base, upper]).unwrap();
+    assert_ne!(first[1], second[1]);
+    assert!(!first[1].join("lib/f").exists() && second[1].join("lib/f").exists());
+    let findings = site.store().check(&site.unpacker(), false).unwrap();
+    assert!(findings.damaged.is_empty(), "{findings:?}");
+    // Its bytes count once.
+    let mut small = Site::new();
+    small.limits.image_bytes = 30_000;
+    let large = Tar::default().file("lib/f", &[1; 8_000]).file("usr/lib/f", &[2; 8_000]);
+    small.unpack(&[base(), large]).unwrap();
+}
+
+#[test]
 fn a_whiteout_below_a_link_of_a_lower_layer_removes_what_the_link_leads_to() {
     let upper = Tar::default().file("lib/.wh.old", b"");
     assert_eq!(merged(&Site::new(), &[base(), upper], "readlink lib; ls -A usr/lib"), "usr/lib");

@@ -275,12 +275,8 @@ impl Attack {
 
     /// The record that was written last: names of one second have any order.
     pub fn record(&self) -> serde_json::Value {
-        let path = newest(
-            children(&self.tmp("ces/log/runs"))
-                .into_iter()
-                .filter(|path| path.extension().is_some_and(|end| end == "json")),
-        );
-        serde_json::from_str(&fs::read_to_string(path).expect("a record")).expect("JSON")
+        let records = children(&self.tmp("ces/log/runs")).into_iter().filter(|path| super::records::is_record(path));
+        super::records::record_at(&newest(records))
     }
 
     /// The first researcher's outputs that were made last.
@@ -429,7 +425,9 @@ impl Canary {
         }
         let new = now.keys().filter(|path| !self.seen.contains_key(*path));
         changes.extend(new.map(|path| format!("{} is new", path.display())));
-        for (path, was) in &self.kept {
+        // The last rehearsal of an image takes the place of the one before.
+        let is_rehearsal = |path: &Path| path.components().any(|part| part.as_os_str() == "rehearsals");
+        for (path, was) in self.kept.iter().filter(|(path, _)| !is_rehearsal(path)) {
             let Ok(found) = fs::symlink_metadata(path) else {
                 // Room for the end of a record goes with the end.
                 let is_room = path.parent().is_some_and(|dir| dir.ends_with("log/runs"))

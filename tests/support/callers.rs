@@ -7,6 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use super::records::{is_record, record_at};
 use super::{Host, Ran, WARD_CSV, children, demo_layout};
 
 /// Who calls.
@@ -162,8 +163,7 @@ impl Desk {
     /// The record of the last run.
     pub fn record(&self) -> Value {
         let runs = children(&self.log().join("runs"));
-        let last = runs.iter().rfind(|path| path.extension().is_some_and(|e| e == "json")).expect("a record");
-        serde_json::from_str(&fs::read_to_string(last).expect("a record")).expect("JSON")
+        record_at(runs.iter().rfind(|path| is_record(path)).expect("a record"))
     }
 }
 

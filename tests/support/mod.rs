@@ -20,6 +20,8 @@ pub mod runtimes;
 pub mod rehearsal;
 /// The runtime specification's own JSON schema.
 pub mod schema;
+/// Records with the documents beside them.
+pub mod records;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -239,7 +241,7 @@ impl Host {
     /// `ces run` with these words after the options that every test's run has.
     pub fn run_command(&self, words: &[&str]) -> Command {
         let mut command = self.ces();
-        command.args(["run", "-e", &format!("CES_TEST={}", self.token())]).args(words);
+        command.args(rehearsal::verb(self)).args(["-e", &format!("CES_TEST={}", self.token())]).args(words);
         command
     }
 
@@ -299,10 +301,9 @@ impl Host {
     /// The records, oldest first.
     pub fn records(&self) -> Vec<Value> {
         let mut files = children(&self.root().join("log/runs"));
-        files.retain(|path| path.extension() == Some(OsStr::new("json")));
+        files.retain(|path| records::is_record(path));
         files.sort_by_key(born);
-        let read = |path: &PathBuf| serde_json::from_str(&fs::read_to_string(path).expect("a record")).expect("JSON");
-        files.iter().map(read).collect()
+        files.iter().map(|path| records::record_at(path)).collect()
     }
 }
 
@@ -340,8 +341,8 @@ impl Ran {
     pub fn from(output: std::io::Result<Output>) -> Self {
         let output = output.expect("the command can be started");
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        let (code, signal) = (output.status.code(), output.status.signal());
-        Self { code, signal, stdout: text(output.stdout), stderr: text(output.stderr) }
+        let (code, signal, stderr) = (output.status.code(), output.status.signal(), text(output.stderr));
+        Self { code: rehearsal::payloads(code, &stderr), signal, stdout: text(output.stdout), stderr }
     }
 
     /// Asserts the exit status and gives standard output.

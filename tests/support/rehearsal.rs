@@ -1,8 +1,43 @@
 //! Rehearsals, and their reports.
 
+use std::ffi::OsString;
+
 use serde_json::Value;
 
 use super::{Host, Ran};
+
+/// Where the tests are that are repeated with a rehearsal in the place of each run (`under_rehearse` in `privileged/main.rs`). A
+/// test runs in a thread of its name.
+const REPEATED: &str = "under_rehearse::";
+
+fn is_repeated() -> bool {
+    std::thread::current().name().is_some_and(|name| name.starts_with(REPEATED))
+}
+
+/// How `ces` is called in this test: to run, or to rehearse on the data that a run would have.
+pub fn verb(host: &Host) -> Vec<OsString> {
+    if is_repeated() {
+        let data = host.researcher().dir.join("safe_data");
+        return vec!["rehearse".into(), "--data".into(), data.into()];
+    }
+    vec!["run".into()]
+}
+
+/// The exit status that a run would have had, where a rehearsal gave its verdict; it says how the payload ended.
+pub fn payloads(code: Option<i32>, stderr: &str) -> Option<i32> {
+    let ended = stderr.lines().find_map(|line| line.strip_prefix("ces: run ")?.split_once(": "));
+    let Some((_, how)) = ended.filter(|_| is_repeated()) else { return code };
+    // Where memory runs out, whoever would write a report may be gone with the rest.
+    let is_verdict = matches!(code, Some(0 | 1)) || (code == Some(125) && how.starts_with("out of memory"));
+    if !is_verdict {
+        return code;
+    }
+    match how.strip_prefix("exit ") {
+        Some(rest) => rest.split([',', ' ']).next()?.parse().ok(),
+        None if how.starts_with("deadline passed") => Some(124),
+        None => Some(137),
+    }
+}
 
 /// A rehearsal that has ended.
 #[derive(Debug)]

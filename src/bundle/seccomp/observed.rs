@@ -51,8 +51,8 @@ pub enum Decision {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Watch {
     syscalls: Vec<String>,
-    /// With these arguments the call is of no interest.
-    unless: Option<Comparison>,
+    /// With one of these arguments the call is of no interest.
+    unless: Vec<Comparison>,
 }
 
 /// The program of a rehearsal for this machine; `paths` watches what is opened and looked for, too.
@@ -101,10 +101,7 @@ fn watches(top: &mut Table<'_>, key: &'static str) -> Result<Vec<Watch>> {
                 one.finish()?;
             }
             table.finish()?;
-            match unless.as_slice() {
-                [] | [_] => Ok(Watch { syscalls, unless: unless.pop() }),
-                _ => Err(malformed(format!("{origin} has more than one condition"))),
-            }
+            Ok(Watch { syscalls, unless })
         })
         .collect()
 }
@@ -114,15 +111,17 @@ fn observe(filter: &BpfProgram, watched: &[Watch], arch: Arch) -> Result<BpfProg
     // Jumps to F have their distance only when all that stands before it is there.
     let to_filter = step(JUMP, u32::MAX);
     let mut out = vec![step(LOAD, ARCHITECTURE), jump(EQUAL, audit(arch), 1, 0), to_filter.clone(), step(LOAD, NUMBER)];
-    for (name, unless) in watched.iter().flat_map(|watch| watch.syscalls.iter().map(|name| (name, watch.unless))) {
+    for (name, unless) in watched.iter().flat_map(|watch| watch.syscalls.iter().map(|name| (name, &watch.unless))) {
         let Some(number) = arch.number(name).and_then(|number| u32::try_from(number).ok()) else { continue };
-        let mut body = unless.as_ref().map(compared).unwrap_or_default();
-        if !body.is_empty() {
+        let mut body = Vec::new();
+        for one in unless {
+            let mut part = compared(one);
             // What is not equal goes past the jump.
-            let past = body.len() + 1;
-            for (at, instruction) in body.iter_mut().enumerate().filter(|(_, i)| i.code == EQUAL) {
+            let past = part.len() + 1;
+            for (at, instruction) in part.iter_mut().enumerate().filter(|(_, i)| i.code == EQUAL) {
                 instruction.jf = distance(past - at - 1)?;
             }
+            body.extend(part);
             body.push(to_filter.clone());
         }
         body.push(step(RETURN, NOTIFY));
@@ -195,7 +194,7 @@ mod tests {
     /// Calls of which an argument decides something, by their numbers.
     fn depending(arch: Arch) -> BTreeSet<u32> {
         let rules = Profile::load().unwrap().conditional.into_iter().flat_map(|rule| rule.syscalls);
-        let watched = watched(true).unwrap().into_iter().filter(|watch| watch.unless.is_some());
+        let watched = watched(true).unwrap().into_iter().filter(|watch| !watch.unless.is_empty());
         let names = rules.chain(watched.flat_map(|watch| watch.syscalls));
         names.filter_map(|name| u32::try_from(arch.number(&name)?).ok()).collect()
     }
@@ -206,7 +205,7 @@ mod tests {
         let rules =
             profile.conditional.iter().flat_map(|rule| rule.listed().map(|(c, _)| c.clone()).collect::<Vec<_>>());
         let mut all: Vec<Comparison> = rules.flat_map(|condition| condition.all).collect();
-        all.extend(watched(true).unwrap().into_iter().filter_map(|watch| watch.unless));
+        all.extend(watched(true).unwrap().into_iter().flat_map(|watch| watch.unless));
         all.dedup();
         let mut out = vec![[0; 6], [u64::MAX; 6], [1 << 32; 6]];
         for rest in [0, u64::MAX] {
@@ -279,6 +278,10 @@ mod tests {
             for (name, args, in_light, in_whole) in [
                 ("sendto", [3, 1, 1, 0, 0, 0], false, false),
                 ("sendto", [3, 1, 1, 0, 1, 16], true, true),
+                ("socket", [2, 1, 6, 0, 0, 0], false, false),
+                ("socket", [2, 0x80002, 17, 0, 0, 0], false, false),
+                ("socket", [2, 3, 1, 0, 0, 0], true, true),
+                ("socket", [10, 0x80803, 58, 0, 0, 0], true, true),
                 ("sendmsg", [3, 1, 0, 0, 0, 0], true, true),
                 ("sendmsg", [3, 1, 0x4010, 0, 0, 0], false, false),
                 ("openat", [0, 1, 0, 0, 0, 0], false, true),
@@ -316,7 +319,7 @@ mod tests {
             "[[always]]\nname = \"n\"\nreason = \"r\"\nsyscalls = []",
             "[[always]]\nname = \"n\"\nreason = \"r\"\nsyscalls = [\"raed\"]",
             "[[always]]\nname = \"n\"\nsyscalls = [\"read\"]",
-            "[[always]]\nname = \"n\"\nreason = \"r\"\nsyscalls = [\"read\"]\nunless = [{ arg = 0, eq = 1 }, { arg = 1, eq = 1 }]",
+            "[[always]]\nname = \"n\"\nreason = \"r\"\nsyscalls = [\"read\"]\nunless = [{ arg = 9, eq = 1 }]",
             "[[always]]\nname = \"n\"\nreason = \"r\"\nsyscalls = [\"read\"]\nallow = true",
         ] {
             assert!(watches(&mut Table::parse(text, "f").unwrap(), "always").is_err(), "{text}");

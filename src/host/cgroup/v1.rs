@@ -145,6 +145,9 @@ impl Group {
         Usage {
             peak_memory: number(&self.memory.join("memory.max_usage_in_bytes")).ok(),
             oom_kills: field(&self.memory.join("memory.oom_control"), "oom_kill"),
+            peak_pids: number(&self.pids.join("pids.peak")).ok(),
+            // Where the two controllers share a hierarchy, as they nearly always do; in nanoseconds.
+            cpu: number::<u64>(&self.cpu.join("cpuacct.usage")).ok().map(|nanoseconds| nanoseconds / 1000),
         }
     }
 

@@ -278,6 +278,8 @@ impl Group {
         Usage {
             peak_memory: number(&self.dir.join("memory.peak")).ok(),
             oom_kills: field(&self.dir.join("memory.events"), "oom_kill"),
+            peak_pids: number(&self.dir.join("pids.peak")).ok(),
+            cpu: Some(field(&self.dir.join("cpu.stat"), "usage_usec")).filter(|used| *used > 0),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::image::unpack::protocol::{Fault, FaultKind, RawPath};
 use crate::text;
 
 /// What is kept of an image that is malformed or not what was announced.
-const KEPT: &str = "nothing of this layer was kept; layers that were whole are, for the next try (`ces prune` frees them). Try again, \
+const KEPT: &str = "nothing of this layer was kept; layers that were whole are, for a week and the next try (`ces prune` frees them). Try again, \
                     and if it happens again tell who runs the registry";
 
 impl Job<'_> {
@@ -22,10 +22,10 @@ impl Job<'_> {
             None => fault.text,
         };
         let (what, kind, hint) = match fault.kind {
-            FaultKind::Refused | FaultKind::Malformed => (
+            FaultKind::Refused | FaultKind::Malformed | FaultKind::InTurn => (
                 format!("refused {which}"),
                 Kind::Hostile,
-                "the image is malformed or hostile; nothing of this layer was kept. Rebuild it, or report it to its author",
+                "the image is malformed or hostile; nothing of this layer was kept, and others that were whole for a week (`ces prune` frees them). Rebuild it, or report it to its author",
             ),
             FaultKind::NoSpace => (
                 format!("no space left for {which}"),

@@ -1,8 +1,9 @@
 //! Archives: a tar file of an OCI layout, or what `docker save` writes.
 //!
-//! Takes a tar file and perhaps a tag; gives the image in it.
-//! Trusts nothing in the file: it is opened once and read in place, by an index of its regular files; nothing is extracted.
-//! Refuses compressed archives, too many members, and references to members that are not there.
+//! Takes a tar file, plain or compressed with gzip or Zstandard, and which image of it; gives that image.
+//! Trusts nothing in the file: it is opened once and read in place, by an index of its regular files; nothing is extracted. What
+//! is compressed is decompressed by somebody else, who keeps to limits, and then read in the same way.
+//! Refuses other compressions, too many members, and references to members that are not there.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,14 +11,12 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use serde::Deserialize;
-use serde_json::json;
-
+use super::Expand;
 use super::layout::{Files, Layout, open_regular};
-use super::{Origin, Sink, copy};
 use crate::error::{Error, Kind, Result, Stage};
-use crate::image::document::{Compression, DOCUMENT_MAX, Descriptor, Document, Manifest, Platform};
-use crate::image::reference::{DiffId, Digest};
+use crate::image::document::{Compression, DOCUMENT_MAX};
+use crate::image::magic::{self, Packing};
+use crate::image::reference::Pick;
 use crate::image::unpack::limits::Limits;
 use crate::image::unpack::protocol::Fault;
 use crate::image::unpack::tarstream::{Bytes, TarStream, Type};
@@ -41,17 +40,45 @@ enum Member {
 }
 
 impl Archive {
-    /// Reads the index of the archive `path`.
+    /// Reads the index of the archive `path`; if it is compressed, of what `expand` makes of it.
     ///
     /// # Errors
     /// When it is no tar file.
-    pub fn open(path: &Path) -> Result<Self> {
-        let fail = |fault: Fault| {
-            Error::new(Stage::Pull, Kind::Hostile, format!("{} is not an archive of an image", path.display()))
-                .because(fault.text)
-                .hint("if the archive itself is compressed, decompress it first")
-        };
+    pub fn open(path: &Path, expand: &Expand<'_>) -> Result<Self> {
+        let name = path.display().to_string();
         let file = open_regular(path)?;
+        match packing(&file, &name)? {
+            Packing::Known(Compression::None) => Self::read(file, &name),
+            Packing::Known(compression) => {
+                let file = expand(&file, &name, compression)?;
+                match packing(&file, &name)? {
+                    Packing::Known(Compression::None) => Self::read(file, &name),
+                    twice => Err(not_read(&name, &format!("it is compressed twice, inside with {}", twice.name()))
+                        .hint("decompress it once, and pull what comes out")),
+                }
+            }
+            other @ Packing::Other(kind, program) => Err(not_read(&name, &format!("it is compressed with {kind}"))
+                .hint(match other {
+                    Packing::Other("zip" | "7-Zip", _) => {
+                        format!("unpack it ({program} {name}), and pull what is in it: a tar archive of an image")
+                    }
+                    _ => format!(
+                        "decompress it ({program} < {name} > image.tar), and pull image.tar; ces itself reads plain, gzip and zstd archives"
+                    ),
+                })),
+        }
+    }
+
+    /// Reads the index of an archive that is not compressed.
+    ///
+    /// # Errors
+    /// When it is no tar file.
+    pub fn read(file: File, name: &str) -> Result<Self> {
+        let fail = |fault: Fault| {
+            Error::new(Stage::Pull, Kind::Hostile, format!("{name} is not an archive of an image"))
+                .because(fault.text)
+                .hint("an archive is what docker save or podman save writes, plain or compressed with gzip or zstd")
+        };
         let size = file.metadata().map_err(|e| fail(Fault::malformed(e.to_string())))?.len();
         let limits = Limits { entries: 1 << 20, ..Limits::default() };
         let mut cursor = Cursor { file: &file, at: 0, size, buffer: Vec::new() };
@@ -92,6 +119,7 @@ impl Archive {
         self.members.contains_key(name)
     }
 
+    /// Where a file's bytes are: offset and size.
     fn find(&self, name: &str) -> Result<(u64, u64)> {
         let mut name = name;
         for _ in 0..4 {
@@ -104,7 +132,19 @@ impl Archive {
         Err(Error::new(Stage::Pull, Kind::Missing, format!("the archive has no file \"{name}\"")))
     }
 
-    fn whole(&self, name: &str) -> Result<Vec<u8>> {
+    /// A file's size.
+    ///
+    /// # Errors
+    /// When there is no such file.
+    pub fn size(&self, name: &str) -> Result<u64> {
+        self.find(name).map(|(_, size)| size)
+    }
+
+    /// A small file, whole.
+    ///
+    /// # Errors
+    /// When there is no such file, or it is longer than a document may be.
+    pub fn whole(&self, name: &str) -> Result<Vec<u8>> {
         let (offset, size) = self.find(name)?;
         if size > DOCUMENT_MAX {
             return Err(Error::new(
@@ -126,6 +166,19 @@ impl Files for Archive {
         let (at, left) = self.find(path)?;
         Ok(Box::new(Part { file: &self.file, at, left }))
     }
+}
+
+/// What the file is packed with.
+fn packing(file: &File, name: &str) -> Result<Packing> {
+    let mut start = Vec::new();
+    Part { file, at: 0, left: magic::LENGTH as u64 }
+        .read_to_end(&mut start)
+        .map_err(|e| Error::new(Stage::Pull, Kind::Failed, format!("cannot read {name}")).because(e))?;
+    Ok(Packing::of(&start))
+}
+
+fn not_read(name: &str, why: &str) -> Error {
+    Error::new(Stage::Pull, Kind::Failed, format!("{name} is not read as it is")).because(why)
 }
 
 /// A name without `./`, empty parts and `..`; `None` where it would leave the archive, or is not text.
@@ -185,133 +238,12 @@ impl Read for Part<'_> {
 ///
 /// # Errors
 /// When it is none.
-pub fn layout(path: &Path, tag: Option<String>) -> Result<Layout<Archive>> {
-    let archive = Archive::open(path)?;
+pub fn layout(path: &Path, pick: Pick, expand: &Expand<'_>) -> Result<Layout<Archive>> {
+    let archive = Archive::open(path, expand)?;
     if !archive.has("index.json") {
         return Err(Error::new(Stage::Pull, Kind::Hostile, format!("{} is not an OCI archive", path.display()))
             .because("it has no index.json")
             .hint("what docker save writes is read as docker-archive:FILE"));
     }
-    Ok(Layout::new(archive, tag))
-}
-
-/// Opens what `docker save` has written.
-///
-/// # Errors
-/// When it is none, or the tag is not in it.
-pub fn docker(path: &Path, tag: Option<String>) -> Result<Box<dyn Origin>> {
-    let archive = Archive::open(path)?;
-    if !archive.has("manifest.json") {
-        return Err(Error::new(Stage::Pull, Kind::Hostile, format!("{} is not a Docker archive", path.display()))
-            .because("it has no manifest.json")
-            .hint("an archive of an OCI layout is read as oci-archive:FILE"));
-    }
-    Ok(Box::new(DockerArchive::new(archive, tag.as_deref())?))
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct SavedImage {
-    config: String,
-    #[serde(default)]
-    repo_tags: Option<Vec<String>>,
-    layers: Vec<String>,
-}
-
-/// An image as `docker save` writes it. It has no manifest, so one is written here: from the archive's own
-/// configuration and layers, always the same for the same archive.
-#[derive(Debug)]
-struct DockerArchive {
-    archive: Archive,
-    manifest: Manifest,
-    names: BTreeMap<Digest, String>,
-}
-
-impl DockerArchive {
-    fn new(archive: Archive, tag: Option<&str>) -> Result<Self> {
-        let malformed =
-            |why: String| Error::new(Stage::Pull, Kind::Hostile, "the Docker archive is malformed").because(why);
-        let images: Vec<SavedImage> =
-            serde_json::from_slice(&archive.whole("manifest.json")?).map_err(|e| malformed(e.to_string()))?;
-        let tags = |image: &SavedImage| image.repo_tags.clone().unwrap_or_default();
-        let matches = |image: &&SavedImage| {
-            tag.is_none_or(|tag| {
-                tags(image).iter().any(|t| t == tag || t.rsplit_once(':').is_some_and(|(_, t)| t == tag))
-            })
-        };
-        let all = || images.iter().flat_map(tags).collect::<Vec<_>>().join(", ");
-        let image = match images.iter().filter(matches).collect::<Vec<_>>().as_slice() {
-            [image] => *image,
-            [] => return Err(Error::new(Stage::Pull, Kind::Missing, "the archive has no such image").because(all())),
-            _ => {
-                return Err(Error::new(Stage::Pull, Kind::Usage, "the archive has several images")
-                    .because(all())
-                    .hint("choose one: add its tag after a colon"));
-            }
-        };
-        let config = archive.whole(&image.config)?;
-        let parsed: oci_spec::image::ImageConfiguration =
-            serde_json::from_slice(&config).map_err(|e| malformed(e.to_string()))?;
-        let diff_ids = parsed.rootfs().diff_ids();
-        if diff_ids.len() != image.layers.len() {
-            return Err(malformed(format!("{} layers, {} diff ids", image.layers.len(), diff_ids.len())));
-        }
-        let config_digest = Digest::of(&config);
-        let mut names = BTreeMap::from([(config_digest.clone(), image.config.clone())]);
-        let mut layers = Vec::new();
-        for (name, diff_id) in image.layers.iter().zip(diff_ids) {
-            let (digest, size, compression) = layer(&archive, name, &DiffId::new(diff_id.parse()?))?;
-            names.insert(digest.clone(), name.clone());
-            layers.push(
-                json!({"mediaType": crate::image::pull::media_type(compression), "digest": digest, "size": size}),
-            );
-        }
-        let manifest = serde_json::to_vec(&json!({
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": {
-                "mediaType": "application/vnd.oci.image.config.v1+json",
-                "digest": config_digest,
-                "size": config.len(),
-            },
-            "layers": layers,
-        }))
-        .map_err(|e| malformed(e.to_string()))?;
-        Ok(Self { manifest: Document::parse(manifest)?.manifest()?, archive, names })
-    }
-}
-
-/// A layer's digest, size and compression; an uncompressed one's digest is its diff id, and is checked when it is read.
-fn layer(archive: &Archive, name: &str, diff_id: &DiffId) -> Result<(Digest, u64, Compression)> {
-    let (at, size) = archive.find(name)?;
-    let part = || Part { file: &archive.file, at, left: size };
-    let fail = |e: io::Error| Error::new(Stage::Pull, Kind::Failed, format!("cannot read \"{name}\"")).because(e);
-    let mut start = Vec::new();
-    part().take(4).read_to_end(&mut start).map_err(fail)?;
-    let compression = match start.as_slice() {
-        [0x1f, 0x8b, ..] => Compression::Gzip,
-        [0x28, 0xb5, 0x2f, 0xfd] => Compression::Zstd,
-        _ => return Ok((diff_id.digest().clone(), size, Compression::None)),
-    };
-    let mut hasher = diff_id.digest().hasher();
-    copy(
-        part(),
-        &mut |bytes| {
-            hasher.update(bytes);
-            Ok(())
-        },
-        name,
-    )?;
-    Ok((hasher.finish(), size, compression))
-}
-
-impl Origin for DockerArchive {
-    fn manifest(&self, _platform: &Platform) -> Result<Manifest> {
-        Ok(self.manifest.clone())
-    }
-
-    fn blob(&self, descriptor: &Descriptor, sink: &mut Sink<'_>) -> Result<()> {
-        let name = self.names.get(&descriptor.digest).map(String::as_str).unwrap_or_default();
-        copy(self.archive.open(name)?.take(descriptor.size.saturating_add(1)), sink, name)
-    }
+    Ok(Layout::new(archive, pick))
 }

@@ -1,6 +1,6 @@
 //! The OCI image layout, as a directory (image-spec, image-layout.md).
 //!
-//! Takes a directory and perhaps a tag; gives the image so tagged.
+//! Takes a directory and which image of it; gives that image, and what the layout calls it.
 //! Trusts nothing in the directory: it is opened once, and every file of it is opened below that descriptor, where the
 //! kernel follows no link and lets nothing lead out (openat2(2)); what a name stands for is decided by the open descriptor.
 //! Refuses links, also in place of `blobs` and the directories in it, pipes and devices, and documents that are too long.
@@ -18,6 +18,8 @@ use nix::sys::stat::{SFlag, fstat};
 use super::{Origin, Sink, copy};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::image::document::{DOCUMENT_MAX, Descriptor, Document, Index, Manifest, Platform};
+use crate::image::reference::Pick;
+use crate::image::selection::own_name;
 
 /// Files by name: what a layout consists of, wherever it is kept.
 pub trait Files: Sync {
@@ -32,7 +34,7 @@ pub trait Files: Sync {
 #[derive(Debug)]
 pub struct Layout<F> {
     files: F,
-    tag: Option<String>,
+    pick: Pick,
 }
 
 /// A directory of files, held open: whatever its path stands for later, the files are those of this directory.
@@ -48,7 +50,7 @@ impl Layout<Directory> {
     ///
     /// # Errors
     /// When there is none that may be read.
-    pub fn directory(path: &Path, tag: Option<String>) -> Result<Self> {
+    pub fn directory(path: &Path, pick: Pick) -> Result<Self> {
         let directory =
             File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_CLOEXEC).open(path).map_err(|e| {
                 let kind = if e.kind() == std::io::ErrorKind::NotFound { Kind::Missing } else { Kind::Failed };
@@ -56,14 +58,14 @@ impl Layout<Directory> {
                     .because(e)
                     .hint("oci:DIR is a directory that you may read, with oci-layout, index.json and blobs")
             })?;
-        Ok(Self { files: Directory { directory, path: path.to_owned() }, tag })
+        Ok(Self { files: Directory { directory, path: path.to_owned() }, pick })
     }
 }
 
 impl<F: Files> Layout<F> {
     /// The layout in `files`.
-    pub fn new(files: F, tag: Option<String>) -> Self {
-        Self { files, tag }
+    pub fn new(files: F, pick: Pick) -> Self {
+        Self { files, pick }
     }
 
     fn small(&self, path: &str) -> Result<Vec<u8>> {
@@ -92,13 +94,15 @@ impl<F: Files> Layout<F> {
 }
 
 impl<F: Files> Origin for Layout<F> {
+    fn own_name(&self, platform: &Platform) -> Result<Option<String>> {
+        let index = self.index()?;
+        let names = &index.picked(&self.pick, platform)?.names;
+        Ok(own_name(names, &self.pick).cloned())
+    }
+
     fn manifest(&self, platform: &Platform) -> Result<Manifest> {
         let index = self.index()?;
-        let entry = match &self.tag {
-            None if index.is_one_image() => index.select(platform)?,
-            tag => index.tagged(tag.as_deref())?,
-        };
-        match self.document_of(entry)? {
+        match self.document_of(&index.picked(&self.pick, platform)?.descriptor)? {
             Document::Manifest(manifest) => Ok(manifest),
             Document::Index(inner) => self.document_of(inner.select(platform)?)?.manifest(),
         }
@@ -199,7 +203,7 @@ mod tests {
             fs::create_dir_all(both.path().join(name).join("blobs/sha256")).unwrap();
             fs::write(both.path().join(name).join("blobs/sha256/b"), name).unwrap();
         }
-        let layout = Layout::directory(&both.path().join("one"), None).unwrap();
+        let layout = Layout::directory(&both.path().join("one"), Pick::Only).unwrap();
         change(both.path());
         let mut text = String::new();
         match layout.files.open("blobs/sha256/b") {
@@ -243,7 +247,7 @@ mod tests {
             fs::create_dir_all(both.path().join(name).join("blobs/sha256")).unwrap();
             fs::write(both.path().join(name).join("blobs/sha256/b"), name).unwrap();
         }
-        let layout = Layout::directory(&both.path().join("one"), None).unwrap();
+        let layout = Layout::directory(&both.path().join("one"), Pick::Only).unwrap();
         let (blobs, link) = (both.path().join("one/blobs"), both.path().join("one/link"));
         symlink(both.path().join("other/blobs"), &link).unwrap();
         let is_over = AtomicBool::new(false);
@@ -294,7 +298,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let gone = file.path().with_extension("gone");
         for path in [file.path(), gone.as_path()] {
-            let report = Layout::directory(path, None).unwrap_err().report();
+            let report = Layout::directory(path, Pick::Only).unwrap_err().report();
             assert!(report.contains("cannot read the directory") && report.contains("hint: "), "{report}");
         }
     }

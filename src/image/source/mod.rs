@@ -4,9 +4,10 @@
 //! Trusts no source: every byte is counted and hashed against the descriptor that named it.
 //! Refuses what is longer, shorter or other than announced.
 
+use std::fs::File;
 use std::io::{self, Read};
 
-use super::document::{Descriptor, Manifest, Platform};
+use super::document::{Compression, Descriptor, Manifest, Platform};
 use super::reference::{Digest, Hasher, Source};
 use crate::error::{Error, Kind, Result, Stage};
 
@@ -18,6 +19,8 @@ pub mod credentials;
 pub mod layout;
 /// Archives: a tar file of a layout, or what `docker save` writes.
 pub mod archive;
+/// What `docker save` writes.
+pub mod docker_archive;
 /// The grammar of `WWW-Authenticate`.
 pub mod www_authenticate;
 /// What a registry asks of those it does not know.
@@ -28,8 +31,11 @@ pub mod registry;
 pub use credentials::Credentials;
 pub use rules::{RegistryRule, RegistryRules, Upstream};
 
+/// Gives what a compressed archive, which messages call by the name, is uncompressed.
+pub type Expand<'a> = dyn Fn(&File, &str, Compression) -> Result<File> + 'a;
+
 /// Opens a source, with the rights that this process has now: what a path stands for is decided here, once, and the
-/// directory or file is held open until the image is there.
+/// directory or file is held open until the image is there. Archives that are compressed are decompressed by `expand`.
 ///
 /// # Errors
 /// When the policy refuses it, or it cannot be opened.
@@ -38,15 +44,16 @@ pub fn open(
     rules: &RegistryRules,
     credentials: Option<Credentials>,
     watch: Box<dyn Watch>,
+    expand: &Expand<'_>,
 ) -> Result<Box<dyn Origin>> {
     match source {
         Source::Registry(reference) => {
             let registry = registry::Registry::new(reference.clone(), rules, credentials)?;
             Ok(Box::new(registry.watched_by(watch)))
         }
-        Source::Layout(path, tag) => Ok(Box::new(layout::Layout::directory(path, tag.clone())?)),
-        Source::LayoutArchive(path, tag) => Ok(Box::new(archive::layout(path, tag.clone())?)),
-        Source::DockerArchive(path, tag) => archive::docker(path, tag.clone()),
+        Source::Layout(path, pick) => Ok(Box::new(layout::Layout::directory(path, pick.clone())?)),
+        Source::LayoutArchive(path, pick) => Ok(Box::new(archive::layout(path, pick.clone(), expand)?)),
+        Source::DockerArchive(path, pick) => Ok(Box::new(docker_archive::open(path, pick, expand)?)),
     }
 }
 
@@ -76,6 +83,14 @@ pub trait Resumable: Sync {
 
 /// Something that has an image.
 pub trait Origin: Sync {
+    /// What the image is called where it lies, if it has a name there: text from outside.
+    ///
+    /// # Errors
+    /// When there is no such image.
+    fn own_name(&self, _platform: &Platform) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// The manifest for `platform`, its bytes checked against the digest that named it.
     ///
     /// # Errors

@@ -212,13 +212,14 @@ impl Store {
         Ok(StoredImage { reference, manifest, config, record, layers, directory: path, _lock: lock })
     }
 
-    /// Whether the image is here, whole, and may be seen.
-    pub(crate) fn has(&self, manifest: &Digest) -> Result<bool> {
+    /// How many entries of the image belong to nobody for want of an id; none if it is not here, whole, where it may be seen.
+    pub(crate) fn has(&self, manifest: &Digest) -> Result<Option<u64>> {
         as_root(|_| {
             let _held = self.shared()?;
-            Ok(self.image_path(manifest).is_dir()
-                && !self.hides_image(manifest)
-                && self.load(manifest.to_string(), manifest).is_ok())
+            if !self.image_path(manifest).is_dir() || self.hides_image(manifest) {
+                return Ok(None);
+            }
+            Ok(self.load(manifest.to_string(), manifest).ok().map(|image| image.record.unmapped_ids))
         })
     }
 

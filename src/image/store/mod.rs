@@ -12,6 +12,7 @@
 //!       fs/                         its tree, ready to be a layer of an overlay
 //!       layer.json                  what it is and how it was unpacked
 //!       tree.zst                    the tree, listed when it was unpacked; its digest is in layer.json
+//!       facts.zst                   what it says of packages (`stack`); made anew where it is missing
 //!   images/sha256/<manifest>/       one directory an image; flock shared on it: in use
 //!       manifest.json  config.json  the bytes as received
 //!       image.json                  its layers' keys; who holds it: pulled when, by whom, from where
@@ -48,6 +49,8 @@ use crate::host::privilege::as_root;
 
 /// Layers on disk.
 pub mod layer;
+/// What a layer says of packages.
+mod facts;
 /// What to say of an image that is not there.
 mod missing;
 /// Images on disk.

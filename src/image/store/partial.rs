@@ -22,8 +22,8 @@ use crate::image::document::Descriptor;
 const KEPT_MAX: usize = 12;
 /// So many bytes are kept of one researcher.
 const BYTES_MAX: u64 = 32 << 30;
-/// So long one is kept.
-const AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// So long one is kept; and so long a whole layer of a pull that was refused or broken off.
+pub(super) const AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What is there of a blob. As long as this lives, nobody else has it; what is not discarded stays.
 #[derive(Debug)]

@@ -26,6 +26,9 @@ pub struct ImageRecord {
     pub bytes: u64,
     /// Bytes of all blobs.
     pub blob_bytes: u64,
+    /// Entries of its layers whose user or group has no id here, so that they belong to nobody (65534).
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub unmapped_ids: u64,
     /// When it was pulled (RFC 3339, UTC).
     pub pulled: String,
     /// By whom.
@@ -38,6 +41,11 @@ pub struct ImageRecord {
     /// Everybody who holds it; records of older stores lack the list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pulls: Option<Vec<Pull>>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 /// How one person came to hold an image.
@@ -64,12 +72,12 @@ impl ImageRecord {
     pub(crate) fn new(
         manifest: Digest,
         layers: Vec<(DiffId, Digest)>,
-        bytes: u64,
-        blob_bytes: u64,
+        (bytes, blob_bytes, unmapped_ids): (u64, u64, u64),
         pull: Pull,
     ) -> Self {
         let (pulled, by, source) = (pull.pulled.clone(), pull.by.clone(), pull.source.clone());
-        let mut record = Self { manifest, layers, bytes, blob_bytes, pulled, by, source, holders: None, pulls: None };
+        let (holders, pulls) = (None, None);
+        let mut record = Self { manifest, layers, bytes, blob_bytes, unmapped_ids, pulled, by, source, holders, pulls };
         record.settle(vec![pull]);
         record
     }
@@ -186,6 +194,7 @@ mod tests {
             layers: Vec::new(),
             bytes: 0,
             blob_bytes: 0,
+            unmapped_ids: 0,
             pulled: "2026-01-09".to_owned(),
             by: "somebody".to_owned(),
             source: "oci:/secret".to_owned(),

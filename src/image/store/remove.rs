@@ -16,6 +16,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::names::{Name, Space};
+use super::partial::AGE_MAX;
 use super::workspace::discard;
 use super::{ImageRecord, LayerRecord, Lock, Store, digests, list, read_json, write_json};
 use crate::error::{Error, Kind, Result, Stage};
@@ -186,13 +187,13 @@ impl Store {
 
     /// Frees layers; root alone is told which.
     fn settle_layers(&self, held: &Lock, freed: &mut Freed) -> Result<()> {
-        let layers = self.free_layers(held)?;
+        let layers = self.free_layers(held, |_| true)?;
         freed.layers = self.is_roots().then_some(layers);
         Ok(())
     }
 
-    /// Moves every layer that no image uses to `tmp/`.
-    fn free_layers(&self, held: &Lock) -> Result<FreedLayers> {
+    /// Moves every layer that no image uses, and that is to go, to `tmp/`.
+    fn free_layers(&self, held: &Lock, goes: impl Fn(&Path) -> bool) -> Result<FreedLayers> {
         let mut freed = FreedLayers::default();
         let mut used = HashSet::new();
         for manifest in self.manifests()? {
@@ -208,6 +209,9 @@ impl Store {
                 continue;
             }
             let path = self.layer_path(&key);
+            if !goes(&path) {
+                continue;
+            }
             let bytes = read_json::<LayerRecord>(&path.join("layer.json")).ok().flatten().map_or(0, |r| r.file_bytes);
             if self.set_aside_unused(held, &path)? {
                 freed.layers += 1;
@@ -242,7 +246,8 @@ impl Store {
         fs::rename(path, &aside).map_err(fail)
     }
 
-    /// Deletes everything below `tmp/` that nobody works on, and what is kept of blobs for too long.
+    /// Deletes everything below `tmp/` that nobody works on, and what pulls that came to nothing have left for too long: parts of
+    /// blobs, and whole layers that no image uses.
     ///
     /// # Errors
     /// When something cannot be deleted.
@@ -252,6 +257,8 @@ impl Store {
             let directory = self.root().join("tmp");
             let mut stale: Vec<(PathBuf, File)> = Vec::new();
             let held = self.exclusive()?;
+            // Where a record cannot be read nobody knows which layers are used: then all stay, and whoever uses it is told.
+            self.free_layers(&held, is_too_old).ok();
             for name in list(&directory)? {
                 let path = directory.join(name);
                 // Deleted by someone else meanwhile, perhaps.
@@ -265,6 +272,13 @@ impl Store {
             stale.iter().try_for_each(|(path, _)| settled(|| discard(path, unpacker)))
         })
     }
+}
+
+/// Whether a layer was put in its place longer ago than what came of a pull is kept.
+fn is_too_old(layer: &Path) -> bool {
+    let written = fs::metadata(layer.join("layer.json")).and_then(|found| found.modified());
+    // A clock that was set back makes it no older than new.
+    written.is_ok_and(|written| written.elapsed().unwrap_or_default() > AGE_MAX)
 }
 
 /// How often, and how long in between, a removal is tried again: half a second in all.

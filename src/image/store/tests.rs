@@ -53,7 +53,7 @@ impl Desk {
 fn pull(store: &Store, name: &str, content: &str, rights: Rights) -> Digest {
     let manifest = Digest::of(content.as_bytes());
     let pull = store.pull_by("somebody", &format!("from {content}"), "2026".to_owned(), rights);
-    let record = ImageRecord::new(manifest.clone(), Vec::new(), 0, 0, pull);
+    let record = ImageRecord::new(manifest.clone(), Vec::new(), (0, 0, 0), pull);
     let record = match store.readable(&manifest) {
         Some(before) => record.joined_to(&before),
         None => record,

@@ -84,6 +84,7 @@ impl Applier {
     pub fn apply<B: Bytes>(&mut self, decision: Decision, archive: &mut TarStream<B>) -> Result<(), Fault> {
         self.omitted.set_id_bits += u64::from(decision.set_id_bit);
         self.omitted.xattrs += decision.dropped_xattrs;
+        self.omitted.unmapped_ids += u64::from(decision.unmapped.is_some());
         match decision.action {
             Action::Directory(path, meta) => self.directory(&path, &meta)?,
             Action::File(path, meta) => self.file(&path, &meta, archive)?,

@@ -19,9 +19,13 @@ use nix::sys::stat::Mode;
 use super::apply::{Applied, Applier};
 use super::flush::Flush;
 use super::listing::{self, Contents};
-use super::protocol::{Fault, FaultKind, Job, Report, Said, Work, receive, send};
+use super::merged::LayersBelow;
+use super::protocol::{
+    EXPANDED, Fault, FaultKind, Job, NAMES_MAX, NOTES_MAX, OmittedName, OmittedSort, RawPath, Report, Said, Work,
+    receive, send,
+};
 use super::stream::{Hashing, Uncompressed};
-use super::tarstream::TarStream;
+use super::tarstream::{Entry, TarStream, Type};
 use super::tree::Tree;
 use super::{plan, remove, settle, stream};
 use crate::host::confine::{self, Unconfined};
@@ -31,15 +35,23 @@ use crate::host::parent;
 /// Bytes of file contents after which what was written so far is sent on its way to disk.
 const FLUSH_EVERY: u64 = 256 << 20;
 
-/// What the child process does; to be called before any thread exists.
-pub fn child_main() -> ExitCode {
+/// Seconds of a processor that reading a layer's facts may take, and bytes that it may write.
+const FACTS_SECONDS: u64 = 300;
+const FACTS_BYTES: u64 = 256 << 20;
+
+/// Reads what a tree says of packages: the tree, its listing, where to write, the listing's digest.
+pub type FactsReader = fn(&OwnedFd, File, File, &str) -> io::Result<()>;
+
+/// What the child process does; to be called before any thread exists. `facts` reads what a layer says of packages, which is a
+/// later stage's affair.
+pub fn child_main(facts: FactsReader) -> ExitCode {
     let Ok((control, blob)) = descriptors() else { return ExitCode::FAILURE };
     if parent::verify(&control).is_err() {
         // Not started by ces: whoever did is told nothing.
         return ExitCode::FAILURE;
     }
     let mut from_parent = BufReader::new(&control);
-    let said = match work(&mut from_parent, &control, blob) {
+    let said = match work(&mut from_parent, &control, blob, facts) {
         Ok(report) => Said::Done(report.map(Box::new)),
         Err(fault) => Said::Failed(fault),
     };
@@ -55,7 +67,12 @@ fn descriptors() -> io::Result<(UnixStream, File)> {
     Ok((UnixStream::from(control), File::from(blob)))
 }
 
-fn work(from_parent: &mut BufReader<&UnixStream>, control: &UnixStream, blob: File) -> Result<Option<Report>, Fault> {
+fn work(
+    from_parent: &mut BufReader<&UnixStream>,
+    control: &UnixStream,
+    blob: File,
+    facts: FactsReader,
+) -> Result<Option<Report>, Fault> {
     let lost = |e: io::Error| Fault::new(FaultKind::Host, format!("lost the parent process: {e}"));
     let job: Job = receive(from_parent).map_err(lost)?;
     // Whatever a layer makes this process remember, the host keeps its memory: an allocation beyond is this process's end.
@@ -65,18 +82,26 @@ fn work(from_parent: &mut BufReader<&UnixStream>, control: &UnixStream, blob: Fi
     let listing = job.listing.as_deref().map(create).transpose()?;
     let known = job.known.as_deref().map(open_file).transpose()?;
     let lower = match &job.work {
-        Work::Settle { lower, .. } => lower.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?,
+        Work::Settle { lower, .. } | Work::Unpack { lower, .. } => {
+            lower.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?
+        }
         _ => Vec::new(),
     };
     confine::leave()?;
     send(control, &Said::Unshared).map_err(lost)?;
     receive::<String>(from_parent).map(drop).map_err(lost)?;
     confine::become_root(&job.ids)?;
-    confine::shut_in(&directory, &lower, matches!(job.work, Work::List))?;
+    confine::shut_in(&directory, &lower, matches!(job.work, Work::List | Work::Facts { .. }))?;
     match &job.work {
-        Work::Unpack { compression, blob_size, has_base } => {
+        Work::Unpack { compression, blob_size, has_base, .. } => {
             let bytes = stream::start(blob, *compression, *blob_size, job.limits.clone())?;
-            unpack(directory, bytes, *has_base, listing, &job).map(Some)
+            unpack(directory, bytes, (*has_base, lower), listing, &job).map(Some)
+        }
+        Work::Expand { compression, size } => {
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let out = openat(&directory, EXPANDED, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+                .map_err(|e| Fault::host("make a file", e))?;
+            stream::expand(blob, *compression, *size, &job.limits, &File::from(out)).map(|()| None)
         }
         Work::Settle { open, .. } => {
             let mut contents = known.map(listing::load).transpose()?.unwrap_or_default();
@@ -90,6 +115,15 @@ fn work(from_parent: &mut BufReader<&UnixStream>, control: &UnixStream, blob: Fi
             flush.finish().map(|()| None)
         }
         Work::List => list(&directory, listing, &Contents::default(), &job.ids).map(|()| None),
+        Work::Facts { tree } => {
+            let limit = |resource, most| setrlimit(resource, most, most).map_err(|e| Fault::host("set a limit", e));
+            limit(Resource::RLIMIT_CPU, FACTS_SECONDS)?;
+            limit(Resource::RLIMIT_FSIZE, FACTS_BYTES)?;
+            let missing = || Fault::new(FaultKind::Host, "no listing, or nowhere to write");
+            let (known, out) = (known.ok_or_else(missing)?, listing.ok_or_else(missing)?);
+            let read = facts(&directory, known, out, tree);
+            read.map(|()| None).map_err(|e| Fault::new(FaultKind::Host, format!("cannot read the layer's facts: {e}")))
+        }
         Work::Remove => remove::remove_content(&directory).map(|()| None),
     }
 }
@@ -127,7 +161,7 @@ fn list(directory: &OwnedFd, listing: Option<File>, contents: &Contents, ids: &I
 fn unpack(
     directory: OwnedFd,
     (mut bytes, hashing): (Uncompressed, Hashing),
-    has_base: bool,
+    (has_base, lower): (bool, Vec<OwnedFd>),
     listing: Option<File>,
     job: &Job,
 ) -> Result<Report, Fault> {
@@ -135,16 +169,25 @@ fn unpack(
     let flush = Flush::start(&directory)?;
     let mut flushed = 0;
     let root = directory.try_clone().map_err(|_| Fault::host("open the layer's directory", Errno::EMFILE))?;
-    let mut applier = Applier::new(Tree::new(root, limits.depth)?, has_base);
+    let mut tree = Tree::new(root, limits.depth)?;
+    if !lower.is_empty() {
+        tree = tree.above(Box::new(LayersBelow::new(lower)));
+    }
+    let mut applier = Applier::new(tree, has_base);
     let mut archive = TarStream::new(&mut bytes);
-    let mut entries = 0_u64;
+    let (mut entries, mut unmapped) = (0_u64, None);
+    let mut left_out = LeftOut::default();
     while let Some(entry) = archive.entry(limits)? {
         entries += 1;
         if entries > limits.entries {
             return Err(Fault::refused(format!("the layer has more than {} entries", limits.entries)));
         }
         let name = entry.path.clone();
+        left_out.note(&entry);
         let decision = plan::decide(entry, ids, limits)?;
+        if let Some(id) = decision.unmapped {
+            unmapped.get_or_insert_with(|| (RawPath(name.clone()), id));
+        }
         applier.apply(decision, &mut archive).map_err(|fault| fault.at(&name))?;
         if applier.written() - flushed >= FLUSH_EVERY {
             flushed = applier.written();
@@ -153,7 +196,8 @@ fn unpack(
     }
     flush.soon();
     archive.drain()?;
-    let (Applied { omitted, open, root, file_bytes }, contents) = applier.finish()?;
+    let (Applied { mut omitted, open, root, file_bytes }, contents) = applier.finish()?;
+    omitted.names = left_out.names;
     let total = bytes.total();
     drop(bytes);
     let diff_id = hashing.finish()?;
@@ -163,5 +207,33 @@ fn unpack(
         listing => list(&directory, listing, &contents, ids)?,
     }
     flush.finish()?;
-    Ok(Report { diff_id, bytes: total, file_bytes, entries, omitted, open, root })
+    Ok(Report { diff_id, bytes: total, file_bytes, entries, omitted, open, root, unmapped })
+}
+
+/// The names of what is left out of a layer by rule.
+#[derive(Default)]
+struct LeftOut {
+    names: Vec<OmittedName>,
+    bytes: usize,
+}
+
+impl LeftOut {
+    /// Keeps the entry's name for each thing of it that is left out.
+    fn note(&mut self, entry: &Entry) {
+        let is_file = entry.kind == Type::File;
+        let has_capabilities = || entry.xattrs.iter().any(|(name, _)| name == b"security.capability");
+        for (is_left_out, what) in [
+            (is_file && entry.mode & 0o4000 != 0, OmittedSort::SetUserId),
+            (is_file && entry.mode & 0o2000 != 0, OmittedSort::SetGroupId),
+            (is_file && has_capabilities(), OmittedSort::Capabilities),
+            (entry.kind == Type::Device, OmittedSort::Device),
+        ] {
+            let bytes = self.bytes.saturating_add(entry.path.len());
+            if is_left_out && self.names.len() < NOTES_MAX && bytes <= NAMES_MAX {
+                self.bytes = bytes;
+                let parts = entry.path.split(|&b| b == b'/').filter(|part| !part.is_empty() && *part != b".");
+                self.names.push(OmittedName { what, path: RawPath(parts.collect::<Vec<_>>().join(&b'/')) });
+            }
+        }
+    }
 }

@@ -14,7 +14,7 @@ use nix::sys::stat::{FileStat, SFlag};
 
 use super::plan::Parts;
 use super::protocol::Fault;
-use super::tree::{self, open_plain};
+use super::tree::{self, Below, open_plain};
 use super::xattrs;
 
 /// As many links as the kernel follows (`MAXSYMLINKS`).
@@ -23,6 +23,26 @@ const LINKS_MAX: usize = 40;
 /// The layers below one.
 #[derive(Debug)]
 pub struct Merged<'a>(&'a [OwnedFd]);
+
+/// The same, with descriptors of its own.
+#[derive(Debug)]
+pub struct LayersBelow(Vec<OwnedFd>);
+
+impl LayersBelow {
+    /// The layers `lower`, base first.
+    pub fn new(lower: Vec<OwnedFd>) -> Self {
+        Self(lower)
+    }
+}
+
+impl Below for LayersBelow {
+    fn link(&self, path: &[Vec<u8>]) -> Result<Option<Vec<u8>>, Fault> {
+        match Merged::new(&self.0).look(path)? {
+            Found::Link(target) => Ok(Some(target)),
+            Found::Directory(_) | Found::Other(..) | Found::Nothing => Ok(None),
+        }
+    }
+}
 
 /// What a path is.
 #[derive(Debug)]

@@ -13,7 +13,8 @@
 //!
 //! **What differs from the archive**, by rule: block and character devices are skipped and counted; set-user-ID and
 //! set-group-ID bits of files are removed; of the extended attributes only `user.*` are kept (less those that overlayfs
-//! and container tools give a meaning); times outside 1970 to 2262 become 1970; access times equal modification times.
+//! and container tools give a meaning); what belongs to ids beyond those mapped here belongs to nobody (65534), and is counted;
+//! times outside 1970 to 2262 become 1970; access times equal modification times.
 
 /// How much a layer may ask for.
 pub mod limits;

@@ -20,12 +20,15 @@ use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::idmap::IdMap;
 use crate::host::privilege::as_root;
+use crate::image::document::Compression;
 
 /// The name under which the child is executed, and by which it is known: no file has it, and no word of a command line leads
 /// there.
 pub const NAME: &str = "ces: unpack";
 /// Bytes of the blob that may wait in the pipe.
 const PIPE_SIZE: i32 = 1 << 20;
+/// Bytes that the process may hold that reads what a layer says of packages.
+const FACTS_MEMORY: u64 = 768 << 20;
 
 /// Starts children that unpack.
 #[derive(Debug, Clone)]
@@ -92,21 +95,43 @@ impl Unpacker {
         work: Work,
         feed: impl FnOnce(&mut BlobPipe) -> Result<()>,
     ) -> Result<Ended<Report>> {
+        match self.feed(self.job(directory, work, Some(listing)), feed)? {
+            Ok(Some(report)) => Ok(Ok(*report)),
+            Ok(None) => Err(Error::new(Stage::Unpack, Kind::Failed, "the unpacking process sent no report")),
+            Err(fault) => Ok(Err(fault)),
+        }
+    }
+
+    /// Decompresses what `feed` writes, of `size` bytes, to the file `archive` in `directory`; it may become as large as an
+    /// image.
+    ///
+    /// # Errors
+    /// As [`Self::unpack`].
+    pub fn expand(
+        &self,
+        directory: &Path,
+        compression: Compression,
+        size: u64,
+        feed: impl FnOnce(&mut BlobPipe) -> Result<()>,
+    ) -> Result<Ended<()>> {
+        let mut job = self.job(directory, Work::Expand { compression, size }, None);
+        job.limits.layer_bytes = job.limits.image_bytes;
+        Ok(self.feed(job, feed)?.map(drop))
+    }
+
+    /// Runs a child on what `feed` writes.
+    fn feed(&self, job: Job, feed: impl FnOnce(&mut BlobPipe) -> Result<()>) -> Result<Ended<Option<Box<Report>>>> {
         let (blob, to_child) = pipe2(OFlag::O_CLOEXEC).map_err(|e| host("cannot make a pipe", e))?;
         // A larger pipe is only faster; a user may have used up the allowance.
         fcntl(&to_child, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE)).ok();
-        let running = self.start(self.job(directory, work, Some(listing)), Stdio::from(blob))?;
+        let running = self.start(job, Stdio::from(blob))?;
         let mut pipe = BlobPipe(to_child.into());
         let fed = feed(&mut pipe);
         drop(pipe);
         // The child's word is waited for even if feeding failed: nobody writes to the directory after this.
         let ended = running.finish();
         fed?;
-        match ended? {
-            Ok(Some(report)) => Ok(Ok(*report)),
-            Ok(None) => Err(Error::new(Stage::Unpack, Kind::Failed, "the unpacking process sent no report")),
-            Err(fault) => Ok(Err(fault)),
-        }
+        ended
     }
 
     /// Adapts the layer in `directory` to those below it, and lists it in the file `listing`, which so far tells what is
@@ -134,6 +159,18 @@ impl Unpacker {
         if self.privileged {
             job.ids = IdMap::everyone();
         }
+        Ok(self.start(job, Stdio::null())?.finish()?.map(drop))
+    }
+
+    /// Reads what the tree in `directory` says of packages, whose listing is `listing` and has the digest `tree`, into the
+    /// new file `facts`.
+    ///
+    /// # Errors
+    /// When no child can be started, or it died.
+    pub fn facts(&self, directory: &Path, listing: &Path, tree: &str, facts: &Path) -> Result<Ended<()>> {
+        let mut job = self.job(directory, Work::Facts { tree: tree.to_owned() }, Some(facts));
+        job.known = Some(listing.to_owned());
+        job.limits.memory = job.limits.memory.min(FACTS_MEMORY);
         Ok(self.start(job, Stdio::null())?.finish()?.map(drop))
     }
 

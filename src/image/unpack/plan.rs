@@ -2,8 +2,7 @@
 //!
 //! Takes an `Entry`; gives an `Action` on names that are clean: no `..`, no empty part, no leading slash.
 //! Trusts nothing in the entry; touches nothing outside it (so tables can test it).
-//! Refuses names that leave the root, whiteouts of nothing, links to nothing, ids that do not exist, a root that is no
-//! directory.
+//! Refuses names that leave the root, whiteouts of nothing, links to nothing, a root that is no directory.
 
 use super::limits::Limits;
 use super::protocol::Fault;
@@ -19,6 +18,10 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 const AUFS: &[u8] = b".wh..wh.";
 /// The last second that file systems and 64-bit nanoseconds hold.
 const LAST_SECOND: i64 = 9_223_372_036;
+
+/// Who owns what belongs to ids that the map does not have: by convention nobody, and what the kernel shows for such ids
+/// (`/proc/sys/kernel/overflowuid`).
+pub const NOBODY: u32 = 65_534;
 
 /// A path below the layer's root, in clean parts; the root itself has none.
 pub type Parts = Vec<Vec<u8>>;
@@ -68,12 +71,14 @@ pub struct Decision {
     pub set_id_bit: bool,
     /// Extended attributes that are not kept.
     pub dropped_xattrs: u64,
+    /// A user's or group's id that has none here: the entry belongs to [`NOBODY`] instead.
+    pub unmapped: Option<u64>,
 }
 
 /// Decides about an entry.
 ///
 /// # Errors
-/// When the entry is hostile or malformed, or its owner cannot exist here.
+/// When the entry is hostile or malformed, or neither its owner nor nobody has an id here.
 pub fn decide(entry: Entry, ids: &IdMap, limits: &Limits) -> Result<Decision, Fault> {
     let name = entry.path.clone();
     decide_inner(entry, ids, limits).map_err(|fault| fault.at(&name))
@@ -81,7 +86,7 @@ pub fn decide(entry: Entry, ids: &IdMap, limits: &Limits) -> Result<Decision, Fa
 
 fn decide_inner(entry: Entry, ids: &IdMap, limits: &Limits) -> Result<Decision, Fault> {
     let parts = clean(&entry.path, limits)?;
-    let plain = |action| Ok(Decision { action, set_id_bit: false, dropped_xattrs: 0 });
+    let plain = |action| Ok(Decision { action, set_id_bit: false, dropped_xattrs: 0, unmapped: None });
     let Some((last, parent)) = parts.split_last() else {
         if entry.path.is_empty() {
             return Err(Fault::malformed("an entry has no name"));
@@ -172,19 +177,13 @@ fn with_meta(entry: Entry, ids: &IdMap, action: impl FnOnce(Meta) -> Action) -> 
     if entry.kind != Type::Directory {
         mode &= 0o1777;
     }
-    let uid = id(entry.uid, "user")?;
-    let gid = id(entry.gid, "group")?;
-    let owner = if ids.is_single() {
+    let (owner, unmapped) = if ids.is_single() {
         mode |= if entry.kind == Type::Directory { 0o700 } else { 0o600 };
-        None
+        (None, None)
     } else {
-        let range = |what: &str, id: u32| {
-            Fault::refused(format!("belongs to {what} {id}, which is not among the ids mapped here"))
-                .hint("images may use ids 0 to 65535; an ordinary user needs as many in /etc/subuid and /etc/subgid")
-        };
-        ids.uid_outside(uid).ok_or_else(|| range("user", uid))?;
-        ids.gid_outside(gid).ok_or_else(|| range("group", gid))?;
-        Some((uid, gid))
+        let (uid, gid) = (mapped(entry.uid, "user", ids)?, mapped(entry.gid, "group", ids)?);
+        let unmapped = [(entry.uid, uid), (entry.gid, gid)].into_iter().find(|(asked, id)| *asked != u64::from(*id));
+        (Some((uid, gid)), unmapped.map(|(asked, _)| asked))
     };
     let mtime = match entry.mtime {
         (seconds @ 0..=LAST_SECOND, nanoseconds) => (seconds, nanoseconds),
@@ -193,13 +192,18 @@ fn with_meta(entry: Entry, ids: &IdMap, action: impl FnOnce(Meta) -> Action) -> 
     let all = entry.xattrs.len();
     let xattrs: Vec<_> = entry.xattrs.into_iter().filter(|(name, _)| xattrs::is_kept(name)).collect();
     let dropped_xattrs = (all - xattrs.len()) as u64;
-    Ok(Decision { action: action(Meta { mode, owner, mtime, xattrs }), set_id_bit, dropped_xattrs })
+    Ok(Decision { action: action(Meta { mode, owner, mtime, xattrs }), set_id_bit, dropped_xattrs, unmapped })
 }
 
-/// An id as the kernel knows them; the last means "unchanged" to `chown` and is no one's.
-fn id(id: u64, what: &str) -> Result<u32, Fault> {
-    match u32::try_from(id) {
-        Ok(id) if id != u32::MAX => Ok(id),
-        _ => Err(Fault::refused(format!("belongs to {what} {id}, which cannot exist"))),
-    }
+/// The id itself where it has one on disk, else nobody's. Nothing wraps around: what has no id never becomes root's
+/// (CVE-2024-40635 was that).
+fn mapped(asked: u64, what: &str, ids: &IdMap) -> Result<u32, Fault> {
+    let outside = |id| if what == "user" { ids.uid_outside(id) } else { ids.gid_outside(id) };
+    let own = u32::try_from(asked).ok().filter(|id| outside(*id).is_some());
+    own.or_else(|| outside(NOBODY).map(|_| NOBODY)).ok_or_else(|| {
+        Fault::refused(format!(
+            "belongs to {what} {asked}, which is not among the ids mapped here, and nor is nobody (65534)"
+        ))
+        .hint("images may use ids 0 to 65535; an ordinary user needs as many in /etc/subuid and /etc/subgid")
+    })
 }

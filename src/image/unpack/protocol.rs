@@ -27,6 +27,11 @@ use crate::image::reference::Digest;
 pub const MESSAGE_MAX: u64 = 64 << 20;
 /// How many paths a report may name.
 pub const NOTES_MAX: usize = 10_000;
+/// Bytes of the names of what was left out: they are in a layer's record, which every run reads.
+pub const NAMES_MAX: usize = 256 << 10;
+
+/// The file of an archive that was decompressed, in the directory of the job.
+pub const EXPANDED: &str = "archive";
 
 /// What the child is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -57,6 +62,8 @@ pub enum Work {
         blob_size: u64,
         /// Whether layers may lie below this one: without them a hard link to nothing is an error.
         has_base: bool,
+        /// The layers below, base first, where their links are to be followed entry by entry.
+        lower: Vec<PathBuf>,
     },
     /// Adapt an unpacked layer to the layers below it.
     Settle {
@@ -65,8 +72,20 @@ pub enum Work {
         /// What unpacking left open.
         open: Open,
     },
+    /// Write what the compressed archive on standard input is uncompressed to the new file [`EXPANDED`].
+    Expand {
+        /// How it is packed.
+        compression: Compression,
+        /// Its size.
+        size: u64,
+    },
     /// List the tree as it is; nothing is changed.
     List,
+    /// Read what the tree says of packages, in the files that a listing names; nothing is changed.
+    Facts {
+        /// The digest of the listing.
+        tree: String,
+    },
     /// Delete everything in the directory: its files may belong to ids that only the namespace maps.
     Remove,
 }
@@ -109,6 +128,8 @@ pub struct Report {
     pub open: Open,
     /// The root directory's metadata, if the layer lists it.
     pub root: Option<RootMeta>,
+    /// The first entry that belongs to nobody because its id is not mapped, and that id.
+    pub unmapped: Option<(RawPath, u64)>,
 }
 
 /// The metadata of an image's root directory.
@@ -141,6 +162,36 @@ pub struct Omitted {
     pub set_id_bits: u64,
     /// Extended attributes.
     pub xattrs: u64,
+    /// Entries whose user or group is not among the ids mapped here, so that they belong to nobody (65534).
+    #[serde(default)]
+    pub unmapped_ids: u64,
+    /// Which devices, files with such bits, and files with capabilities: the first [`NOTES_MAX`], as far as they fit
+    /// [`NAMES_MAX`] bytes. Layers of older stores have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<OmittedName>,
+}
+
+/// Something that was left out of a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OmittedName {
+    /// What it is.
+    pub what: OmittedSort,
+    /// Its path in the layer.
+    pub path: RawPath,
+}
+
+/// Sorts of what is left out by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OmittedSort {
+    /// A set-user-ID bit.
+    SetUserId,
+    /// A set-group-ID bit.
+    SetGroupId,
+    /// File capabilities (`security.capability`).
+    Capabilities,
+    /// A block or character device.
+    Device,
 }
 
 /// Why a child stopped.
@@ -163,6 +214,8 @@ pub enum FaultKind {
     Malformed,
     /// The layer asks for what no layer may have.
     Refused,
+    /// Only the order of the layer's entries tells what it means: it is to be unpacked again, with the layers below at hand.
+    InTurn,
     /// The file system is full, or a quota is used up.
     NoSpace,
     /// The host did not do what was asked.

@@ -2,7 +2,7 @@
 //!
 //! Takes an unpacked layer, what it left open, and the layers below; gives the layer as applying all in turn would.
 //! Trusts the layers below: they were unpacked by the same rules.
-//! Refuses hard links to what exists nowhere, and entries that can only be meant in two ways.
+//! Refuses hard links to what exists nowhere; what only the order of the entries decides is told apart, and unpacked in turn.
 //!
 //! 1. A directory that the layer only implies is, below, either such a directory (it gets its metadata), or a symbolic
 //!    link to one (its entries belong there), or nothing (it stays as it was made; if it only held whiteouts, it goes).
@@ -24,14 +24,14 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, mkfifoat, s
 
 use super::merged::{Found, Merged};
 use super::plan::Parts;
-use super::protocol::{Fault, Open};
+use super::protocol::{Fault, FaultKind, Open};
 use super::tree::{self, open_plain};
 use super::xattrs;
 
 /// Adapts the layer in `layer` to the ones below it (`lower`, base first); tells the inodes of the files it has made.
 ///
 /// # Errors
-/// When a name means nothing, or two things.
+/// When a name means nothing; and, as [`FaultKind::InTurn`], when it means one of two things.
 pub fn settle(layer: &OwnedFd, lower: &[OwnedFd], open: &Open) -> Result<Vec<u64>, Fault> {
     let merged = Merged::new(lower);
     let mut implied: Vec<Parts> = open.implied.iter().map(|path| parts(&path.0)).collect();
@@ -92,7 +92,7 @@ fn implied_directory(
         Found::Link(_) => {
             drop(own);
             let Some(real) = merged.resolve(path)? else {
-                return Err(Fault::refused("lies below a symbolic link of another layer that leads nowhere"));
+                return Err(in_turn("lies below a symbolic link of another layer that leads nowhere".to_owned()));
             };
             move_content(layer, merged, path, &real, times)?;
             Ok(Some(real))
@@ -100,6 +100,11 @@ fn implied_directory(
         // A file gives way to a directory, as when the layers are applied in turn.
         Found::Other(..) | Found::Nothing => Ok(None),
     }
+}
+
+/// What the order of the layer's entries decides, of which nothing is known any more.
+fn in_turn(why: String) -> Fault {
+    Fault::new(FaultKind::InTurn, why)
 }
 
 /// Whether the layer itself hides what lies below `path`: one of the directories above is opaque.
@@ -144,7 +149,7 @@ fn merge_into(source: &OwnedFd, target: &OwnedFd) -> Result<(), Fault> {
                 match (tree::open_dir(source, &name), tree::open_dir(target, &name)) {
                     (Ok(from), Ok(to)) => merge_into(&from, &to)?,
                     _ => {
-                        return Err(Fault::refused(format!(
+                        return Err(in_turn(format!(
                             "\"{}\" comes by its own path and through a symbolic link of another layer",
                             crate::text::neutral_bytes(name.as_bytes())
                         )));
@@ -186,7 +191,9 @@ fn make_directories(
                 }
                 made
             }
-            Err(_) => return Err(Fault::refused("a symbolic link of another layer leads to what this layer replaces")),
+            Err(_) => {
+                return Err(in_turn("a symbolic link of another layer leads to what this layer replaces".to_owned()));
+            }
         };
     }
     Ok(at)

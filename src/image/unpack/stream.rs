@@ -16,11 +16,14 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use flate2::bufread::GzDecoder;
+use nix::errno::Errno;
 
+use super::holes::Sparse;
 use super::limits::Limits;
 use super::protocol::Fault;
 use super::tarstream::Bytes;
 use crate::image::document::Compression;
+use crate::image::magic::Packing;
 use crate::image::reference::{Digest, Hasher};
 
 /// Bytes in a chunk: large enough that queues cost nothing, small enough for the CPU's caches.
@@ -160,7 +163,7 @@ fn decompress(
         }
         memory.truncate(filled);
         total += filled as u64;
-        check_size(total, blob_size, limits)?;
+        check_size(total, blob_size, limits, "layer")?;
         let chunk = Arc::new(memory);
         if to_hash.send(Arc::clone(&chunk)).is_err() || to_tar.send(Ok(chunk)).is_err() {
             return Ok(());
@@ -168,13 +171,34 @@ fn decompress(
     }
 }
 
-fn check_size(total: u64, blob_size: u64, limits: &Limits) -> Result<(), Fault> {
+/// Writes what the blob is uncompressed to `out`; runs of zeros become holes.
+///
+/// # Errors
+/// When it cannot be decompressed, is larger than a layer may be, or the disk is full.
+pub fn expand(blob: File, compression: Compression, blob_size: u64, limits: &Limits, out: &File) -> Result<(), Fault> {
+    let failed =
+        |e: std::io::Error| Fault::host("write the archive", e.raw_os_error().map_or(Errno::EIO, Errno::from_raw));
+    let mut decoder = Decoder::new(BufReader::with_capacity(CHUNK, blob), compression, limits)?;
+    let mut sparse = Sparse::new(out);
+    let (mut total, mut memory) = (0_u64, vec![0; CHUNK]);
+    loop {
+        let piece = match decoder.read(&mut memory)? {
+            0 => return sparse.finish().map(drop).map_err(failed),
+            n => memory.get(..n).unwrap_or_default(),
+        };
+        total += piece.len() as u64;
+        check_size(total, blob_size, limits, "archive")?;
+        sparse.append(piece).map_err(failed)?;
+    }
+}
+
+fn check_size(total: u64, blob_size: u64, limits: &Limits, what: &str) -> Result<(), Fault> {
     if total > limits.layer_bytes {
-        return Err(Fault::refused(format!("the layer expands to more than {} bytes", limits.layer_bytes)));
+        return Err(Fault::refused(format!("the {what} expands to more than {} bytes", limits.layer_bytes)));
     }
     if total > limits.ratio_from && total / limits.ratio > blob_size {
         return Err(Fault::refused(format!(
-            "the layer expands to more than {} times its {blob_size} bytes",
+            "the {what} expands to more than {} times its {blob_size} bytes",
             limits.ratio
         )));
     }
@@ -192,21 +216,9 @@ enum Decoder {
 impl Decoder {
     fn new(mut input: BufReader<File>, compression: Compression, limits: &Limits) -> Result<Self, Fault> {
         let start = input.fill_buf().map_err(unreadable)?;
-        let found = match start {
-            [0x1f, 0x8b, ..] => Some("gzip"),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some("zstd"),
-            [b'B', b'Z', b'h', ..] => Some("bzip2"),
-            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some("xz"),
-            _ => None,
-        };
-        let declared = match compression {
-            Compression::None => None,
-            Compression::Gzip => Some("gzip"),
-            Compression::Zstd => Some("zstd"),
-        };
+        let (found, declared) = (Packing::of(start), Packing::Known(compression));
         if found != declared {
-            let name = |name: Option<&str>| name.unwrap_or("no known compression").to_owned();
-            return Err(Fault::malformed(format!("declared as {}, but is {}", name(declared), name(found))));
+            return Err(Fault::malformed(format!("declared as {}, but is {}", declared.name(), found.name())));
         }
         Ok(match compression {
             Compression::None => Self::Plain(input),

@@ -22,6 +22,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 
 use super::plan::Parts;
 use super::protocol::Fault;
+use super::xattrs;
 
 /// As many links as the kernel follows (`MAXSYMLINKS`).
 const LINKS_MAX: usize = 40;
@@ -55,10 +56,21 @@ impl Dir {
     }
 }
 
+/// What lies below the new layer.
+pub trait Below: std::fmt::Debug {
+    /// The text of the symbolic link at `path`, whose directories are real (no links on the way); none if there is no link.
+    ///
+    /// # Errors
+    /// When a layer cannot be read.
+    fn link(&self, path: &[Vec<u8>]) -> Result<Option<Vec<u8>>, Fault>;
+}
+
 /// The new layer's directories.
 #[derive(Debug)]
 pub struct Tree {
     root: Rc<Dir>,
+    /// Layers whose links are followed, where they are known already.
+    below: Option<Box<dyn Below>>,
     cache: HashMap<Parts, Rc<Dir>>,
     last: Option<(Parts, Rc<Dir>)>,
     depth: usize,
@@ -83,7 +95,25 @@ impl Tree {
     pub fn new(root: OwnedFd, depth: usize) -> Result<Self, Fault> {
         let root = Dir::new(Vec::new(), root)?;
         root.mtime.set(TimeSpec::new(0, 0));
-        Ok(Self { root: Rc::new(root), cache: HashMap::new(), last: None, depth, made: Vec::new() })
+        Ok(Self { root: Rc::new(root), below: None, cache: HashMap::new(), last: None, depth, made: Vec::new() })
+    }
+
+    /// The same, on top of layers whose links are followed where the new layer has nothing of the name.
+    #[must_use]
+    pub fn above(self, below: Box<dyn Below>) -> Self {
+        Self { below: Some(below), ..self }
+    }
+
+    /// The text of the link that a path has in the layers below, unless this layer hides them there.
+    fn link_below(&self, at: &[(Vec<u8>, OwnedFd)], name: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+        let Some(below) = &self.below else { return Ok(None) };
+        for fd in at.iter().map(|(_, fd)| fd.as_fd()).chain([self.root()]) {
+            if xattrs::is_opaque(fd).map_err(|e| Fault::host("read an extended attribute", e))? {
+                return Ok(None);
+            }
+        }
+        let path: Parts = at.iter().map(|(part, _)| part.clone()).chain([name.to_vec()]).collect();
+        below.link(&path)
     }
 
     /// The root directory.
@@ -173,6 +203,7 @@ impl Tree {
     pub fn existing(&mut self, path: &[Vec<u8>]) -> Result<Option<Dir>, Fault> {
         match open_plain(self.root(), &join(path)) {
             Ok(fd) => Dir::new(path.to_vec(), fd).map(Some),
+            Err(Errno::ENOENT) if self.below.is_some() => self.walk(path, false),
             Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
             Err(Errno::ELOOP) => self.walk(path, false),
             Err(e) => Err(Fault::host("open a directory", e)),
@@ -201,18 +232,25 @@ impl Tree {
             let name = std::ffi::OsStr::from_bytes(&part);
             let found = match open_dir(here, name) {
                 Ok(fd) => Some(fd),
-                Err(Errno::ENOENT) if !make => return Ok(None),
-                Err(Errno::ENOENT) => None,
+                Err(Errno::ENOENT) => match self.link_below(&at, &part)? {
+                    Some(target) => {
+                        links += 1;
+                        if links > LINKS_MAX {
+                            return Err(Fault::refused("symbolic links that lead in a circle"));
+                        }
+                        follow(&target, &mut at, &mut todo);
+                        continue;
+                    }
+                    None if !make => return Ok(None),
+                    None => None,
+                },
                 Err(Errno::ENOTDIR | Errno::ELOOP) => match readlinkat(here, name) {
                     Ok(target) => {
                         links += 1;
                         if links > LINKS_MAX {
                             return Err(Fault::refused("symbolic links that lead in a circle"));
                         }
-                        if target.as_bytes().starts_with(b"/") {
-                            at.clear();
-                        }
-                        todo.extend(target.as_bytes().split(|&b| b == b'/').rev().map(<[u8]>::to_vec));
+                        follow(target.as_bytes(), &mut at, &mut todo);
                         continue;
                     }
                     Err(_) if !make => return Ok(None),
@@ -254,6 +292,14 @@ impl Tree {
             }
         }
     }
+}
+
+/// Goes on where the link with this text leads, within the root.
+fn follow(target: &[u8], at: &mut Vec<(Vec<u8>, OwnedFd)>, todo: &mut Vec<Vec<u8>>) {
+    if target.starts_with(b"/") {
+        at.clear();
+    }
+    todo.extend(target.split(|&b| b == b'/').rev().map(<[u8]>::to_vec));
 }
 
 /// A directory below `root` whose path has no links in it.

@@ -74,9 +74,7 @@ pub(super) fn binds(
                 "make it before the run, or correct the path",
             )
         })?;
-        check_source(policy, source, &option)?;
-        let (ceiling, rule) = ceiling(policy, source, facts)
-            .ok_or_else(|| policy.refuse(format!("{option} is refused"), &policy.mounts, &opens(policy)))?;
+        let (ceiling, rule) = policy.opens(source, &facts.home, &option)?;
         if ceiling == Access::Ro && !asked.read_only {
             let says = format!("opens {} read-only", rule.value);
             let hint = format!("write {option}:ro, or {}", policy.whom_to_ask());
@@ -156,6 +154,27 @@ fn destination(text: &str, option: &str) -> Result<PathBuf> {
     }
 }
 
+impl Policy {
+    /// How far `source`, a directory or file without links, may be bound by `option`, and the rule that says so; `home` is what
+    /// `~` means in rules.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::Policy`] when no rule opens it, or none could.
+    pub fn opens(&self, source: &Path, home: &Path, option: &str) -> Result<(Access, Rule<String>)> {
+        self.may_be_bound(source, option)?;
+        ceiling(self, source, home)
+            .ok_or_else(|| self.refuse(format!("{option} is refused"), &self.mounts, &opens(self)))
+    }
+
+    /// Whether `source` may be bound at all, whatever the site's rules.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::Policy`] for what is the host's own, and for what is, or holds, projects' data.
+    pub fn may_be_bound(&self, source: &Path, option: &str) -> Result<()> {
+        check_source(self, source, option)
+    }
+}
+
 fn check_source(policy: &Policy, source: &Path, option: &str) -> Result<()> {
     let rule = Rule::builtin("mounts", ());
     if source.to_str().is_none() {
@@ -178,14 +197,14 @@ fn check_source(policy: &Policy, source: &Path, option: &str) -> Result<()> {
 }
 
 /// The rule that opens `source`: the one that names the deepest directory above it.
-fn ceiling(policy: &Policy, source: &Path, facts: &GrantFacts) -> Option<(Access, Rule<String>)> {
+fn ceiling(policy: &Policy, source: &Path, home: &Path) -> Option<(Access, Rule<String>)> {
     policy
         .mounts
         .value
         .iter()
         .filter_map(|rule| {
             let dir = match rule.host.strip_prefix('~') {
-                Some(rest) => facts.home.join(rest.trim_start_matches('/')),
+                Some(rest) => home.join(rest.trim_start_matches('/')),
                 None => PathBuf::from(&rule.host),
             };
             // Compared component by component: /home/ann does not open /home/anna.

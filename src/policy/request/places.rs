@@ -10,7 +10,7 @@ use crate::policy::request::usage;
 use crate::policy::units;
 
 /// A directory or file of the host to bind.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct BindRequest {
     /// As the user wrote it; relative paths begin at the caller's directory.
     pub source: String,
@@ -23,7 +23,7 @@ pub struct BindRequest {
 }
 
 /// An empty file system in memory, counted as the run's memory.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct TmpfsRequest {
     /// Where in the container.
     pub destination: String,
@@ -38,7 +38,7 @@ pub struct TmpfsRequest {
 }
 
 /// Where the host listens for a published port.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Listen {
     /// 127.0.0.1 and this port; 0: any free one.
@@ -48,7 +48,7 @@ pub enum Listen {
 }
 
 /// A port of the container, reached from the host.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PortRequest {
     /// Where the host listens.
     pub listen: Listen,

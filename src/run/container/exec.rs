@@ -20,6 +20,7 @@ use crate::host::sys;
 use crate::run::channel::Channel;
 use crate::run::container::execute;
 use crate::run::pipes;
+use crate::run::protocol::REASON;
 
 /// What PID 1 is told. With it come a sync channel, and, without a terminal, the three streams.
 #[derive(Debug, Serialize, Deserialize)]
@@ -58,8 +59,8 @@ pub enum CommandState {
     Ready(Option<(u32, u32)>),
     /// It cannot become that user, and why.
     NotUser(String),
-    /// It cannot be executed: `errno`.
-    NotExecuted(i32),
+    /// It cannot be executed: `errno`, and a reason in words where more is to be said; text from the container.
+    NotExecuted(i32, Option<String>),
 }
 
 /// What it is told: it may.
@@ -108,8 +109,9 @@ fn command(request: &Execute, sync: OwnedFd, streams: &[OwnedFd]) -> i32 {
         sync.receive::<Go>().ok().flatten().map(|_| ()).ok_or(Errno::EPERM)?;
         chdir(request.cwd.as_str())
     };
-    let error = ready().err().unwrap_or_else(|| execute::execute(&request.args, &env).0);
-    sync.send(&CommandState::NotExecuted(error as i32)).map_or(125, |()| 127)
+    let (error, why) = ready().map_or_else(|error| (error, None), |()| execute::execute(&request.args, &env));
+    let why = why.map(|why| why.chars().take(REASON / 4).collect());
+    sync.send(&CommandState::NotExecuted(error as i32, why)).map_or(125, |()| 127)
 }
 
 /// Who `name` is in the container.

@@ -3,10 +3,12 @@
 //! Takes the payload's arguments and environment; gives its wait status to the descriptor that ces reads; trusts
 //! nothing the payload does; refuses no signal: what reaches PID 1 is passed on to the payload.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
+use nix::libc::SIGCHLD;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, write};
 
@@ -14,16 +16,28 @@ use crate::host::sys;
 use crate::run::channel::Channel;
 use crate::run::container::exec::{self, Ended};
 use crate::run::container::execute::{default_signals, execute};
-use crate::run::protocol::{ENDED, NOT_EXECUTED, REASON};
+use crate::run::protocol::{ENDED, NOT_EXECUTED, REASON, RUNNING};
 
 /// Runs the payload as a child, waits for it and for every orphan, and exits when the payload has ended; commands that come
-/// through `requests` become children too.
-pub fn run(args: &[String], env: &[String], status: BorrowedFd<'_>, requests: Option<&Channel>) -> ! {
-    let code = supervise(args, env, status, requests);
+/// through `requests` become children too. In a rehearsal it tells what still runs then.
+pub fn run(
+    args: &[String],
+    env: &[String],
+    status: BorrowedFd<'_>,
+    requests: Option<&Channel>,
+    is_rehearsal: bool,
+) -> ! {
+    let code = supervise(args, env, status, requests, is_rehearsal);
     std::process::exit(code)
 }
 
-fn supervise(args: &[String], env: &[String], status: BorrowedFd<'_>, mut requests: Option<&Channel>) -> i32 {
+fn supervise(
+    args: &[String],
+    env: &[String],
+    status: BorrowedFd<'_>,
+    mut requests: Option<&Channel>,
+    is_rehearsal: bool,
+) -> i32 {
     // Blocked before the fork, so that none is lost: PID 1 has no default actions (pid_namespaces(7)).
     if sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).is_err() {
         return 125;
@@ -53,10 +67,13 @@ fn supervise(args: &[String], env: &[String], status: BorrowedFd<'_>, mut reques
             }
         }
         while let Ok(Some(info)) = signals.read_signal() {
-            match i32::try_from(info.ssi_signo).map(Signal::try_from) {
-                Ok(Ok(Signal::SIGCHLD)) => {
+            match i32::try_from(info.ssi_signo) {
+                Ok(SIGCHLD) => {
                     while let Ok(Some(ended)) = sys::wait_child(None, false) {
                         if ended.pid == payload {
+                            if is_rehearsal {
+                                tell_running(status);
+                            }
                             return tell(status, ENDED, ended.status);
                         }
                         if let Some(at) = commands.iter().position(|(pid, _)| *pid == ended.pid) {
@@ -67,8 +84,8 @@ fn supervise(args: &[String], env: &[String], status: BorrowedFd<'_>, mut reques
                     }
                 }
                 // ESRCH: it has just ended, and SIGCHLD is on its way.
-                Ok(Ok(signal)) => drop(kill(payload, signal).ok()),
-                _ => {}
+                Ok(signal) => drop(sys::kill(payload, signal)),
+                Err(_) => {}
             }
         }
     }
@@ -81,6 +98,30 @@ fn tell_why(status: BorrowedFd<'_>, error: nix::Error, why: &str) {
     let numbers = [NOT_EXECUTED, error as i32, length].map(i32::to_ne_bytes).concat();
     // If ces is gone, so is this process in a moment.
     write(status, &[&numbers, why.as_bytes()].concat()).ok();
+}
+
+/// What still runs in the container beside this process, and ends with it; in one piece (PIPE_BUF).
+fn tell_running(status: BorrowedFd<'_>) {
+    let mut names = BTreeSet::new();
+    let mut count = 0_i32;
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()).filter(|pid| *pid > 1);
+        let Some(stat) = pid.and_then(|pid| std::fs::read(format!("/proc/{pid}/stat")).ok()) else { continue };
+        // `pid (name) state …`; a name may hold anything.
+        let stat = String::from_utf8_lossy(&stat);
+        let Some((begin, end)) = stat.split_once(" (").and_then(|(_, rest)| rest.rsplit_once(") ")) else { continue };
+        if !end.starts_with(['Z', 'X']) {
+            count = count.saturating_add(1);
+            names.insert(begin.to_owned());
+        }
+    }
+    if count > 0 {
+        let names: String = names.into_iter().take(8).collect::<Vec<_>>().join(", ").chars().take(REASON / 4).collect();
+        let length = i32::try_from(names.len()).unwrap_or(0);
+        let numbers = [RUNNING, count, length].map(i32::to_ne_bytes).concat();
+        // If ces is gone, so is this process in a moment.
+        write(status, &[&numbers, names.as_bytes()].concat()).ok();
+    }
 }
 
 fn tell(status: BorrowedFd<'_>, what: i32, value: i32) -> i32 {

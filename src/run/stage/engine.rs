@@ -175,6 +175,6 @@ impl Executor for Payload {
         let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
         let args = process.args().clone().unwrap_or_default();
         let env = process.env().clone().unwrap_or_default();
-        init::run(&args, &env, self.status.as_fd(), self.exec.as_deref())
+        init::run(&args, &env, self.status.as_fd(), self.exec.as_deref(), self.observer.is_some())
     }
 }

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::run::observations::{Left, Lost};
+use crate::run::observations::{Left, Lost, Size};
 use crate::text;
 
 /// How many files and directories are looked at.
@@ -55,6 +55,8 @@ pub fn walk(tops: &[(PathBuf, PathBuf)], elsewhere: &dyn Fn(&Path) -> bool) -> L
                 } else if kind.is_file() {
                     // Not a whiteout or a link, which hold nothing.
                     let bytes = entry.metadata().map_or(0, |found| found.size());
+                    left.over_the_image.files += 1;
+                    left.over_the_image.bytes = left.over_the_image.bytes.saturating_add(bytes);
                     let below = group(&path);
                     if found.len() >= DIRECTORIES && !found.contains_key(&below) {
                         left.uncounted = true;
@@ -77,6 +79,13 @@ pub fn walk(tops: &[(PathBuf, PathBuf)], elsewhere: &dyn Fn(&Path) -> bool) -> L
     }
     left.lost = found.into_values().collect();
     left
+}
+
+/// How much is in a directory that is kept apart; the second is whether all of it was counted.
+pub fn size(top: &Path) -> (Size, bool) {
+    let left = walk(&[(top.to_owned(), PathBuf::from("/"))], &|_| false);
+    // Directories that are not named are counted all the same.
+    (left.over_the_image, !left.uncounted)
 }
 
 /// The directory under which a file is counted: two levels, such as `/home/analyst`.
@@ -112,5 +121,7 @@ mod tests {
         let lines: Vec<(&str, u64, u64)> = left.lost.iter().map(|l| (l.below.as_str(), l.files, l.bytes)).collect();
         assert_eq!(lines, [("/", 1, 2), ("/etc", 1, 0), ("/home/me", 2, 6)]);
         assert_eq!(left.lost[1].examples, ["/etc/\\x1bx"]);
+        assert_eq!(left.over_the_image, Size { files: 4, bytes: 8 });
+        assert_eq!(size(&dir.path().join("upper/home/me")), (Size { files: 2, bytes: 6 }, true));
     }
 }

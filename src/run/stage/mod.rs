@@ -164,6 +164,7 @@ fn stage(request: StageRequest, channel: &Channel, handed: Handed) -> Result<()>
     request.volumes.iter().try_for_each(|path| init_layer::volume(Path::new(ROOTFS), path))?;
     accounts::add(Path::new(ROOTFS), &request.accounts)?;
     let spec_mounts = request.spec.mounts().clone().unwrap_or_default();
+    let scratch = request.plan.binds.iter().position(|bind| bind.destination == Path::new("/scratch"));
     let (spec, moved) = lay_mount_points(request.spec, &request.plan)?;
     let (own_tmpfs, elsewhere) = mounted(&spec_mounts);
     let process = spec.process().as_ref();
@@ -191,7 +192,7 @@ fn stage(request: StageRequest, channel: &Channel, handed: Handed) -> Result<()>
     wait(init, relay, rehearsal.as_mut().map(|(witness, _)| witness), channel)?;
     if let Some(((witness, report), upper)) = rehearsal.zip(upper) {
         witness.finish()?;
-        write_lost(report, &upper, &own_tmpfs, &elsewhere)?;
+        write_lost(report, &upper, &own_tmpfs, &elsewhere, scratch)?;
     }
     channel.send(&FromStage::Finished)
 }
@@ -325,12 +326,22 @@ fn begin_rehearsal(
     Ok(((witness, own), observer))
 }
 
-/// Takes down what is gone with the container: in the overlay's upper directory, and in the tmpfs mounts of its own.
-fn write_lost(report: OwnedFd, upper: &File, in_memory: &[PathBuf], mounted: &[PathBuf]) -> Result<()> {
+/// Takes down what is gone with the container: in the overlay's upper directory, and in the tmpfs mounts of its own; and how much is
+/// in `scratch`, by the number of its bind.
+fn write_lost(
+    report: OwnedFd,
+    upper: &File,
+    in_memory: &[PathBuf],
+    mounted: &[PathBuf],
+    scratch: Option<usize>,
+) -> Result<()> {
     let below = |path: &Path| Path::new(ROOTFS).join(path.strip_prefix("/").unwrap_or(path));
     let mut tops = vec![(PathBuf::from(format!("/proc/self/fd/{}", upper.as_raw_fd())), PathBuf::from("/"))];
     tops.extend(in_memory.iter().map(|path| (below(path), path.clone())));
-    let left = lost::walk(&tops, &|path| mounted.iter().any(|at| at == path));
+    let mut left = lost::walk(&tops, &|path| mounted.iter().any(|at| at == path));
+    if let Some(number) = scratch {
+        left.scratch = lost::size(&Path::new("/b").join(number.to_string())).0;
+    }
     serde_json::to_vec(&left)
         .map_err(std::io::Error::from)
         .and_then(|text| File::from(report).write_all(&text))

@@ -16,9 +16,10 @@ use nix::unistd::{Pid, getuid};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result, Stage};
+use crate::evidence::redact::{self, Redacted};
 use crate::host::ids::HostIds;
+use crate::host::log_dir::LogDir;
 use crate::host::privilege::{Root, as_root};
-use crate::host::site_dir::SiteDir;
 use crate::host::sys;
 use crate::run::channel::Channel;
 use crate::run::container::exec::{CommandState, Ended, Execute, Go};
@@ -31,9 +32,9 @@ use crate::run::supervisor::record::{self, Executed};
 
 /// More commands at once are refused.
 const MOST: usize = 32;
-/// How many commands a run's record tells of, and how long they are together, in bytes.
+/// How many commands a run's record tells of, and how long they are together, in bytes, without what is withheld.
 const MOST_EXECUTED: usize = 1000;
-const LONGEST_EXECUTED: usize = 1 << 20;
+const LONGEST_EXECUTED: usize = 128 << 10;
 
 /// What `ces exec` says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -68,8 +69,8 @@ pub enum ExecReply {
     Started,
     /// It has ended with this wait status.
     Ended(i32),
-    /// It could not be executed: `errno`.
-    NotExecuted(i32),
+    /// It could not be executed: `errno`, and a reason in words where more is to be said.
+    NotExecuted(i32, Option<String>),
     /// It was refused.
     Failed(Failure),
 }
@@ -95,7 +96,7 @@ pub struct ExecServer<'a> {
     init: Channel,
     base: Base,
     check: Check<'a>,
-    run: (SiteDir, JobId),
+    run: (LogDir, JobId),
     sessions: Vec<Session>,
     executed: Vec<Executed>,
 }
@@ -167,7 +168,7 @@ fn address(job: &Path) -> std::io::Result<(std::fs::File, UnixAddr)> {
 
 impl<'a> ExecServer<'a> {
     /// Opens the way from `listener` to `init`, past `check`; what is executed is written to the audit log of `run` first.
-    pub fn new(listener: OwnedFd, init: Channel, base: Base, run: (SiteDir, JobId), check: Check<'a>) -> Self {
+    pub fn new(listener: OwnedFd, init: Channel, base: Base, run: (LogDir, JobId), check: Check<'a>) -> Self {
         Self { listener, init, base, check, run, sessions: Vec::new(), executed: Vec::new() }
     }
 
@@ -244,11 +245,14 @@ impl<'a> ExecServer<'a> {
             env.push(format!("{name}={value}"));
         }
         let number = self.executed.len();
+        let kept = Redacted::of(&command.args);
         let length: usize =
-            self.executed.iter().flat_map(|one| &one.command).chain(&command.args).map(String::len).sum();
+            self.executed.iter().flat_map(|one| one.command.iter()).chain(kept.iter()).map(String::len).sum();
         if number >= MOST_EXECUTED || length > LONGEST_EXECUTED {
             return Err(Error::new(Stage::Run, Kind::Usage, "the run's record holds no more commands")
-                .because(format!("{MOST_EXECUTED} are kept, of together {LONGEST_EXECUTED} bytes with their arguments"))
+                .because(format!(
+                    "{MOST_EXECUTED} are kept, of together {LONGEST_EXECUTED} bytes with names of options"
+                ))
                 .hint("start another run, or one shell in which the commands are given (ces exec -it)"));
         }
         let request = Execute {
@@ -264,7 +268,8 @@ impl<'a> ExecServer<'a> {
         self.init.send_with(&request, &passed)?;
         let at_work = Executed {
             started: record::now(),
-            command: command.args,
+            command: kept,
+            environment: redact::variables(&command.env, &[]),
             by: command.by,
             tty: command.tty,
             user: command.user,
@@ -299,8 +304,9 @@ impl<'a> ExecServer<'a> {
                 );
                 self.drop_sync(at);
             }
-            Some(Ok(Some((CommandState::NotExecuted(errno), ..)))) => {
-                self.settle(at, Ending::NotExecuted(nix::Error::from_raw(errno)), &ExecReply::NotExecuted(errno));
+            Some(Ok(Some((CommandState::NotExecuted(errno, why), ..)))) => {
+                let ending = Ending::NotExecuted(nix::Error::from_raw(errno));
+                self.settle(at, ending, &ExecReply::NotExecuted(errno, why));
                 self.drop_sync(at);
             }
             // Closed: it is executed, or gone; then PID 1 tells.

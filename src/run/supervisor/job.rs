@@ -33,7 +33,8 @@ use crate::host::ids::HostIds;
 use crate::host::privilege::{Root, acting_as, as_root, over_files};
 use crate::run::directory::open_directory;
 use crate::run::job_id::JobId;
-use crate::run::removal;
+use crate::run::removal::{self, Tally};
+use crate::run::supervisor::deletion::{Deletion, Item};
 use crate::run::supervisor::journal::{self, Inode, Journal, Made};
 use crate::run::supervisor::places::Places;
 use crate::run::supervisor::quota::{Kept, Which};
@@ -50,6 +51,7 @@ pub struct Job {
     dir: PathBuf,
     outputs: Option<OwnedFd>,
     scratch: Option<OwnedFd>,
+    emptied: Tally,
     lock: Flock<File>,
 }
 
@@ -65,7 +67,16 @@ impl Job {
     /// When a directory cannot be made; nothing is left then.
     pub fn begin(dirs: &Dirs, identity: &Identity, journal: Journal, places: Places) -> Result<Self> {
         let (dir, lock) = as_root(|root| journal::begin(root, dirs, &journal))?;
-        let mut job = Self { journal, places, dirs: dirs.clone(), dir, outputs: None, scratch: None, lock };
+        let mut job = Self {
+            journal,
+            places,
+            dirs: dirs.clone(),
+            dir,
+            outputs: None,
+            scratch: None,
+            emptied: Tally::default(),
+            lock,
+        };
         if let Err(error) = job.make_directories(identity) {
             // The first error is the one to show; what cannot be removed now, the next sweep removes.
             job.end(identity).ok();
@@ -196,25 +207,34 @@ impl Job {
         if let Some(scratch) = &self.scratch {
             let own = self.journal.uid;
             // What is left is tried again, with more power.
-            removal::content(scratch, &|uid| uid == own).ok();
+            removal::content_counted(scratch, &|uid| uid == own, &self.emptied).ok();
         }
     }
 
-    /// Removes all that is not to be kept: scratch, the throw-away directory, the journal (last).
+    /// Removes all that is not to be kept: scratch and the throw-away directory; what went, is in `deletion`.
     ///
     /// # Errors
-    /// When something cannot be removed; the journal then stays, and the next sweep tries again.
-    pub fn end(self, identity: &Identity) -> Result<()> {
-        discard(&self.journal, &self.places, self.scratch.as_ref(), &identity.caller, &identity.container)?;
+    /// When something cannot be removed; the journal is to stay then, for the next sweep to try again.
+    pub fn discard(&self, identity: &Identity, deletion: &mut Deletion) -> Result<()> {
+        let from = From { journal: &self.journal, places: &self.places, emptied: &self.emptied };
+        discard(&from, self.scratch.as_ref(), &identity.caller, &identity.container, deletion)
+    }
+
+    /// Removes the journal, as the last step.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn forget(self) -> Result<()> {
         as_root(|root| journal::forget(root, &self.dirs, &self.journal.id, self.lock))
     }
 
-    /// The same, but the journal stays, for the next command to finish what is not done.
+    /// Both, of a job of which nothing has run.
     ///
     /// # Errors
-    /// When something cannot be removed.
-    pub fn leave(self, identity: &Identity) -> Result<()> {
-        discard(&self.journal, &self.places, self.scratch.as_ref(), &identity.caller, &identity.container)
+    /// When something cannot be removed; the journal then stays, and the next sweep tries again.
+    fn end(self, identity: &Identity) -> Result<()> {
+        self.discard(identity, &mut Deletion::of(&self.journal.id))?;
+        self.forget()
     }
 
     /// Removes the outputs directory if it is empty: for runs in which nothing ran.
@@ -243,51 +263,103 @@ pub fn inode_of(dir: &OwnedFd) -> Option<Inode> {
     fstat(dir).ok().map(|found| (found.st_dev, found.st_ino))
 }
 
+/// A job, where its directories are, and what was removed of its scratch before.
+#[derive(Debug)]
+pub struct From<'a> {
+    /// What a sweep needs to know.
+    pub journal: &'a Journal,
+    /// Where its directories are.
+    pub places: &'a Places,
+    /// What went of scratch before.
+    pub emptied: &'a Tally,
+}
+
 /// Removes scratch and the throw-away directory of a job, running or dead, and what bounded them; `scratch` is the directory
-/// that was made for it, and none where it is gone or never was.
+/// that was made for it, and none where it is gone or never was. What went is in `deletion`.
 ///
 /// # Errors
-/// When something cannot be removed.
+/// When something cannot be removed; `deletion` says that, too.
 pub fn discard(
-    journal: &Journal,
-    places: &Places,
+    from: &From<'_>,
     scratch: Option<&OwnedFd>,
     caller: &Caller,
     map: &IdMap,
+    deletion: &mut Deletion,
 ) -> Result<()> {
+    let removed = discard_each(from, scratch, (caller, map), deletion);
+    removed.inspect_err(|error| deletion.failed(error.to_string()))
+}
+
+fn discard_each(
+    from: &From<'_>,
+    scratch: Option<&OwnedFd>,
+    (caller, map): (&Caller, &IdMap),
+    deletion: &mut Deletion,
+) -> Result<()> {
+    let From { journal, places, emptied } = from;
     let researcher = researcher(journal, caller);
     let privileged = caller.is_privileged();
     journal.sockets.iter().try_for_each(|socket| socket.remove(&researcher))?;
+    let item = Item::new("scratch", &places.scratch(), scratch);
     if let Some(scratch) = scratch {
         let own = |uid: u32| uid == researcher.uid;
         // A user's container may have written as subordinate ids: only root of the same namespace can remove that. Most have
         // not, and then there is no need of one.
-        if acting_as(&researcher, || Ok(removal::content(scratch, &own)))?.is_err() {
+        if acting_as(&researcher, || Ok(removal::content_counted(scratch, &own, emptied)))?.is_err() {
             let ids = ids_of(map, privileged, researcher.uid);
-            let empty = || {
-                removal::content(scratch, &ids).map_err(|e| fail_path("empty", &places.scratch(), &e.into()))?;
-                Ok(Vec::new())
+            let empty = |tally: &Tally| {
+                removal::content_counted(scratch, &ids, tally)
+                    .map_err(|e| fail_path("empty", &places.scratch(), &e.into()))
             };
-            over_files(&researcher, |root| user_namespace::with_ids(root, map, privileged, empty)).map(drop)?;
+            over_files(&researcher, |root| counted(root, map, privileged, emptied, empty))?;
         }
     }
     let name_away = acting_as(&researcher, || {
         let home = open_directory(&places.home, false)?;
         match unlinkat(&home, places.scratch.as_str(), UnlinkatFlags::RemoveDir) {
-            Ok(()) | Err(nix::Error::ENOENT | nix::Error::ENOTDIR) => Ok(()),
-            Err(e) => Err(fail_path("remove", &places.scratch(), &e.into())),
+            Ok(()) => emptied.add(1, 0),
+            Err(nix::Error::ENOENT | nix::Error::ENOTDIR) => {}
+            Err(e) => return Err(fail_path("remove", &places.scratch(), &e.into())),
         }
+        Ok(item.verified(emptied, &home, Path::new(&places.scratch)))
     });
     // Where none was made there is mostly none to remove, and no home to remove it from.
-    if scratch.is_some() {
-        name_away?;
+    match (name_away, scratch) {
+        (Ok(item), _) => deletion.add(item),
+        (Err(error), Some(_)) => return Err(error),
+        (Err(_), None) => {}
     }
     as_root(|root| {
-        if remove_work(&places.work).is_err() {
-            user_namespace::with_ids(root, map, privileged, || remove_work(&places.work).map(|()| Vec::new()))?;
+        let tally = Tally::default();
+        let parent = places.work.parent().and_then(|parent| open_directory(parent, false).ok());
+        let item = Item::new("what was written over the image", &places.work, parent.as_ref());
+        if remove_work_counted(&places.work, &tally).is_err() {
+            counted(root, map, privileged, &tally, |tally| remove_work_counted(&places.work, tally))?;
+        }
+        if let (Some(parent), Some(name)) = (&parent, places.work.file_name()) {
+            deletion.add(item.verified(&tally, parent, Path::new(name)));
         }
         journal.quotas.iter().try_for_each(|kept| kept.end(root, places, &researcher))
     })
+}
+
+/// Does `work`, which counts, with power over every id of `map`: in a process of its own where this one has not that power.
+fn counted(
+    root: &Root,
+    map: &IdMap,
+    privileged: bool,
+    tally: &Tally,
+    work: impl Fn(&Tally) -> Result<()>,
+) -> Result<()> {
+    let told = |e: serde_json::Error| fail("tell what was removed", &e.into());
+    let answer = user_namespace::with_ids(root, map, privileged, || {
+        let own = Tally::default();
+        work(&own)?;
+        serde_json::to_vec(&own.so_far()).map_err(told)
+    })?;
+    let (entries, bytes) = serde_json::from_slice(&answer).map_err(told)?;
+    tally.add(entries, bytes);
+    Ok(())
 }
 
 /// Whose job it is: all of a caller's own ids, and of another's what the journal says.
@@ -355,12 +427,18 @@ pub fn reopen(
 /// # Errors
 /// When something cannot be removed.
 pub fn remove_work(work: &Path) -> Result<()> {
+    remove_work_counted(work, &Tally::default())
+}
+
+/// The same, counted; what the kernel leaves there of an overlay is not.
+fn remove_work_counted(work: &Path, tally: &Tally) -> Result<()> {
     match (work.parent(), work.file_name()) {
         (Some(parent), Some(name)) if parent.is_dir() => {
             let parent = open_directory(parent, false)?;
             // Not as expected, or not there: then it is a tree like others.
             open_directory(work, false).ok().and_then(|dir| removal::overlay_work(&dir).ok());
-            removal::tree(&parent, Path::new(name), removal::ALL).map_err(|e| fail_path("remove", work, &e.into()))
+            removal::tree_counted(&parent, Path::new(name), removal::ALL, tally)
+                .map_err(|e| fail_path("remove", work, &e.into()))
         }
         _ => Ok(()),
     }

@@ -11,6 +11,7 @@
 //! RUNNING/<id>/lock        held by the supervising ces as long as it lives
 //! RUNNING/<id>/job.json    the journal
 //! RUNNING/<id>/made.json   which directories were made for it, by their inodes
+//! RUNNING/<id>/ending.json the end of its record, while what it left is removed (`super::record::pending`)
 //! ```
 //!
 //! A lock says nothing on another machine: file systems that are shared may keep locks to each client (nfs(5), `local_lock`;
@@ -331,6 +332,8 @@ pub fn forget(_: &Root, dirs: &Dirs, id: &JobId, lock: Flock<File>) -> Result<()
     // Under this name it is this process's as long as it lives. NFS and FUSE keep an open file under another name until it is
     // closed, and a moment longer.
     drop(lock);
+    // The end of its record, which is where records are by now.
+    fs::remove_file(aside.join("ending.json")).ok();
     // What else may be there is the socket of `ces exec`.
     let known = ["job.json", MADE, "lock"].iter().try_for_each(|name| fs::remove_file(aside.join(name)));
     let mut removed = known.and_then(|()| fs::remove_dir(&aside)).or_else(|_| fs::remove_dir_all(&aside));

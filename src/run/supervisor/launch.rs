@@ -16,8 +16,8 @@ use crate::bundle::identity::Identity;
 use crate::bundle::rootfs::Plan;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::cgroup::{self, Cgroup, Observed, PREFIX, Usage};
+use crate::host::log_dir::LogDir;
 use crate::host::privilege::{Root, as_root};
-use crate::host::site_dir::SiteDir;
 use crate::host::sys;
 use crate::run::job_id::JobId;
 use crate::run::pipes;
@@ -56,12 +56,14 @@ pub struct Launch<'a> {
     pub limits_required: bool,
     /// How long it may run.
     pub time: Option<Duration>,
+    /// The signal that asks the payload to end.
+    pub stop_signal: i32,
     /// Standard input reaches the payload (`-i`).
     pub interactive: bool,
     /// The payload has a terminal of its own (`-t`).
     pub tty: bool,
     /// Where `ces exec` asks, where the policy allows it, and the directory of the audit log.
-    pub exec: Option<(OwnedFd, SiteDir)>,
+    pub exec: Option<(OwnedFd, LogDir)>,
     /// The output goes into a log, and who is told of the start (`-d`).
     pub detached: Option<Report>,
     /// A terminal gets the output as it is (`--raw`).
@@ -153,7 +155,7 @@ pub fn launch<T>(
         Some(usage) => usage,
         None => {
             let killed = cgroup::kills_around().zip(killed_before).map(|(after, before)| after.saturating_sub(before));
-            Usage { peak_memory: None, oom_kills: killed.unwrap_or_default() }
+            Usage { oom_kills: killed.unwrap_or_default(), ..Usage::default() }
         }
     };
     let removed = as_root(|root| cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.remove(root)));
@@ -302,6 +304,7 @@ fn converse<T>(
             payload_status: stage.payload_status,
             init: handle,
             limit: launch.time,
+            stop_signal: launch.stop_signal,
             pipes,
             terminal,
             detached,

@@ -10,6 +10,8 @@ pub mod quota;
 pub mod ports;
 /// The journals of jobs: alive, dead, or on another machine.
 pub mod journal;
+/// What was deleted of a run, and how that was seen.
+pub mod deletion;
 /// One job: its directories, from their making to their end.
 pub mod job;
 /// What a run leaves, given to the researcher.

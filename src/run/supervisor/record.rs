@@ -6,12 +6,20 @@
 //!
 //! ```text
 //! LOG/runs/<id>.json            the record
+//! LOG/runs/<id>.enforced.json   what the kernel said between create and start
+//! LOG/runs/<id>.executed.json   what `ces exec` executed in it
 //! LOG/runs/<id>.outputs.jsonl   the list of its outputs
+//! LOG/runs/<id>.deletion.json   what was deleted when it ended
+//! LOG/runs/<id>.command.json    its command, where the policy has it kept whole
 //! LOG/runs/.<id>.end            room for the end of the record and the lines that tell of it, while the run lasts
 //! LOG/runs.idx                  the index (`crate::run::supervisor::record::index`)
 //! LOG/audit/                    the audit log (`crate::evidence`): a line for each begin, end and `ces exec`
 //! ```
 
+/// What was asked for.
+pub mod asked;
+/// Documents beside a record.
+pub mod beside;
 /// Records, a line each.
 pub mod index;
 /// The end of a record that has to wait.
@@ -19,7 +27,6 @@ pub mod pending;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -28,16 +35,20 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::beside::{Beside, Document, WholeCommand};
 use self::index::Entry;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::evidence::line::{self, Event};
 use crate::evidence::log as audit;
+use crate::evidence::redact::{Redacted, Variable};
 use crate::host::caller::{Caller, Mode};
+use crate::host::log_dir::LogDir;
 use crate::host::privilege::Root;
-use crate::host::site_dir::SiteDir;
 use crate::run::job_id::JobId;
 use crate::run::supervisor::outputs::Outputs;
 use crate::run::supervisor::ports::Published;
+pub use crate::run::supervisor::record::asked::Asked;
+pub use crate::run::supervisor::record::beside::{make_list, open_list};
 pub use crate::run::supervisor::record::index::State;
 
 /// One run, as the file holds it. Times are UTC (RFC 3339), sizes bytes, durations seconds.
@@ -65,8 +76,20 @@ pub struct Record {
     pub image: String,
     /// Digest of the image's manifest.
     pub digest: String,
-    /// Entry point and arguments, as executed.
-    pub command: Vec<String>,
+    /// Program and names of options, as executed; in records of version 1 all of it.
+    pub command: Redacted,
+    /// How many of its words are withheld.
+    #[serde(default)]
+    pub withheld: u64,
+    /// Variables that were set for it, beyond the image's own.
+    #[serde(default)]
+    pub environment: Vec<Variable>,
+    /// How many more there were.
+    #[serde(default)]
+    pub environment_more: u64,
+    /// What was asked for, without command and variables; none in records of older versions, and where it is long.
+    #[serde(default)]
+    pub asked: Option<Asked>,
     /// The data directory.
     pub data: PathBuf,
     /// `ro` or `rw`.
@@ -84,8 +107,20 @@ pub struct Record {
     pub bounds: BTreeMap<String, String>,
     /// What could not be enforced although the policy allowed to run without; empty is good.
     pub warnings: Vec<String>,
-    /// What the kernel said between create and start.
+    /// What the kernel said between create and start; on disk a document of its own.
     pub enforced: Option<Value>,
+    /// What was deleted when it ended; on disk a document of its own.
+    #[serde(default)]
+    pub deletion: Option<Value>,
+    /// Documents beside the record.
+    #[serde(default)]
+    pub documents: BTreeMap<Document, Beside>,
+    /// What is wrong with those documents, in words: seen when the record is read.
+    #[serde(skip)]
+    pub damaged: Vec<String>,
+    /// The command, where the policy has it kept whole.
+    #[serde(skip)]
+    pub whole_command: Option<WholeCommand>,
     /// When it began.
     pub started: String,
     /// When it ended.
@@ -118,8 +153,11 @@ pub struct Record {
 pub struct Executed {
     /// When it was asked for.
     pub started: String,
-    /// The command and its arguments.
-    pub command: Vec<String>,
+    /// Program and names of options; in records of version 1 all of it.
+    pub command: Redacted,
+    /// Variables that were set for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub environment: Vec<Variable>,
     /// Who asked for it.
     pub by: String,
     /// It had a terminal.
@@ -137,10 +175,9 @@ pub struct Executed {
 ///
 /// # Errors
 /// When it cannot be written: then nothing is executed.
-pub fn audit_executed(root: &Root, log: &SiteDir, id: &JobId, executed: &Executed) -> Result<()> {
+pub fn audit_executed(root: &Root, log: &LogDir, id: &JobId, executed: &Executed) -> Result<()> {
     let Executed { started, command, by, tty, .. } = executed;
     let caller = Caller::find()?;
-    let command = line::redacted(command);
     let entry = line::Entry {
         event: Event::Exec,
         mode: caller.mode,
@@ -155,7 +192,7 @@ pub fn audit_executed(root: &Root, log: &SiteDir, id: &JobId, executed: &Execute
 }
 
 /// Where the record of `id` is.
-pub fn path(log: &SiteDir, id: &JobId) -> PathBuf {
+pub fn path(log: &LogDir, id: &JobId) -> PathBuf {
     log.join("runs").join(format!("{id}.json"))
 }
 
@@ -168,37 +205,12 @@ fn room(dir: &Path, id: &JobId) -> PathBuf {
     dir.join(format!(".{id}.end"))
 }
 
-/// Makes the list of the outputs of `id`, empty; gives its name, too.
-///
-/// # Errors
-/// When it cannot be made.
-pub fn make_list(_: &Root, log: &SiteDir, id: &JobId) -> Result<(File, String)> {
-    let name = format!("{id}.outputs.jsonl");
-    let path = log.join("runs").join(&name);
-    let options = || {
-        let mut options = fs::OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-        options
-    };
-    let list = options().open(&path).map_err(|e| fail(&path, e))?;
-    Ok((list, name))
-}
-
-/// Opens the list of the outputs of `id`; none where there is none.
-///
-/// # Errors
-/// When it could have been written by others.
-pub fn open_list(_: &Root, log: &SiteDir, id: &JobId) -> Result<Option<File>> {
-    let Some(runs) = log.below(OsStr::new("runs"))? else { return Ok(None) };
-    runs.document(OsStr::new(&format!("{id}.outputs.jsonl")))
-}
-
 impl Record {
     /// Writes the line of the run's begin in the audit log, which is on its way to the disk while the container is made.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn tell_begin(&self, root: &Root, log: &SiteDir) -> Result<audit::Written> {
+    pub fn tell_begin(&self, root: &Root, log: &LogDir) -> Result<audit::Written> {
         audit::write_line(root, log, &self.line(None))
     }
 
@@ -206,10 +218,16 @@ impl Record {
     ///
     /// # Errors
     /// When there is no room, or it cannot be written.
-    pub fn begin(&self, root: &Root, log: &SiteDir) -> Result<()> {
+    pub fn begin(&mut self, root: &Root, log: &LogDir) -> Result<()> {
         let dir = log.join("runs");
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        made.map_err(|e| fail(&path(log, &self.id), e))?;
+        if let Some(value) = self.enforced.take() {
+            self.keep(root, log, Document::Enforced, value);
+        }
+        let kept = self.whole_command.as_ref().map(|command| beside::keep_command(root, &dir, &self.id, command));
         let take = || -> std::io::Result<()> {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+            kept.transpose()?;
             let begun = u64::try_from(serde_json::to_vec_pretty(self)?.len()).unwrap_or(u64::MAX);
             let room = room(&dir, &self.id);
             let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(room)?;
@@ -222,12 +240,33 @@ impl Record {
         });
         if begun.is_err() && !Self::exists(root, log, &self.id) {
             self.give_room_back(&dir);
+            beside::forget(root, &dir, &self.id);
+            self.documents.clear();
         }
         begun
     }
 
+    /// Keeps a document of the run beside the record; where there is no room, in it.
+    pub fn keep(&mut self, root: &Root, log: &LogDir, document: Document, value: Value) {
+        if let Ok(beside) = beside::write(root, &log.join("runs"), &self.id, document, &value) {
+            self.documents.insert(document, beside);
+        }
+        self.put_in(document, value);
+    }
+
+    fn put_in(&mut self, document: Document, value: Value) {
+        match document {
+            Document::Enforced => self.enforced = Some(value),
+            Document::Deletion => self.deletion = Some(value),
+            Document::Executed => match serde_json::from_value(value) {
+                Ok(executed) => self.executed = executed,
+                Err(e) => self.damaged.push(format!("what was executed besides makes no sense: {e}")),
+            },
+        }
+    }
+
     /// Whether there is a record of `id`, begun or ended.
-    pub fn exists(_: &Root, log: &SiteDir, id: &JobId) -> bool {
+    pub fn exists(_: &Root, log: &LogDir, id: &JobId) -> bool {
         path(log, id).exists()
     }
 
@@ -243,7 +282,7 @@ impl Record {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn save(&self, root: &Root, log: &SiteDir) -> Result<()> {
+    pub fn save(&self, root: &Root, log: &LogDir) -> Result<()> {
         let text = self.text(log)?;
         // What ends is recorded in any case.
         let line = self.line(Some(&text));
@@ -257,13 +296,19 @@ impl Record {
         told.or_else(|_| audit::append(root, log, &line).map(drop))
     }
 
-    fn text(&self, log: &SiteDir) -> Result<Vec<u8>> {
-        let mut text = serde_json::to_vec_pretty(self).map_err(|e| fail(&path(log, &self.id), e.into()))?;
+    /// As it is on disk: what is beside it is not in it.
+    fn text(&self, log: &LogDir) -> Result<Vec<u8>> {
+        let beside = |document: Document| self.documents.contains_key(&document);
+        let mut on_disk = self.clone();
+        on_disk.enforced = on_disk.enforced.filter(|_| !beside(Document::Enforced));
+        on_disk.deletion = on_disk.deletion.filter(|_| !beside(Document::Deletion));
+        on_disk.executed.retain(|_| !beside(Document::Executed));
+        let mut text = serde_json::to_vec_pretty(&on_disk).map_err(|e| fail(&path(log, &self.id), e.into()))?;
         text.push(b'\n');
         Ok(text)
     }
 
-    fn put(&self, root: &Root, log: &SiteDir, text: &[u8]) -> Result<()> {
+    fn put(&self, root: &Root, log: &LogDir, text: &[u8]) -> Result<()> {
         let path = path(log, &self.id);
         let dir = log.join("runs");
         let write = || -> std::io::Result<()> {
@@ -329,7 +374,7 @@ impl Record {
             rule: Some(self.policy.clone()),
             run: Some(self.id.to_string()),
             about: serde_json::json!({
-                "image": self.image, "digest": self.digest, "command": line::redacted(&self.command),
+                "image": self.image, "digest": self.digest, "command": *self.command,
                 "data_access": self.data_access, "exit": self.exit, "ended": self.ended,
                 "record": text.map(|text| line::hex(&line::hash(text))),
             }),
@@ -340,7 +385,7 @@ impl Record {
     ///
     /// # Errors
     /// When there is none or it makes no sense.
-    pub fn load(_: &Root, log: &SiteDir, id: &JobId) -> Result<Self> {
+    pub fn load(root: &Root, log: &LogDir, id: &JobId) -> Result<Self> {
         let path = path(log, id);
         let none = |e: &dyn std::fmt::Display| {
             Error::new(Stage::Record, Kind::Missing, format!("there is no record of run {id}"))
@@ -350,9 +395,16 @@ impl Record {
         let mut text = Vec::new();
         let file = File::open(&path).map_err(|e| none(&e))?;
         file.take(LARGEST).read_to_end(&mut text).map_err(|e| none(&e))?;
-        serde_json::from_slice(&text).map_err(|e| {
+        let mut record: Self = serde_json::from_slice(&text).map_err(|e| {
             Error::new(Stage::Record, Kind::Failed, format!("the record {} makes no sense", path.display())).because(e)
-        })
+        })?;
+        for (document, told) in record.documents.clone() {
+            match beside::read(root, log, id, document, &told) {
+                Ok(value) => record.put_in(document, value),
+                Err(why) => record.damaged.push(format!("{}: {why}", document.file(id))),
+            }
+        }
+        Ok(record)
     }
 }
 

@@ -17,7 +17,8 @@ use crate::host::privilege::as_root;
 use crate::host::sys;
 use crate::run::channel::Channel;
 use crate::run::ending::Ending;
-use crate::run::protocol::{FromStage, NOT_EXECUTED, REASON, ToStage};
+use crate::run::observations::Running;
+use crate::run::protocol::{FromStage, NOT_EXECUTED, REASON, RUNNING, ToStage};
 use crate::run::supervisor::detach::Report;
 use crate::run::supervisor::exec_server::{self, ExecServer, Source};
 use crate::run::supervisor::record::Executed;
@@ -26,8 +27,9 @@ use crate::run::terminal::relay::Relay;
 use crate::run::terminal::session::Session;
 use crate::run::terminal::signals::Signals;
 use crate::run::terminal::streams::{drain, move_on};
+use crate::text;
 
-/// How long a payload has between SIGTERM and SIGKILL.
+/// How long a payload has between its stop signal and SIGKILL.
 pub const GRACE: Duration = Duration::from_secs(10);
 
 /// What came of a run.
@@ -53,6 +55,8 @@ pub struct Outcome {
     pub lost: Vec<String>,
     /// What was executed besides the payload.
     pub executed: Vec<Executed>,
+    /// What of the payload still ran when it had ended, if that was looked for (a rehearsal).
+    pub running: Option<Running>,
 }
 
 impl Outcome {
@@ -68,6 +72,7 @@ impl Outcome {
             log_cut: false,
             lost: Vec::new(),
             executed: Vec::new(),
+            running: None,
         }
     }
 }
@@ -83,6 +88,8 @@ pub struct Supervised<'a> {
     pub init: OwnedFd,
     /// How long it may run.
     pub limit: Option<Duration>,
+    /// The signal that asks the payload to end: the image's, in the place of SIGTERM.
+    pub stop_signal: i32,
     /// The streams of a payload that has no terminal.
     pub pipes: Vec<Relay>,
     /// The master side of the payload's own terminal.
@@ -134,11 +141,15 @@ pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<
         wait_gone(&run.init).ok();
         Outcome::killed(began.elapsed())
     });
-    let (ending, not_executed) =
-        if outcome.ending == Ending::TimedOut { (Ending::TimedOut, None) } else { read_ending(run.payload_status) };
+    let (mut ending, not_executed, running) = read_ending(run.payload_status);
+    let not_executed = not_executed.filter(|_| outcome.ending != Ending::TimedOut);
+    if outcome.ending == Ending::TimedOut {
+        ending = Ending::TimedOut;
+    }
     let executed = run.exec.map(ExecServer::into_executed).unwrap_or_default();
     let lost = relays.iter().filter_map(Relay::lost).map(str::to_owned).collect();
-    Ok(Outcome { failed, ending, not_executed, log_cut: relays.iter().any(Relay::was_cut), lost, executed, ..outcome })
+    let log_cut = relays.iter().any(Relay::was_cut);
+    Ok(Outcome { failed, ending, not_executed, log_cut, lost, executed, running, ..outcome })
 }
 
 /// From the start to the end of the container; the ending is what ces knows of it, before PID 1's word is read.
@@ -151,7 +162,7 @@ fn until_gone(
 ) -> Result<Outcome> {
     let mut exceeded = None;
     let mut relay_lost = false;
-    let mut deadline = Deadline::new(run.limit.map(|limit| began + limit));
+    let mut deadline = Deadline::new(run.limit.map(|limit| began + limit), run.stop_signal);
     loop {
         let mut fds =
             vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(run.channel.as_fd(), PollFlags::POLLIN)];
@@ -180,6 +191,7 @@ fn until_gone(
                 (Signal::SIGWINCH, Some(session)) => session.resize(),
                 (Signal::SIGCONT, Some(session)) => session.resume(),
                 (Signal::SIGHUP, _) => deadline.hang_up(&run.init),
+                (Signal::SIGTERM, _) => drop(signal_init(&run.init, run.stop_signal)),
                 // ESRCH: the container has just ended.
                 _ => drop(signal_init(&run.init, signal as i32)),
             }
@@ -226,17 +238,18 @@ fn wait_gone(init: &OwnedFd) -> Result<()> {
     }
 }
 
-/// The deadline: SIGTERM when it passes, SIGKILL a grace period later; when the caller's terminal is gone, SIGHUP at once and
+/// The deadline: the image's stop signal when it passes, SIGKILL a grace period later; when the caller's terminal is gone, SIGHUP at once and
 /// SIGKILL a grace period later.
 struct Deadline {
     at: Option<Instant>,
     passed: bool,
     ending: bool,
+    stop_signal: i32,
 }
 
 impl Deadline {
-    fn new(at: Option<Instant>) -> Self {
-        Self { at, passed: false, ending: false }
+    fn new(at: Option<Instant>, stop_signal: i32) -> Self {
+        Self { at, passed: false, ending: false, stop_signal }
     }
 
     fn hang_up(&mut self, init: &OwnedFd) {
@@ -264,26 +277,36 @@ impl Deadline {
         if self.at.is_none_or(|at| Instant::now() < at) {
             return;
         }
-        let signal = if self.ending { Signal::SIGKILL } else { Signal::SIGTERM };
+        let signal = if self.ending { Signal::SIGKILL as i32 } else { self.stop_signal };
         // ESRCH: it has just ended.
-        signal_init(init, signal as i32).ok();
+        signal_init(init, signal).ok();
         self.passed |= !self.ending;
         self.at = if self.ending { None } else { Some(Instant::now() + GRACE) };
         self.ending = true;
     }
 }
 
-/// PID 1's word, and the reason of what was not executed.
-fn read_ending(status: OwnedFd) -> (Ending, Option<String>) {
+/// PID 1's word, the reason of what was not executed, and what still ran.
+fn read_ending(status: OwnedFd) -> (Ending, Option<String>, Option<Running>) {
     let (mut message, mut status) = ([0; 8], File::from(status));
-    if status.read_exact(&mut message).is_err() {
-        return (Ending::Killed, None);
-    }
-    let (what, value) = message.split_at(4);
-    let number = |bytes: &[u8]| bytes.try_into().map(i32::from_ne_bytes).unwrap_or(0);
-    match (number(what), number(value)) {
-        (NOT_EXECUTED, errno) => (Ending::NotExecuted(Errno::from_raw(errno)), read_reason(&mut status)),
-        (_, status) => (Ending::of(status), None),
+    let mut running = None;
+    loop {
+        if status.read_exact(&mut message).is_err() {
+            return (Ending::Killed, None, running);
+        }
+        let (what, value) = message.split_at(4);
+        let number = |bytes: &[u8]| bytes.try_into().map(i32::from_ne_bytes).unwrap_or(0);
+        match (number(what), number(value)) {
+            // Once: a payload has no descriptor of this pipe, and who says more makes no sense.
+            (RUNNING, count) if running.is_none() => {
+                let names = text::neutral_line(&read_reason(&mut status).unwrap_or_default());
+                running = Some(Running { count: count.unsigned_abs(), names });
+            }
+            (NOT_EXECUTED, errno) => {
+                return (Ending::NotExecuted(Errno::from_raw(errno)), read_reason(&mut status), running);
+            }
+            (_, status) => return (Ending::of(status), None, running),
+        }
     }
 }
 

@@ -13,18 +13,25 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::error::Result;
+use crate::evidence::line::{Entry, Event};
+use crate::evidence::log as audit;
 use crate::host::caller::Caller;
 use crate::host::cgroup;
 use crate::host::dirs::Dirs;
 use crate::host::idmap::IdMap;
 use crate::host::privilege::{Root, as_root};
 use crate::host::sys;
+use crate::run::job_id::JobId;
 use crate::run::protocol::STAGE;
+use crate::run::removal::Tally;
 use crate::run::supervisor::collect::{self, Whose};
+use crate::run::supervisor::deletion::Deletion;
 use crate::run::supervisor::job;
 use crate::run::supervisor::journal::{self, Journal, Life, Made};
+use crate::run::supervisor::outputs::Outputs;
 use crate::run::supervisor::outputs::reading::Reading;
-use crate::run::supervisor::record::pending;
+use crate::run::supervisor::record::beside::{self, Document};
+use crate::run::supervisor::record::pending::{self, Wait};
 use crate::run::supervisor::record::{self, Record, State, now};
 
 /// Cleans up after the jobs whose ces is gone: after the caller's own all that is left, after others' what costs little; gives
@@ -108,9 +115,8 @@ fn clean(dirs: &Dirs, caller: &Caller, journal: &Journal, reading: &mut Reading<
     // On the host all ids are as they are, whoever calls.
     let ids = job::ids_of(&map, true, researcher.uid);
     let reopen = |path: &Path, made| job::reopen(path, made, &researcher, &ids);
-    // It ended, and its record could not be written.
-    let ended = as_root(|root| pending::load(root, dirs, &journal.id))?;
-    let collected = ended.as_ref().is_some_and(|record| record.outputs.is_some());
+    let told = as_root(|root| Told::of(root, dirs, &journal.id))?;
+    let collected = told.waiting.as_ref().is_some_and(|record| record.outputs.is_some());
     let found = if collected { Ok(None) } else { reopen(&places.outputs(), made.outputs) };
     let outputs = found.and_then(|dir| {
         let Some(dir) = dir else { return Ok(None) };
@@ -120,27 +126,83 @@ fn clean(dirs: &Dirs, caller: &Caller, journal: &Journal, reading: &mut Reading<
         collect::hand_over(&dir, &places.outputs(), &whose, &journal.quotas, list, reading).map(Some)
     });
     let scratch = reopen(&places.scratch(), made.scratch)?;
-    job::discard(journal, &places, scratch.as_ref(), caller, &map)?;
-    as_root(|root| {
-        if let Some(mut record) = ended {
-            if record.outputs.is_none() {
-                record.outputs = outputs.unwrap_or_default();
-            }
-            return record.save(root, &dirs.log);
+    let (emptied, mut deletion) = (Tally::default(), Deletion::of(&journal.id));
+    let from = job::From { journal, places: &places, emptied: &emptied };
+    job::discard(&from, scratch.as_ref(), caller, &map, &mut deletion)?;
+    as_root(|root| told.close(root, dirs, caller, outputs, deletion))
+}
+
+/// What is known of a run whose ces is gone.
+struct Told {
+    /// Its record is closed, or there is none.
+    closed: bool,
+    /// How it ended, where that waits to be written.
+    waiting: Option<Record>,
+    /// Its record, as it began.
+    begun: Option<Record>,
+}
+
+impl Told {
+    fn of(root: &Root, dirs: &Dirs, id: &JobId) -> Result<Self> {
+        let begun = Record::load(root, &dirs.log, id).ok();
+        let closed = begun.as_ref().is_some_and(|record| record.state != State::Begun);
+        // What could not be written may be there without its line in the audit log.
+        let waiting = match pending::load(root, dirs, id, Wait::ForRoom)? {
+            None if !closed => pending::load(root, dirs, id, Wait::ForDeletion)?,
+            waiting => waiting,
+        };
+        Ok(Self { closed: closed && waiting.is_none(), waiting, begun })
+    }
+
+    fn close(
+        self,
+        root: &Root,
+        dirs: &Dirs,
+        caller: &Caller,
+        outputs: Result<Option<Outputs>>,
+        deletion: Deletion,
+    ) -> Result<()> {
+        let Some(begun) = self.waiting.as_ref().or(self.begun.as_ref()) else { return Ok(()) };
+        if self.closed {
+            return tell_deletion(root, dirs, caller, begun, deletion);
         }
-        let Ok(mut record) = Record::load(root, &dirs.log, &journal.id) else { return Ok(()) };
-        if record.state != State::Begun {
-            return Ok(());
+        let mut record = begun.clone();
+        if self.waiting.is_none() {
+            record.state = State::Interrupted;
+            record.finished = Some(now());
+            record.ended = Some("ces was killed, or the host went down; the time is that of the clean-up".to_owned());
         }
-        record.state = State::Interrupted;
-        record.finished = Some(now());
-        record.ended = Some("ces was killed, or the host went down; the time is that of the clean-up".to_owned());
         match outputs {
-            Ok(outputs) => record.outputs = outputs,
+            Ok(outputs) if record.outputs.is_none() => record.outputs = outputs,
+            Ok(_) => {}
             Err(error) => record.warnings.push(error.to_string()),
         }
+        if record.deletion.is_none() || deletion.entries() > 0 {
+            // Where nothing was left to remove, what the killed one had counted is what counts.
+            let left =
+                beside::left(root, &dirs.log, &record.id, Document::Deletion).filter(|_| deletion.entries() == 0);
+            record.keep(root, &dirs.log, Document::Deletion, left.unwrap_or_else(|| deletion.document()));
+        }
         record.save(root, &dirs.log)
-    })
+    }
+}
+
+/// What was still there when the record was closed is in the audit log alone.
+fn tell_deletion(root: &Root, dirs: &Dirs, caller: &Caller, record: &Record, deletion: Deletion) -> Result<()> {
+    if deletion.entries() == 0 {
+        return Ok(());
+    }
+    let entry = Entry {
+        event: Event::Deletion,
+        mode: caller.mode,
+        uid: record.uid,
+        name: record.researcher.clone(),
+        project: record.project.clone(),
+        rule: None,
+        run: Some(record.id.to_string()),
+        about: deletion.document(),
+    };
+    audit::append(root, &dirs.log, &entry).map(drop)
 }
 
 /// Ends what was left of a container that the engine was making when both its ces and its stage process were killed, within

@@ -69,7 +69,7 @@ fn cases(attack: &Attack) -> Vec<Case> {
 }
 
 /// A call with `AT` in the place of the name.
-const CALLS: [(&str, &[&str]); 23] = [
+const CALLS: [(&str, &[&str]); 28] = [
     ("run --env-file", &["run", "--env-file", "AT", "localhost/demo", "true"]),
     ("run --arg-file", &["run", "--arg-file", "AT", "localhost/demo", "true"]),
     ("run --opt-file", &["run", "--opt-file", "AT", "localhost/demo", "true"]),
@@ -93,6 +93,11 @@ const CALLS: [(&str, &[&str]); 23] = [
     ("pull --creds", &["pull", "--creds", "AT", "127.0.0.1:9/lab/tool:1"]),
     ("--call-file", &["--call-file", "AT"]),
     ("--root", &["--root", "AT", "ps"]),
+    ("rehearse --data", &["rehearse", "--data", "AT", "localhost/demo", "true"]),
+    ("rehearse --json", &["rehearse", "--json", "AT", "localhost/demo", "true"]),
+    ("rehearse --markdown", &["rehearse", "--markdown", "AT", "localhost/demo", "true"]),
+    ("rehearse --rules", &["rehearse", "--rules", "AT", "localhost/demo", "true"]),
+    ("rehearse an archive", &["rehearse", "docker-archive:AT", "true"]),
 ];
 
 /// Calls in the list from `first` on, each with every case; what went wrong, all of it.
@@ -166,5 +171,10 @@ fn places_of_bundles_are_the_callers() {
 
 #[test]
 fn sources_of_images_and_calls_are_read_with_the_callers_rights() {
-    matrix(&CALLS[17..]);
+    matrix(&CALLS[17..23]);
+}
+
+#[test]
+fn places_of_a_rehearsal_are_the_callers() {
+    matrix(&CALLS[23..]);
 }

@@ -13,6 +13,8 @@ mod bundles;
 mod images;
 /// Where safe data really is.
 mod safe_data;
+/// What a rehearsal is given in the place of data, and what it leaves.
+mod rehearsed;
 /// What is given to a researcher after a run.
 mod hand_over;
 /// What a killed run left, with something else in its place.

@@ -102,7 +102,7 @@ fn what_a_file_system_bounds_is_never_exceeded_and_the_payload_goes_on() {
     of_the_guest();
     for (caller, disks) in [(Caller::Root, Disks::One), (Caller::Sudo, Disks::One), (Caller::Sudo, Disks::Xfs)] {
         let desk = desk(caller, disks);
-        assert!(found_by_doctor(&desk).ends_with("(kept by the file system: project quotas, tried)"));
+        assert!(found_by_doctor(&desk).ends_with("(kept by the file system: project quotas, tested)"));
         let fill = |dir: &str| format!("dd if=/dev/zero of={dir}/big bs=64k count=64; sleep 3; du -sk {dir}");
         let files =
             |dir: &str| format!("for i in $(seq 60); do true >{dir}/$i || break; done; sleep 3; ls {dir} | wc -l");
@@ -182,8 +182,8 @@ fn outputs_are_the_researchers_without_a_quota_also_after_a_crash() {
 #[ignore = "wants the guest of scripts/test-vm"]
 fn what_a_file_system_does_not_bound_is_watched_and_record_and_doctor_say_which() {
     of_the_guest();
-    let kept = "kept by the file system: project quotas, tried";
-    let watched = "watched by ces every second, tried";
+    let kept = "kept by the file system: project quotas, tested";
+    let watched = "watched by ces every second, tested";
     for (caller, disks, bounded, scratch, outputs) in [
         (Caller::Sudo, Disks::Two, ["quota, sum watched", "quota"], kept, kept),
         (Caller::Sudo, Disks::HomeAlone, ["watched", "quota"], watched, kept),

@@ -77,6 +77,8 @@ pub enum What {
     Image,
     /// A layer.
     Layer,
+    /// What is kept of a layer's packages.
+    Facts,
 }
 
 impl Findings {
@@ -104,6 +106,7 @@ impl Store {
                         What::Name => self.remove_name(&damage.name)?,
                         What::Image => self.remove_image(&damage.name)?,
                         What::Layer => self.remove_layer(&damage.name)?,
+                        What::Facts => self.remove_facts(&damage.name.parse()?)?,
                     };
                 }
                 self.sweep(unpacker)?;
@@ -124,10 +127,16 @@ impl Store {
             lock.lock_shared().map_err(|e| self.error("cannot lock a layer").because(e))?;
             drop(held);
             findings.layers += 1;
+            let mut what = What::Layer;
             let (because, differences) = match self.check_layer(unpacker, &key, &path)? {
                 Checked::Whole(entries) => {
                     findings.entries += entries;
                     continue;
+                }
+                Checked::OtherFacts(entries) => {
+                    findings.entries += entries;
+                    what = What::Facts;
+                    ("what is kept of its packages is not what its tree says".to_owned(), Vec::new())
                 }
                 Checked::Unrecorded => {
                     findings.unrecorded.push(key);
@@ -138,7 +147,7 @@ impl Store {
             };
             let images = self.names_of_images_with(&key)?;
             let name = key.to_string();
-            findings.damaged.push(Damage { what: What::Layer, name, because, differences, images, removed: false });
+            findings.damaged.push(Damage { what, name, because, differences, images, removed: false });
         }
         Ok(())
     }
@@ -158,7 +167,7 @@ impl Store {
         }
         let Some(digest) = record.tree else { return Ok(Checked::Unrecorded) };
         let listing = path.join(LISTING);
-        if digest_of(&listing).ok() != Some(digest) {
+        if digest_of(&listing).ok().as_ref() != Some(&digest) {
             return damaged("its listing is missing or does not have its digest");
         }
         let fail = |e: std::io::Error| self.error("cannot compare a layer with its listing").because(e);
@@ -176,7 +185,9 @@ impl Store {
         if !differences.is_empty() {
             return Ok(Checked::Different(differences));
         }
-        compare::count(open(&listing).map_err(fail)?).map(Checked::Whole).map_err(fail)
+        let entries = compare::count(open(&listing).map_err(fail)?).map_err(fail)?;
+        let other = self.facts_differ(unpacker, path, &digest, scratch.path())?;
+        Ok(if other { Checked::OtherFacts(entries) } else { Checked::Whole(entries) })
     }
 
     fn check_images(&self, findings: &mut Findings) -> Result<()> {
@@ -327,6 +338,7 @@ impl Store {
 /// What a look at a layer gave.
 enum Checked {
     Whole(u64),
+    OtherFacts(u64),
     Unrecorded,
     Damaged(String),
     Different(Vec<Difference>),

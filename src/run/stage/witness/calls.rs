@@ -77,10 +77,11 @@ pub fn program_of(name: &str, pid: Pid, args: [u64; 6]) -> Option<Program> {
     Some(Program { path, args: memory::texts(pid, arguments, ARGUMENTS, ARGUMENT) })
 }
 
-/// CAP_SETGID, CAP_SETUID and CAP_NET_BIND_SERVICE (linux/capability.h).
+/// CAP_SETGID, CAP_SETUID, CAP_NET_BIND_SERVICE and CAP_NET_RAW (linux/capability.h).
 const SETGID: u64 = 1 << 6;
 const SETUID: u64 = 1 << 7;
 const BIND_SERVICE: u64 = 1 << 10;
+const NET_RAW: u64 = 1 << 13;
 
 /// The privilege that a call takes and its thread lacks, in words; `uid` and `gid` are its own, as it numbers them itself.
 pub fn privilege_of(
@@ -104,6 +105,11 @@ pub fn privilege_of(
         "setregid" => lacks(SETGID) && others(&[first, second], gid),
         "setresgid" => lacks(SETGID) && others(&[first, second, third], gid),
         "setgroups" => lacks(SETGID),
+        // Those of netlink need none (socket(2), netlink(7)).
+        "socket" => {
+            let (family, kind) = (i32::try_from(first & 0xffff_ffff), second & 0xf);
+            lacks(NET_RAW) && kind == 3 && matches!(family, Ok(libc::AF_INET | libc::AF_INET6))
+        }
         "bind" => {
             let below = |port: u16| (1..1024).contains(&port);
             lacks(BIND_SERVICE) && matches!(address, Some(Address::Internet { port, .. }) if below(*port))
@@ -112,6 +118,7 @@ pub fn privilege_of(
     };
     match (wanted, address) {
         (false, _) => None,
+        (true, _) if name == "socket" => Some("to open a raw socket (as ping and scanners of networks do)".to_owned()),
         (true, Some(Address::Internet { port, .. })) => Some(format!("to listen at port {port}")),
         (true, _) => Some(format!("to become another user ({name})")),
     }
@@ -154,6 +161,10 @@ mod tests {
         assert!(privilege_of("setuid", &who, OWN, [1000; 6], None).is_none());
         assert!(privilege_of("setresuid", &who, OWN, [unchanged, 1000, unchanged, 0, 0, 0], None).is_none());
         assert!(privilege_of("setuid", &Who { capabilities: SETUID, ..who.clone() }, OWN, [0; 6], None).is_none());
+        let raw = |family: i32, kind: u64| [u64::from(family.unsigned_abs()), kind, 0, 0, 0, 0];
+        assert!(privilege_of("socket", &who, OWN, raw(libc::AF_INET, 0x80003), None).unwrap().contains("raw socket"));
+        assert!(privilege_of("socket", &who, OWN, raw(libc::AF_NETLINK, 3), None).is_none());
+        assert!(privilege_of("socket", &who, OWN, raw(libc::AF_INET, 5), None).is_none());
         let web = internet("0.0.0.0", 80, true);
         assert_eq!(privilege_of("bind", &who, OWN, [0; 6], web.as_ref()).unwrap(), "to listen at port 80");
         assert!(privilege_of("bind", &who, OWN, [0; 6], internet("0.0.0.0", 8080, true).as_ref()).is_none());

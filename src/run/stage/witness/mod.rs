@@ -292,9 +292,16 @@ impl Witnessing {
         let who = self.who(told.pid);
         let reply = match decision {
             Decision::Errno(errno) => {
-                let call = name.map_or_else(|| format!("call {}", told.number), str::to_owned);
                 let now = self.now();
-                self.refused.count(Refused { call, errno }, &who.program, now);
+                let raw = name.filter(|name| *name == "socket");
+                match raw.and_then(|name| calls::privilege_of(name, &who, (0, 0), told.args, None)) {
+                    // What was wanted says more than the call.
+                    Some(privilege) => self.privileges.count(privilege, &who.program, now),
+                    None => {
+                        let call = name.map_or_else(|| format!("call {}", told.number), str::to_owned);
+                        self.refused.count(Refused { call, errno }, &who.program, now);
+                    }
+                }
                 notify::Reply::Errno(errno)
             }
             Decision::Allow => {

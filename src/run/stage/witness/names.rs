@@ -139,4 +139,34 @@ mod tests {
             }
         }
     }
+
+    /// Numbers without an order (xorshift, Marsaglia 2003), the same at every run.
+    fn scrambled(state: &mut u64) -> u64 {
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        *state
+    }
+
+    #[test]
+    fn whatever_a_payload_puts_into_a_packet_what_is_read_of_it_is_short_and_harmless() {
+        let mut state = 0x2545_f491_4f6c_dd1d;
+        let good = asked(&[b"cdn-lfs", b"huggingface", b"example"]);
+        let mut read_names = 0;
+        for _ in 0..200_000 {
+            let mut packet = good.clone();
+            for _ in 0..scrambled(&mut state) % 8 {
+                let at = usize::try_from(scrambled(&mut state)).unwrap() % packet.len();
+                packet[at] = u8::try_from(scrambled(&mut state) & 0xff).unwrap();
+            }
+            packet.truncate(usize::try_from(scrambled(&mut state)).unwrap() % (packet.len() + 1));
+            packet.extend((0..scrambled(&mut state) % 80).map(|n| u8::try_from(n).unwrap()));
+            if let Some(Packet::Question(name)) = read(&packet) {
+                read_names += 1;
+                assert!(name.len() <= NAME * 4 && !name.is_empty(), "{name:?}");
+                assert!(name.chars().all(|c| !c.is_control()) && text::neutral_line(&name) == name, "{name:?}");
+            }
+        }
+        assert!(read_names > 1000, "{read_names}");
+    }
 }

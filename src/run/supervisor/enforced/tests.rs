@@ -93,7 +93,7 @@ fn found() -> Enforced {
 /// A protection less, and the words that name it.
 type Loss = (&'static str, fn(&mut Enforced));
 
-const LOSSES: [Loss; 63] = [
+const LOSSES: [Loss; 64] = [
     ("the controlling terminal", |f| f.terminal = 0),
     ("a standard stream", |f| f.streams[0] = Some(Device { file_system: 24, ..TERMINAL })),
     ("a standard stream", |f| f.streams[2] = None),
@@ -139,6 +139,7 @@ const LOSSES: [Loss; 63] = [
     ("a masked path is \"/proc/keys\"", |f| unmount(f, "/proc/keys")),
     ("an open descriptor", |f| f.descriptors.push("/etc/shadow".to_owned())),
     ("an open descriptor", |f| f.descriptors.push("anon_inode:[eventpoll]".to_owned())),
+    ("an open descriptor", |f| f.descriptors.push("anon_inode:seccomp notify".to_owned())),
     ("an open descriptor", |f| f.descriptors.push("socket:[7] kept open".to_owned())),
     ("the process limit core", |f| f.rlimits.clear()),
     ("the process limit core", |f| bound(f, "core", Rlimit { soft: Some(0), hard: Some(1) })),

@@ -9,6 +9,7 @@ use std::io::Read as _;
 use rustix::fs::SeekFrom;
 use sha2::{Digest as _, Sha256};
 
+use crate::evidence::sniff::{HEAD, Sniffed, sniff};
 use crate::policy::units::show_size;
 use crate::run::supervisor::outputs::line::hex;
 
@@ -24,6 +25,21 @@ pub enum Stop {
     Hashing(String),
     /// Nothing is looked at any more, for this reason.
     All(String),
+}
+
+/// What came of reading a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileRead {
+    /// SHA-256 of it, in hexadecimal, or why there is none.
+    pub sha256: Result<String, String>,
+    /// What it seems to be, where its first bytes were read.
+    pub sniffed: Option<Sniffed>,
+}
+
+impl From<Result<String, String>> for FileRead {
+    fn from(sha256: Result<String, String>) -> Self {
+        Self { sha256, sniffed: None }
+    }
 }
 
 /// Asks whether to stop.
@@ -55,32 +71,36 @@ impl<'a> Hasher<'a> {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn hash(&mut self, mut file: &File, size: u64, disk: u64) -> std::io::Result<Result<String, String>> {
+    pub fn hash(&mut self, mut file: &File, size: u64, disk: u64) -> std::io::Result<FileRead> {
         if size.saturating_sub(disk) > self.holes.min(1 << 20) {
             let holes = holes(file, size, self.holes);
             if holes > self.holes {
-                return Ok(Err(format!("{}, of which {} on disk", show_size(size), show_size(disk))));
+                return Ok(Err(format!("{}, of which {} on disk", show_size(size), show_size(disk))).into());
             }
             self.holes = self.holes.saturating_sub(holes);
         }
         let mut sha = Sha256::new();
         let mut left = size;
-        loop {
+        let mut sniffed = None;
+        let sha256 = loop {
             if let Some(Stop::Hashing(why) | Stop::All(why)) = (self.ask)() {
-                return Ok(Err(why));
+                break Err(why);
             }
             let read = file.read(&mut self.buffer)?;
+            if sniffed.is_none() {
+                sniffed = Some(sniff(self.buffer.get(..read.min(HEAD)).unwrap_or_default()));
+            }
             if read == 0 {
-                break;
+                break Ok(hex(&sha.finalize()));
             }
             // A process outside that goes on writing has no end.
             let Some(rest) = left.checked_sub(u64::try_from(read).unwrap_or(u64::MAX)) else {
-                return Ok(Err("it grew while it was read".to_owned()));
+                break Err("it grew while it was read".to_owned());
             };
             left = rest;
             sha.update(self.buffer.get(..read).unwrap_or_default());
-        }
-        Ok(Ok(hex(&sha.finalize())))
+        };
+        Ok(FileRead { sha256, sniffed })
     }
 }
 
@@ -108,7 +128,7 @@ mod tests {
     fn hashed(hasher: &mut Hasher<'_>, file: &File) -> Result<String, String> {
         let stat = nix::sys::stat::fstat(file).unwrap();
         let bytes = |n: i64| u64::try_from(n).unwrap();
-        hasher.hash(file, bytes(stat.st_size), bytes(stat.st_blocks) * 512).unwrap()
+        hasher.hash(file, bytes(stat.st_size), bytes(stat.st_blocks) * 512).unwrap().sha256
     }
 
     #[test]

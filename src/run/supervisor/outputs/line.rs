@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::evidence::sniff::Content;
 use crate::text;
 
 /// What an entry is.
@@ -50,6 +51,12 @@ pub struct Line {
     /// Why there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_hashed: Option<String>,
+    /// What sort of thing a file seems to be, by its first bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Content>,
+    /// The media type that it seems to have, by the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     target: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,6 +83,8 @@ impl Line {
             mtime: none(),
             sha256: none(),
             not_hashed: none(),
+            content: None,
+            media: none(),
             target: none(),
             target_hex: none(),
             others: false,

@@ -12,7 +12,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, fstat};
 use serde::{Deserialize, Serialize};
 
-use crate::run::supervisor::outputs::hash::{Ask, Hasher};
+use crate::run::supervisor::outputs::hash::{Ask, FileRead, Hasher};
 use crate::run::supervisor::outputs::line::{ANOTHER_KIND, Kind, Line};
 use crate::run::supervisor::outputs::list::ListWriter;
 use crate::run::supervisor::outputs::tree::{self, At, Visitor};
@@ -97,7 +97,7 @@ fn octal(stat: &FileStat) -> String {
 ///
 /// # Errors
 /// The kernel's.
-fn hashed(hasher: &mut Hasher<'_>, held: &OwnedFd, stat: &FileStat) -> nix::Result<Result<String, String>> {
+fn hashed(hasher: &mut Hasher<'_>, held: &OwnedFd, stat: &FileStat) -> nix::Result<FileRead> {
     let file = File::from(opened(held, OFlag::O_NONBLOCK | OFlag::O_NOCTTY)?);
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     let disk = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
@@ -134,11 +134,13 @@ impl Visitor for Listing<'_> {
                 return opened(&held, OFlag::O_DIRECTORY).map(Some);
             }
             libc::S_IFREG => {
-                let hashed = hashed(&mut self.hasher, &held, &stat)?;
+                let FileRead { sha256, sniffed } = hashed(&mut self.hasher, &held, &stat)?;
                 let mut line = Line::new(at.path, Kind::File).of_others(others);
                 (line.mode, line.mtime) = (Some(octal(&stat)), Some(mtime(&stat)));
                 line.size = u64::try_from(stat.st_size).ok();
-                match hashed {
+                line.content = sniffed.map(|sniffed| sniffed.content);
+                line.media = sniffed.map(|sniffed| sniffed.media.to_owned());
+                match sha256 {
                     Ok(sha256) => line.sha256 = Some(sha256),
                     Err(why) => {
                         self.listed.not_hashed += 1;

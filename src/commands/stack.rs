@@ -1,0 +1,154 @@
+//! `ces stack`: what is in an image, who brought it, and what changed.
+//!
+//! In this order: the image is found → its layers are read, if they were not → one stack → what changed → the page.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+
+use serde::Serialize;
+
+use super::{Context, print};
+use crate::cli::Global;
+use crate::cli::stack::{Format, StackArgs};
+use crate::error::{Error, Kind, Result, Stage};
+use crate::host::named_file;
+use crate::host::privilege::as_root;
+use crate::image::reference::Reference;
+use crate::image::store::{Store, StoredImage};
+use crate::image::unpack::parent::Unpacker;
+use crate::stack::diff::{self, Diff};
+use crate::stack::load;
+use crate::stack::merge::Owned;
+use crate::stack::package::{PackageType, Stack};
+use crate::stack::write::{html, page, text};
+
+/// The document of `--format json`.
+#[derive(Serialize)]
+struct Document<'a> {
+    stack: &'a Stack,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<&'a Diff>,
+}
+
+/// The answer of `--owner`, as JSON.
+#[derive(Serialize)]
+struct Owner {
+    path: String,
+    layer: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<PackageType>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    package: Option<String>,
+}
+
+/// Prints the stack of an image.
+///
+/// # Errors
+/// When the image is not there or damaged, and when the file cannot be written.
+pub fn stack(global: &Global, args: &StackArgs) -> Result<u8> {
+    let ctx = Context::new(global)?;
+    let store = ctx.store()?;
+    let unpacker = Unpacker::new(&ctx.caller, &ctx.limits)?;
+    let image = store.find(&args.image)?;
+    if let Some(path) = &args.owner {
+        return owner(&store, &unpacker, &image, path, args);
+    }
+    let mut now = read(&store, &unpacker, &image)?;
+    let before = match args.diff.as_deref() {
+        None => None,
+        Some("approved") => Some(approved(&ctx, &store, &image)?),
+        Some(other) => Some(store.find(other)?),
+    };
+    let since = match &before {
+        Some(before) => {
+            let stack = read(&store, &unpacker, before)?;
+            Some((before.reference().to_owned(), diff::diff(&stack, &now, diff::natural)))
+        }
+        None => None,
+    };
+    let since = since.as_ref().map(|(name, diff)| (name.as_str(), diff));
+    let show = page::Show { only: args.only, all: args.all };
+    let written = match args.format {
+        Format::Json => {
+            now.packages.retain(|package| args.only.is_none_or(|only| only == package.kind));
+            let document = Document { stack: &now, since: since.map(|(_, diff)| diff) };
+            let text = serde_json::to_string_pretty(&document);
+            crate::text::json(&text.map_err(|e| failed(&e))?) + "\n"
+        }
+        Format::Text => text::text(&page::page(image.reference(), &now, since, show), args.all || args.only.is_some()),
+        Format::Html => html::html(&page::page(image.reference(), &now, since, page::Show { all: args.all, ..show })),
+    };
+    write(args, &written)?;
+    Ok(0)
+}
+
+fn read(store: &Store, unpacker: &Unpacker, image: &StoredImage) -> Result<Stack> {
+    let (merge, about) = load::image(store, unpacker, image)?;
+    Ok(merge.finish(about))
+}
+
+fn owner(store: &Store, unpacker: &Unpacker, image: &StoredImage, path: &str, args: &StackArgs) -> Result<u8> {
+    let (merge, _) = load::image(store, unpacker, image)?;
+    let Some(Owned { path: real, layer, package: owner }) = merge.owner(path) else {
+        return Err(Error::new(Stage::Store, Kind::Missing, format!("{} has no file {path}", image.reference()))
+            .hint("write the path as it is in the container, such as /usr/bin/python3"));
+    };
+    let (kind, package) = owner.unzip();
+    let said = match (&kind, &package) {
+        (Some(kind), Some(package)) => format!("package {package} ({})", page::type_name(*kind)),
+        _ => "no package".to_owned(),
+    };
+    let text = if args.format == Format::Json {
+        let owner = Owner { path: format!("/{real}"), layer: layer + 1, kind, package };
+        crate::text::json(&serde_json::to_string_pretty(&owner).map_err(|e| failed(&e))?)
+    } else {
+        crate::text::neutral_line(&format!("/{real}: {said}, layer {}", layer + 1))
+    };
+    write(args, &(text + "\n"))?;
+    Ok(0)
+}
+
+/// The image of the same name that is approved: the one pulled last, of those that are not the image itself.
+fn approved(ctx: &Context, store: &Store, image: &StoredImage) -> Result<StoredImage> {
+    let fail = |why: String, hint: &str| {
+        Error::new(Stage::Store, Kind::Missing, format!("no approved image to compare {} with", image.reference()))
+            .because(why)
+            .hint(hint.to_owned())
+    };
+    let Some(list) = as_root(|root| ctx.policy().approved(root))? else {
+        let hint = "name an image: --diff IMAGE2";
+        return Err(fail("the policy names no list of approved images (images.approved)".to_owned(), hint));
+    };
+    let repository = |name: &str| name.parse::<Reference>().ok().map(|reference| reference.name().to_owned());
+    let own = repository(image.reference());
+    // Newest first.
+    let mut known: BTreeMap<usize, String> = BTreeMap::new();
+    for (at, listed) in store.images()?.into_iter().enumerate() {
+        let digest = listed.record.manifest.to_string();
+        let same = listed.reference.as_deref().and_then(repository).is_some_and(|name| Some(name) == own);
+        if same && digest != image.manifest_digest().as_str() && list.projects_of(&digest).next().is_some() {
+            known.insert(at, digest);
+        }
+    }
+    match known.into_values().next() {
+        Some(digest) => store.find(&digest),
+        None => Err(fail(
+            "the list of approved images has no other image of that name that is in the store".to_owned(),
+            "pull the approved version, or name an image: --diff IMAGE2",
+        )),
+    }
+}
+
+/// To the file that was named, as the caller; else to standard output.
+fn write(args: &StackArgs, text: &str) -> Result<()> {
+    let Some(path) = &args.output else { return print::bytes(text.as_bytes()) };
+    named_file::to_write(path).and_then(|mut file| file.write_all(text.as_bytes())).map_err(|e| {
+        Error::new(Stage::Cli, Kind::Failed, format!("cannot write {}", path.display()))
+            .because(e)
+            .hint("name a file in a directory that you can write to")
+    })
+}
+
+fn failed(e: &dyn std::fmt::Display) -> Error {
+    Error::new(Stage::Cli, Kind::Failed, "cannot write the stack").because(e)
+}

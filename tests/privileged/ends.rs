@@ -1,0 +1,171 @@
+//! The end of a run: killed at any moment, with a million outputs, and with two hosts that write one log.
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::support::{Host, Ran, children, wait_until};
+
+fn ces(host: &Host, words: &[&str]) -> Ran {
+    Ran::from(host.ces().args(words).output())
+}
+
+fn is_long() -> bool {
+    std::env::var_os("CES_LONG").is_some()
+}
+
+/// A run whose payload waits for the end of its input, and then exits with 7.
+fn waiting(host: &Host) -> Child {
+    let before = host.named("outputs_").len();
+    let script =
+        "echo x > /safe_outputs/f; mkdir -p /scratch/d; echo x > /scratch/d/f; : > /safe_outputs/ready; cat; exit 7";
+    let mut command = host.run_command(&["-i", "localhost/demo", "/bin/sh", "-c", script]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = command.spawn().expect("ces");
+    wait_until("the payload", || {
+        let dirs = host.named("outputs_");
+        dirs.len() > before && dirs.iter().all(|dir| dir.join("ready").exists())
+    });
+    child
+}
+
+#[test]
+fn ces_killed_at_any_moment_of_the_end_leaves_a_record_that_says_that_it_ran() {
+    let Some(host) = Host::with_demo() else { return };
+    let began = Instant::now();
+    let mut child = waiting(&host);
+    let start = began.elapsed();
+    drop(child.stdin.take());
+    assert_eq!(child.wait().expect("its end").code(), Some(7));
+    let end = (began.elapsed() - start).max(Duration::from_millis(10));
+    let rounds = if is_long() { 200 } else { 24 };
+    let (mut finished, mut interrupted) = (0, 0);
+    for round in 0..rounds {
+        let mut child = waiting(&host);
+        drop(child.stdin.take());
+        sleep(end * round / rounds);
+        let pid = Pid::from_raw(i32::try_from(child.id()).expect("a number"));
+        // ESRCH: it was quicker.
+        kill(pid, Signal::SIGKILL).ok();
+        child.wait().expect("its end");
+        let runs: Value = serde_json::from_str(ces(&host, &["runs", "-n", "1", "--json"]).exits(0)).expect("JSON");
+        let record = host.records().pop().expect("a record");
+        assert_eq!(runs[0]["state"], record["state"], "{record}");
+        match record["state"].as_str() {
+            Some("finished") => {
+                finished += 1;
+                assert_eq!(record["exit"], 7, "{record}");
+            }
+            Some("interrupted") => interrupted += 1,
+            _ => panic!("killed at its end, a run is told as {record}"),
+        }
+        let items = record["deletion"]["items"].as_array().expect("what was deleted");
+        assert!(items.iter().all(|item| item["verified"] == "absent"), "{record}");
+        assert_eq!(record["outputs"]["files"], 2, "{record}");
+        host.nothing_is_left();
+        let id = record["id"].as_str().expect("an id").to_owned();
+        ces(&host, &["verify", &id]).exits(0);
+    }
+    assert!(finished > 0 && finished + interrupted == rounds, "{finished} {interrupted}");
+    let verified = Ran::from(host.ces_as_root().args(["audit", "verify"]).output());
+    assert!(verified.exits(0).contains("hold together"), "{verified:?}");
+}
+
+/// The most memory that a process and its children held so far, in KiB.
+fn most_memory(pid: u32) -> u64 {
+    let of = |pid: &str| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:").map(str::to_owned));
+        line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0)
+    };
+    let below = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let below: Vec<String> = below.split_whitespace().map(str::to_owned).collect();
+    below.iter().map(String::as_str).map(of).chain([of(&pid.to_string())]).max().unwrap_or(0)
+}
+
+#[test]
+fn many_outputs_cost_a_run_time_and_a_list_and_no_memory() {
+    let Some(host) = Host::with_demo() else { return };
+    let count: u32 = if is_long() { 100_000 } else { 20_000 };
+    let mut child = waiting(&host);
+    let outputs = host.outputs();
+    let owner = Some(host.researcher().uid.as_raw());
+    for n in 0..count {
+        let dir = outputs.join(format!("d{}", n / 1000));
+        if n % 1000 == 0 {
+            fs::create_dir(&dir).expect("a directory");
+            chown(&dir, owner, owner).expect("its owner");
+        }
+        let path = dir.join(format!("a-name-that-is-neither-short-nor-long-{n}.csv"));
+        fs::write(&path, "a,b\n1,2\n").expect("a file");
+        chown(&path, owner, owner).expect("its owner");
+    }
+    drop(child.stdin.take());
+    let mut most = 0;
+    let code = loop {
+        most = most.max(most_memory(child.id()));
+        if let Some(status) = child.try_wait().expect("its state") {
+            break status.code();
+        }
+        sleep(Duration::from_millis(2));
+    };
+    assert_eq!(code, Some(7));
+    assert!((1 << 10..32 << 10).contains(&most), "{most} KiB at most");
+    let record = host.records().pop().expect("a record");
+    let (files, not_hashed) = (&record["outputs"]["files"], &record["outputs"]["not_hashed"]);
+    assert_eq!((files, not_hashed, &record["outputs"]["list"]["cut"]), (&(count + 2).into(), &0.into(), &Value::Null));
+    let id = record["id"].as_str().expect("an id");
+    let bytes = fs::metadata(host.root().join(format!("log/runs/{id}.json"))).expect("a record").len();
+    assert!(bytes < 8 << 10, "{bytes}");
+    host.nothing_is_left();
+}
+
+#[test]
+fn two_hosts_that_share_a_log_write_a_file_each_and_both_hold() {
+    let Some(host) = Host::with_demo() else { return };
+    let on = |name: &str| {
+        let mut command = host.command("unshare");
+        command.args(["--uts", "sh", "-c", "hostname \"$1\"; shift; exec \"$@\"", "sh", name]);
+        // As the researcher calls it, with another name of the host.
+        let ces = host.ces();
+        let words: Vec<_> = ces.get_args().skip_while(|word| *word != "--").skip(1).map(ToOwned::to_owned).collect();
+        command.args(words).args(["run", "localhost/demo", "/bin/true"]);
+        for (name, value) in ces.get_envs().filter_map(|(name, value)| Some((name, value?))) {
+            command.env(name, value);
+        }
+        command
+    };
+    let rounds = if is_long() { 50 } else { 6 };
+    std::thread::scope(|scope| {
+        for name in ["one", "two"] {
+            scope.spawn(move || (0..rounds).for_each(|_| drop(Ran::from(on(name).output()).exits(0).to_owned())));
+        }
+    });
+    let audit = host.root().join("log/audit");
+    for name in ["one", "two"] {
+        let text = fs::read_to_string(audit.join(format!("{name}.jsonl"))).expect("a log");
+        let of = |event: &str| text.lines().filter(|line| line.contains(&format!("\"event\":\"{event}\""))).count();
+        assert_eq!((of("run.begun"), of("run.finished")), (rounds, rounds), "{text}");
+        assert!(text.lines().all(|line| line.contains(&format!("\"host\":\"{name}\""))), "{text}");
+    }
+    let verified = Ran::from(host.ces_as_root().args(["audit", "verify"]).output());
+    for name in ["one", "two"] {
+        assert!(verified.exits(0).contains(&format!("{name}: {} lines hold together", 2 * rounds + 1)), "{verified:?}");
+    }
+    assert_eq!(host.records().len(), 2 * rounds);
+    // Neither can pass for the other.
+    let (one, two) = (audit.join("one.jsonl"), audit.join("two.jsonl"));
+    let line = |path: &Path| fs::read_to_string(path).expect("a log").lines().last().expect("a line").to_owned();
+    let before = fs::read_to_string(&one).expect("a log");
+    fs::write(&one, format!("{before}{}\n", line(&two))).expect("written");
+    let verified = Ran::from(host.ces_as_root().args(["audit", "verify"]).output());
+    assert!(verified.exits(1).contains("one: line"), "{verified:?}");
+    assert_eq!(children(&audit).len(), 3, "the host's own log of the pull, and two");
+}
