@@ -28,6 +28,8 @@ use ces::image::unpack::tarstream::{Bytes, TarStream};
 use ces::policy::grant::GrantFacts;
 use ces::policy::request::{RunRequest, files};
 use ces::policy::{HostFacts, Policy};
+use ces::stack::version::Order;
+use ces::stack::{vex, vulndb};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 const HOST: HostFacts = HostFacts { memory_bytes: 16 << 30, cpus: 4.0, privileged: true };
@@ -300,6 +302,59 @@ pub fn policy(data: &[u8]) {
             check(&error);
             assert!(error.to_string().contains("policy.toml"), "{error}");
         }
+    }
+}
+
+/// Two versions, one a line: each order answers the same whichever comes first, and finds a version equal to itself.
+pub fn version(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (a, b) = text.split_once('\n').unwrap_or((&text, "1.0"));
+    let orders = [
+        Order::Deb,
+        Order::Rpm,
+        Order::Apk,
+        Order::Pep440,
+        Order::Semver,
+        Order::Go,
+        Order::Maven,
+        Order::Gem,
+        Order::R,
+    ];
+    for order in orders {
+        assert_eq!(order.cmp(a, b), order.cmp(b, a).map(std::cmp::Ordering::reverse), "{order:?}");
+        assert!(order.cmp(a, a).is_none_or(std::cmp::Ordering::is_eq), "{order:?}");
+    }
+}
+
+/// A record of vulnerability data: what is kept of it has bounded names, no control characters, and is the same when it is read again.
+pub fn osv(data: &[u8]) {
+    let Ok(parsed) = vulndb::osv::parse(data) else { return };
+    for (ecosystem, name, record) in parsed.entries {
+        let order = vulndb::ecosystem::order(&ecosystem).expect("an ecosystem with an order");
+        let texts =
+            [&ecosystem, &name, &record.id, &record.summary].into_iter().chain(&record.aliases).chain(&record.covers);
+        texts.for_each(|text| assert!(text.len() <= 640 && !text.chars().any(char::is_control), "{text:?}"));
+        let mut again = record.clone();
+        again.settle(order);
+        assert_eq!(again.ranges, record.ranges);
+        for version in ["0", "1.0", "2.3.4-1", "x y"] {
+            drop(record.judge(order, version));
+        }
+        let text = serde_json::to_vec(&record).expect("a record is JSON");
+        assert_eq!(serde_json::from_slice::<vulndb::record::Record>(&text).expect("what was written"), record);
+    }
+}
+
+/// A document of waivers: what has no author or no reason waives nothing.
+pub fn waivers(data: &[u8]) {
+    let Ok(statements) = vex::parse(data, "waivers.json") else { return };
+    for vex::Statement { waiver, .. } in statements {
+        let holds = waiver.holds(jiff::civil::date(2026, 11, 30));
+        assert!(
+            !holds
+                || (!waiver.author.is_empty()
+                    && matches!(waiver.status, vex::Status::NotAffected | vex::Status::Fixed))
+        );
     }
 }
 

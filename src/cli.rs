@@ -32,6 +32,8 @@ pub mod records;
 pub mod run;
 /// `ces stack`.
 pub mod stack;
+/// `ces vulndb`.
+pub mod vulndb;
 
 #[cfg(test)]
 mod tests;
@@ -193,6 +195,9 @@ pub enum Command {
     Metrics(ListArgs),
     /// Print version, commit and target
     Version(ListArgs),
+    /// Import, list and remove vulnerability data
+    #[command(subcommand)]
+    Vulndb(vulndb::VulndbCommand),
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Write the manual pages into a directory

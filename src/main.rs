@@ -69,8 +69,7 @@ fn child() -> Option<ExitCode> {
     if name == ces::precheck::NAME.as_bytes() {
         return Some(ces::precheck::child_main());
     }
-    (name == ces::image::unpack::NAME.as_bytes())
-        .then(|| ces::image::unpack::child_main(ces::stack::reading::read_layer))
+    (name == ces::image::unpack::NAME.as_bytes()).then(|| ces::image::unpack::child_main(ces::stack::READERS))
 }
 
 /// Nothing of the caller's process stays but its three streams and its environment, and the environment is never handed

@@ -13,7 +13,10 @@ Examples:
   ces stack tool:1.2 --format html -o stack.html          the same as one page for a browser
   ces stack tool:1.3 --diff tool:1.2                      what changed
   ces stack tool:1.2 --only pypi                          one type of packages
-  ces stack tool:1.2 --owner /usr/local/bin/tool          which package a file belongs to";
+  ces stack tool:1.2 --format cyclonedx -o sbom.json      for other programs
+  ces stack tool:1.2 --owner /usr/local/bin/tool          which package a file belongs to
+
+Exit status: 0; 1 failed; 2 usage; 3 the policy's rules for stacks (images.stack) refuse the image.";
 
 /// `ces stack`.
 #[derive(Debug, Clone, Args)]
@@ -37,6 +40,9 @@ pub struct StackArgs {
     /// Tell what changed since IMAGE2; "approved": since the image of that name that is approved
     #[arg(long, value_name = "IMAGE2")]
     pub diff: Option<String>,
+    /// Show what the waivers in FILE (OpenVEX or CSAF) would change; the site's own are in the policy
+    #[arg(long, value_name = "FILE")]
+    pub vex: Option<PathBuf>,
     /// Reference or digest
     #[arg(value_name = "IMAGE")]
     pub image: String,
@@ -49,6 +55,10 @@ pub enum Format {
     Text,
     /// One HTML file, without script
     Html,
+    /// CycloneDX 1.6, as JSON
+    Cyclonedx,
+    /// SPDX 2.3, as JSON
+    Spdx,
     /// JSON
     Json,
 }

@@ -4,7 +4,7 @@ use crate::cli::{Command, Global, PullArgs};
 use crate::commands::{
     Context, approve, audit, bundle, doctor, events, exec, export, fsck, image_request, images, inspect, logs, manual,
     metrics, outputs, policy, precheck, prune, ps, pull, records, rehearse, report, rerun, rmi, run, show, stack,
-    verify,
+    verify, vulndb,
 };
 use crate::error::Result;
 use crate::run::supervisor::spawn::Started;
@@ -63,6 +63,7 @@ fn carry_out(global: &Global, command: &Command, started: Option<Started>) -> Re
         Command::Approve(command) => approve::approve(global, command),
         Command::Audit(command) => audit::audit(global, command),
         Command::Metrics(args) => metrics::metrics(global, args),
+        Command::Vulndb(command) => vulndb::vulndb(&Context::new(global)?, command),
     }
 }
 

@@ -28,6 +28,7 @@ pub mod fsck;
 pub mod inspect;
 /// `ces stack`.
 pub mod stack;
+mod stack_verdict;
 /// What a failed run may have wanted.
 mod advice;
 /// How scratch and outputs are bounded.
@@ -78,6 +79,8 @@ pub mod report;
 pub mod export;
 /// `ces show`.
 pub mod show;
+/// `ces vulndb`.
+pub mod vulndb;
 /// `ces outputs`.
 pub mod outputs;
 /// `ces doctor`.

@@ -7,6 +7,7 @@ use std::io::Write as _;
 
 use serde::Serialize;
 
+use super::stack_verdict::{self, Judged};
 use super::{Context, print};
 use crate::cli::Global;
 use crate::cli::stack::{Format, StackArgs};
@@ -20,7 +21,12 @@ use crate::stack::diff::{self, Diff};
 use crate::stack::load;
 use crate::stack::merge::Owned;
 use crate::stack::package::{PackageType, Stack};
-use crate::stack::write::{html, page, text};
+use crate::stack::rules::Breach;
+use crate::stack::verdict::Verdict;
+use crate::stack::write::{cyclonedx, html, known, page, spdx, text};
+
+/// Exit status where the policy refuses.
+const REFUSED: u8 = 3;
 
 /// The document of `--format json`.
 #[derive(Serialize)]
@@ -28,6 +34,8 @@ struct Document<'a> {
     stack: &'a Stack,
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<&'a Diff>,
+    verdict: &'a Verdict,
+    breaches: &'a [Breach],
 }
 
 /// The answer of `--owner`, as JSON.
@@ -53,7 +61,7 @@ pub fn stack(global: &Global, args: &StackArgs) -> Result<u8> {
     if let Some(path) = &args.owner {
         return owner(&store, &unpacker, &image, path, args);
     }
-    let mut now = read(&store, &unpacker, &image)?;
+    let now = read(&store, &unpacker, &image)?;
     let before = match args.diff.as_deref() {
         None => None,
         Some("approved") => Some(approved(&ctx, &store, &image)?),
@@ -62,24 +70,38 @@ pub fn stack(global: &Global, args: &StackArgs) -> Result<u8> {
     let since = match &before {
         Some(before) => {
             let stack = read(&store, &unpacker, before)?;
-            Some((before.reference().to_owned(), diff::diff(&stack, &now, diff::natural)))
+            Some((before.reference().to_owned(), diff::diff(&stack, &now, diff::order)))
         }
         None => None,
     };
     let since = since.as_ref().map(|(name, diff)| (name.as_str(), diff));
+    let judged = stack_verdict::judge(&ctx, &now, args.vex.as_deref())?;
+    let Judged { verdict, breaches } = &judged;
+    let refused = judged.is_refused();
+    let known = || Some(known::section(&now, verdict, breaches, args.all));
     let show = page::Show { only: args.only, all: args.all };
     let written = match args.format {
         Format::Json => {
-            now.packages.retain(|package| args.only.is_none_or(|only| only == package.kind));
-            let document = Document { stack: &now, since: since.map(|(_, diff)| diff) };
-            let text = serde_json::to_string_pretty(&document);
-            crate::text::json(&text.map_err(|e| failed(&e))?) + "\n"
+            // What is known names packages by their places in the list: it is of all of them, whatever is shown.
+            let mut shown = now.clone();
+            shown.packages.retain(|package| args.only.is_none_or(|only| only == package.kind));
+            json(&Document { stack: &shown, since: since.map(|(_, diff)| diff), verdict, breaches })?
         }
-        Format::Text => text::text(&page::page(image.reference(), &now, since, show), args.all || args.only.is_some()),
-        Format::Html => html::html(&page::page(image.reference(), &now, since, page::Show { all: args.all, ..show })),
+        Format::Cyclonedx => json(&cyclonedx::document(&now, Some(verdict)))?,
+        Format::Spdx => json(&spdx::document(&now))?,
+        Format::Text => {
+            text::text(&page::page(image.reference(), &now, (since, known()), show), args.all || args.only.is_some())
+        }
+        Format::Html => {
+            html::html(&page::page(image.reference(), &now, (since, known()), page::Show { all: args.all, ..show }))
+        }
     };
     write(args, &written)?;
-    Ok(0)
+    Ok(if refused { REFUSED } else { 0 })
+}
+
+fn json(document: &impl Serialize) -> Result<String> {
+    Ok(crate::text::json(&serde_json::to_string_pretty(document).map_err(|e| failed(&e))?) + "\n")
 }
 
 fn read(store: &Store, unpacker: &Unpacker, image: &StoredImage) -> Result<Stack> {

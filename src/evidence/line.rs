@@ -72,6 +72,12 @@ pub enum Event {
     /// A line has no copy where the policy wants one.
     #[serde(rename = "copy.failed")]
     CopyFailed,
+    /// Vulnerability data was imported.
+    #[serde(rename = "vulndb.import")]
+    VulndbImport,
+    /// Vulnerability data was removed.
+    #[serde(rename = "vulndb.remove")]
+    VulndbRemove,
     /// The state of the log was signed.
     #[serde(rename = "checkpoint")]
     Checkpoint,

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::reader::{Rule, Table, wrong};
+use super::stack_rules::StackRules;
 use super::{
     Access, Audit, Data, HostFacts, ImageLimits, Images, Limit, Limits, Mirror, MountRule, Policy, Precheck, Profiles,
     Project, Records, Registries, Rehearsing, profile, units,
@@ -44,6 +45,7 @@ impl Policy {
                 unmapped_ids: Rule::builtin("images.unmapped_ids", true),
                 rehearsed: Rule::builtin("images.rehearsed", Rehearsing::Free),
                 limits: ImageLimits::default(),
+                stack: StackRules::default(),
             },
             data: Data {
                 root: Rule::builtin("data.root", PathBuf::from("/safe_data")),
@@ -249,6 +251,9 @@ fn read_images(mut table: Table<'_>, images: &mut Images) -> Result<()> {
             _ => None,
         })?,
     );
+    if let Some(table) = table.table("stack")? {
+        images.stack = StackRules::read(table, |table| absolute(table, "waivers"))?;
+    }
     if let Some(mut table) = table.table("limits")? {
         images.limits = ImageLimits {
             layer: size(&mut table, "layer")?,

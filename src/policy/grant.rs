@@ -18,11 +18,15 @@ use super::request::{PortRequest, RunRequest, Ulimit, is_hostname, is_run_name, 
 use super::{Access, Limit, Policy, podman, units};
 use crate::error::{Error, Kind, Result, Stage};
 
+/// Decisions with their reasons.
+mod decisions;
 /// Which places of the host and the container a run may join.
 pub mod mounts;
 /// What rehearsals of an image are worth.
 mod rehearsed;
 
+pub use decisions::Decision;
+use decisions::Log;
 pub use mounts::{Bind, Tmpfs};
 pub use rehearsed::Rehearsed;
 
@@ -62,17 +66,6 @@ pub struct GrantFacts {
     pub hard_limits: BTreeMap<String, u64>,
     /// Soft and hard limits of the caller's shell that `ces` itself does not work under; they are the payload's.
     pub payload_limits: BTreeMap<String, (u64, u64)>,
-}
-
-/// One decision, for `ces policy explain` and the record.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Decision {
-    /// What was decided.
-    pub what: String,
-    /// How.
-    pub value: String,
-    /// The rule or request it comes from.
-    pub because: String,
 }
 
 /// Limits of the run.
@@ -145,16 +138,6 @@ pub struct Grant {
     pub exec: bool,
     /// Every decision with its reason.
     pub decisions: Vec<Decision>,
-}
-
-/// Collects decisions.
-#[derive(Debug, Default)]
-struct Log(Vec<Decision>);
-
-impl Log {
-    fn note(&mut self, what: &str, value: impl Into<String>, because: impl ToString) {
-        self.0.push(Decision { what: what.to_owned(), value: value.into(), because: because.to_string() });
-    }
 }
 
 impl Policy {

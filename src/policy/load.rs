@@ -16,6 +16,7 @@ use crate::host::caller::Caller;
 use crate::host::named_file;
 use crate::host::privilege::Root;
 use crate::host::site_dir::SiteDir;
+use crate::stack::vex::{self, Waivers};
 
 /// The site's policy.
 pub const SITE_FILE: &str = "/etc/ces/policy.toml";
@@ -64,6 +65,41 @@ impl Policy {
             self.refuse(format!("the list of approved images {file} does not exist"), rule, "names it")
         })?;
         Approved::parse(&text, &file).map(Some)
+    }
+}
+
+impl Policy {
+    /// The waivers of the directory that the policy names; none where it names none.
+    ///
+    /// # Errors
+    /// When the directory is missing, others than root can write it, or a document in it is none: a waiver that is not understood
+    /// must not be a waiver that is absent.
+    pub fn waivers(&self, root: &Root) -> Result<Waivers> {
+        let Some(rule) = &self.images().stack.waivers else { return Ok(Waivers::default()) };
+        let place = rule.value.display().to_string();
+        let fail = |what: String| {
+            Error::new(Stage::Policy, Kind::Policy, what).hint("images.stack.waivers in the policy names it")
+        };
+        let directory = SiteDir::existing(root, &rule.value)?;
+        let directory = directory.ok_or_else(|| fail(format!("the directory of waivers {place} does not exist")))?;
+        let entries =
+            std::fs::read_dir(directory.path()).map_err(|e| fail(format!("cannot list {place}")).because(e))?;
+        let mut names = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(|e| fail(format!("cannot list {place}")).because(e))?.file_name();
+            names.extend(name.to_str().filter(|name| name.ends_with(".json")).map(str::to_owned));
+        }
+        names.sort();
+        let mut documents = Vec::new();
+        for name in names {
+            let Some(file) = directory.document(name.as_ref())? else { continue };
+            let text = text(&directory.join(&name), file)?;
+            let statements = vex::parse(text.as_bytes(), &name);
+            documents.push(
+                statements.map_err(|why| fail(format!("{place}/{name} is no document of waivers")).because(why))?,
+            );
+        }
+        Ok(Waivers::new(documents))
     }
 }
 

@@ -27,6 +27,8 @@ pub mod request;
 pub mod podman;
 /// What the run gets.
 pub mod grant;
+/// What the site allows of an image's software stack.
+pub mod stack_rules;
 /// The rules in force, one a line.
 pub mod show;
 
@@ -143,6 +145,8 @@ pub struct Images {
     pub rehearsed: Rule<Rehearsing>,
     /// How much an image may ask of the store.
     pub limits: ImageLimits,
+    /// What its software stack may be.
+    pub stack: stack_rules::StackRules,
 }
 
 /// Whether an image must have been rehearsed (`ces rehearse`) before it runs.

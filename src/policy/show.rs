@@ -75,6 +75,9 @@ impl Policy {
         if let Some(rule) = &set.types {
             say("pre-check: types", rule.value.join(" "), Some(&rule.origin));
         }
+        for (what, value, origin) in self.images.stack.lines() {
+            say(what, value, origin);
+        }
         say("safe data", self.data.root.value.display().to_string(), Some(&self.data.root.origin));
         say("access to safe data", self.data.access.value.name().to_owned(), Some(&self.data.access.origin));
         for (name, project) in &self.projects {

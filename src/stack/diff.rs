@@ -160,9 +160,14 @@ fn changed(from: &Package, to: &Package, order: Order) -> Changed {
     Changed { change, from: Some(from.version.clone()), ..single(Change::New, to) }
 }
 
-/// An order that serves until a type has one of its own: numbers by their value, other characters by their bytes, `~` before
+/// The order of a type's versions: its own, else a natural one, also for versions that its own does not accept.
+pub fn order(kind: PackageType, a: &str, b: &str) -> Option<Ordering> {
+    super::version::Order::of(kind).and_then(|order| order.cmp(a, b)).or_else(|| natural(a, b))
+}
+
+/// An order for what has none of its own: numbers by their value, other characters by their bytes, `~` before
 /// everything, as deb-version(7) has it.
-pub fn natural(_: PackageType, a: &str, b: &str) -> Option<Ordering> {
+fn natural(a: &str, b: &str) -> Option<Ordering> {
     let (epoch_a, a) = a.split_once(':').unwrap_or(("0", a));
     let (epoch_b, b) = b.split_once(':').unwrap_or(("0", b));
     let number = |text: &str| text.trim_start_matches('0').to_owned();
@@ -228,7 +233,7 @@ mod tests {
             (Npm, "ms", "2.1.0", "a/node_modules/x/node_modules/ms/package.json"),
             (Npm, "tabula", "1.0.0", "a/node_modules/tabula/package.json"),
         ]);
-        let found = diff(&before, &now, natural);
+        let found = diff(&before, &now, order);
         let told: Vec<_> = found.packages.iter().map(|c| (c.change, c.name.as_str())).collect();
         assert_eq!(
             told,
@@ -241,7 +246,7 @@ mod tests {
             ]
         );
         assert_eq!(found.unchanged, 3);
-        assert!(diff(&now, &now, natural).packages.is_empty());
+        assert!(diff(&now, &now, order).packages.is_empty());
     }
 
     #[test]
@@ -255,18 +260,18 @@ mod tests {
         };
         let before = Stack { findings: vec![finding("a", 1), finding("b", 1)], ..Stack::default() };
         let now = Stack { findings: vec![finding("a", 2), finding("c", 2)], ..Stack::default() };
-        let found = diff(&before, &now, natural);
+        let found = diff(&before, &now, order);
         assert_eq!((found.new_findings[0].place.as_str(), found.gone_findings[0].place.as_str()), ("c", "b"));
     }
 
     #[test]
     fn versions_have_a_natural_order() {
-        let less = |a: &str, b: &str| natural(PackageType::Deb, a, b) == Some(Ordering::Less);
+        let less = |a: &str, b: &str| natural(a, b) == Some(Ordering::Less);
         for (a, b) in
             [("1.2", "1.10"), ("1.0~rc1", "1.0"), ("9", "1:0"), ("1.0", "1.0a"), ("1.0", "1.0.1"), ("01", "2")]
         {
             assert!(less(a, b) && !less(b, a), "{a} {b}");
         }
-        assert_eq!(natural(PackageType::Npm, "1.0", "1.00"), Some(Ordering::Equal));
+        assert_eq!(natural("1.0", "1.00"), Some(Ordering::Equal));
     }
 }

@@ -6,6 +6,8 @@
 //!                                             today        CycloneDX, SPDX
 //! ```
 
+use crate::image::unpack::Readers;
+
 /// Packages and findings of an image as types: what every later step reads.
 pub mod package;
 /// What one layer says: a reader a format.
@@ -24,5 +26,23 @@ pub mod merge;
 pub mod load;
 /// Two stacks compared.
 pub mod diff;
-/// A stack for people and for programs.
+/// The orders of versions, one for each package manager.
+pub mod version;
+/// What is known to be vulnerable, kept on this host.
+pub mod vulndb;
+/// Who said that a vulnerability does not matter here, why, and until when.
+pub mod vex;
+/// What is known against a stack, today.
+pub mod verdict;
+/// What the site allows of a stack.
+pub mod rules;
+/// Licences as declared, and as SPDX expressions where that can be proved.
+pub mod licence;
+/// A stack for people, and as documents that other programs read.
 pub mod write;
+
+/// What the process reads that unpacks.
+pub const READERS: Readers = Readers { facts: reading::read_layer, import: vulndb::import::in_child };
+
+#[cfg(test)]
+mod tests;

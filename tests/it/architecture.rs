@@ -122,6 +122,7 @@ fn wall_clock(sources: &[Source]) -> Vec<String> {
         "commands/facts.rs",
         "image/pull.rs",
         "commands/pull_outlook.rs",
+        "commands/vulndb.rs",
     ];
     only_in(sources, &["SystemTime", "Timestamp", "Zoned"], &allowed)
 }
@@ -253,11 +254,12 @@ fn circles(sources: &[Source]) -> Vec<String> {
 }
 
 /// Where root's power is named, lent or taken, and what for. Everything else has the caller's rights and no more.
-const POWER: [(&str, &str); 58] = [
+const POWER: [(&str, &str); 60] = [
     ("host/privilege.rs", "lends it"),
     ("host/site_dir.rs", "opens what root alone can change"),
     ("host/dirs.rs", "the site's directories"),
     ("host/cgroup.rs", "control groups are root's"),
+    ("stack/vulndb/place.rs", "vulnerability data is root's"),
     ("policy/load.rs", "policy and approvals may be closed to users"),
     ("bundle/image_files.rs", "reads from layers, which are in the store"),
     ("bundle/safe_data.rs", "asks the kernel as the payload, who has fewer groups"),
@@ -311,6 +313,7 @@ const POWER: [(&str, &str); 58] = [
     ("commands/pull.rs", "layers of an ordinary user's own"),
     ("commands/pull_outlook.rs", "reads the approvals"),
     ("commands/ps.rs", "journals, records, signals"),
+    ("commands/stack_verdict.rs", "reads the site's waivers"),
     ("commands/stack.rs", "reads the approvals"),
 ];
 

@@ -144,6 +144,21 @@ fn no_env_file_makes_a_variable_without_a_name() {
 }
 
 #[test]
+fn no_version_has_two_places() {
+    run("version", 2000, entries::version);
+}
+
+#[test]
+fn no_record_of_vulnerability_data_is_kept_that_cannot_be_shown_or_read_again() {
+    run("osv", 2000, entries::osv);
+}
+
+#[test]
+fn no_document_waives_without_an_author() {
+    run("waivers", 2000, entries::waivers);
+}
+
+#[test]
 fn no_policy_is_half_understood() {
     run("policy", 2000, entries::policy);
 }

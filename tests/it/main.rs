@@ -2,6 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics is a test that fails")]
 
 mod document;
+/// Version orders against published pairs.
+mod versions;
+/// Documents of a stack against their official schemas.
+mod stack_documents;
 mod plan;
 mod reference;
 

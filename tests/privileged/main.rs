@@ -126,5 +126,7 @@ mod image_names;
 mod image_support;
 /// What holds of a run, held against a rehearsal.
 mod under_rehearse;
+/// Vulnerability data, imported.
+mod vulndb;
 #[path = "../support/mod.rs"]
 mod support;

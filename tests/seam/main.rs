@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     let word = |at: usize| argv.get(at).and_then(|word| word.to_str());
     match (word(0), word(1)) {
         (Some("ces: stage"), _) => ExitCode::from(losing::stage()),
-        (Some(ces::image::unpack::NAME), _) => ces::image::unpack::child_main(ces::stack::reading::read_layer),
+        (Some(ces::image::unpack::NAME), _) => ces::image::unpack::child_main(ces::stack::READERS),
         (_, Some("run")) => {
             ces::host::privilege::begin().expect("who calls");
             as_ces(&argv)

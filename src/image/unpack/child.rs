@@ -38,20 +38,28 @@ const FLUSH_EVERY: u64 = 256 << 20;
 /// Seconds of a processor that reading a layer's facts may take, and bytes that it may write.
 const FACTS_SECONDS: u64 = 300;
 const FACTS_BYTES: u64 = 256 << 20;
+/// Seconds of a processor that reading vulnerability data may take, and bytes that may be kept of it.
+const IMPORT_SECONDS: u64 = 1800;
+const IMPORT_BYTES: u64 = 4 << 30;
 
-/// Reads what a tree says of packages: the tree, its listing, where to write, the listing's digest.
-pub type FactsReader = fn(&OwnedFd, File, File, &str) -> io::Result<()>;
+/// What a later stage reads in this process: the process is confined here, the formats are known there.
+#[derive(Debug, Clone, Copy)]
+pub struct Readers {
+    /// Reads what a tree says of packages: the tree, its listing, where to write, the listing's digest.
+    pub facts: fn(&OwnedFd, File, File, &str) -> io::Result<()>,
+    /// Reads vulnerability data from one file, writes what is kept of it to another, at this time of day; its error is in words.
+    pub import: fn(&mut File, File, &str) -> Result<(), String>,
+}
 
-/// What the child process does; to be called before any thread exists. `facts` reads what a layer says of packages, which is a
-/// later stage's affair.
-pub fn child_main(facts: FactsReader) -> ExitCode {
+/// What the child process does; to be called before any thread exists.
+pub fn child_main(readers: Readers) -> ExitCode {
     let Ok((control, blob)) = descriptors() else { return ExitCode::FAILURE };
     if parent::verify(&control).is_err() {
         // Not started by ces: whoever did is told nothing.
         return ExitCode::FAILURE;
     }
     let mut from_parent = BufReader::new(&control);
-    let said = match work(&mut from_parent, &control, blob, facts) {
+    let said = match work(&mut from_parent, &control, blob, readers) {
         Ok(report) => Said::Done(report.map(Box::new)),
         Err(fault) => Said::Failed(fault),
     };
@@ -70,8 +78,8 @@ fn descriptors() -> io::Result<(UnixStream, File)> {
 fn work(
     from_parent: &mut BufReader<&UnixStream>,
     control: &UnixStream,
-    blob: File,
-    facts: FactsReader,
+    mut blob: File,
+    readers: Readers,
 ) -> Result<Option<Report>, Fault> {
     let lost = |e: io::Error| Fault::new(FaultKind::Host, format!("lost the parent process: {e}"));
     let job: Job = receive(from_parent).map_err(lost)?;
@@ -91,7 +99,7 @@ fn work(
     send(control, &Said::Unshared).map_err(lost)?;
     receive::<String>(from_parent).map(drop).map_err(lost)?;
     confine::become_root(&job.ids)?;
-    confine::shut_in(&directory, &lower, matches!(job.work, Work::List | Work::Facts { .. }))?;
+    confine::shut_in(&directory, &lower, matches!(job.work, Work::List | Work::Facts { .. } | Work::Import { .. }))?;
     match &job.work {
         Work::Unpack { compression, blob_size, has_base, .. } => {
             let bytes = stream::start(blob, *compression, *blob_size, job.limits.clone())?;
@@ -121,8 +129,15 @@ fn work(
             limit(Resource::RLIMIT_FSIZE, FACTS_BYTES)?;
             let missing = || Fault::new(FaultKind::Host, "no listing, or nowhere to write");
             let (known, out) = (known.ok_or_else(missing)?, listing.ok_or_else(missing)?);
-            let read = facts(&directory, known, out, tree);
+            let read = (readers.facts)(&directory, known, out, tree);
             read.map(|()| None).map_err(|e| Fault::new(FaultKind::Host, format!("cannot read the layer's facts: {e}")))
+        }
+        Work::Import { time } => {
+            let limit = |resource, most| setrlimit(resource, most, most).map_err(|e| Fault::host("set a limit", e));
+            limit(Resource::RLIMIT_CPU, IMPORT_SECONDS)?;
+            limit(Resource::RLIMIT_FSIZE, IMPORT_BYTES)?;
+            let to = listing.ok_or_else(|| Fault::new(FaultKind::Host, "there is nowhere to write"))?;
+            (readers.import)(&mut blob, to, time).map(|()| None).map_err(Fault::malformed)
         }
         Work::Remove => remove::remove_content(&directory).map(|()| None),
     }

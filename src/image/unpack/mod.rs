@@ -49,6 +49,6 @@ pub mod child;
 /// The parent's side.
 pub mod parent;
 
-pub use child::child_main;
+pub use child::{Readers, child_main};
 pub use limits::Limits;
 pub use parent::NAME;

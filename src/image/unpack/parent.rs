@@ -4,6 +4,7 @@
 //! Trusts nothing the child says beyond its report's numbers: paths in it are text from outside.
 //! Refuses to take the silence of a child that died for success.
 
+use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -29,6 +30,8 @@ pub const NAME: &str = "ces: unpack";
 const PIPE_SIZE: i32 = 1 << 20;
 /// Bytes that the process may hold that reads what a layer says of packages.
 const FACTS_MEMORY: u64 = 768 << 20;
+/// Bytes that the process may hold that reads vulnerability data.
+const IMPORT_MEMORY: u64 = 3 << 30;
 
 /// Starts children that unpack.
 #[derive(Debug, Clone)]
@@ -172,6 +175,17 @@ impl Unpacker {
         job.known = Some(listing.to_owned());
         job.limits.memory = job.limits.memory.min(FACTS_MEMORY);
         Ok(self.start(job, Stdio::null())?.finish()?.map(drop))
+    }
+
+    /// Reads vulnerability data from the file `from`, in the empty `directory`, and writes what is kept of it to the new file
+    /// `to`; `time` is the time of day, RFC 3339.
+    ///
+    /// # Errors
+    /// When no child can be started, or it died.
+    pub fn import(&self, directory: &Path, from: File, to: &Path, time: &str) -> Result<Ended<()>> {
+        let mut job = self.job(directory, Work::Import { time: time.to_owned() }, Some(to));
+        job.limits.memory = IMPORT_MEMORY;
+        Ok(self.start(job, Stdio::from(from))?.finish()?.map(drop))
     }
 
     /// Removes everything in `directory`.

@@ -86,6 +86,11 @@ pub enum Work {
         /// The digest of the listing.
         tree: String,
     },
+    /// Read the vulnerability data on standard input, and write what is kept of it to the new file; the directory is empty.
+    Import {
+        /// The time of day, RFC 3339.
+        time: String,
+    },
     /// Delete everything in the directory: its files may belong to ids that only the namespace maps.
     Remove,
 }

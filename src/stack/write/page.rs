@@ -53,8 +53,8 @@ pub struct Item {
     pub long: bool,
 }
 
-/// The page of the stack of the image `name`.
-pub fn page(name: &str, stack: &Stack, since: Option<(&str, &Diff)>, show: Show) -> Page {
+/// The page of the stack of the image `name`, with what changed and what is known against it.
+pub fn page(name: &str, stack: &Stack, (since, known): (Option<(&str, &Diff)>, Option<Section>), show: Show) -> Page {
     let mut page = Page { title: format!("Software stack of {name}"), ..Page::default() };
     page.about.push(stack.image.clone());
     let distribution = stack.distribution.as_ref();
@@ -65,6 +65,7 @@ pub fn page(name: &str, stack: &Stack, since: Option<(&str, &Diff)>, show: Show)
     page.about.push(format!("pulled {}; listed by ces {} without running it", stack.pulled, env!("CARGO_PKG_VERSION")));
     if show.only.is_none() {
         page.sections.push(review(stack, show));
+        page.sections.extend(known);
         page.sections.extend(since.map(|(name, diff)| changes(name, diff, stack)));
     }
     page.sections.push(content(stack, show));
@@ -124,7 +125,6 @@ fn review(stack: &Stack, show: Show) -> Section {
     let user = if stack.user.is_empty() { "root, as no user is named" } else { &stack.user };
     items.push(line(format!("starts: {entry}")));
     items.push(line(format!("user: {user}")));
-    items.push(line("vulnerabilities: not judged on this page".to_owned()));
     Section { title: "For review".to_owned(), items }
 }
 
@@ -276,7 +276,7 @@ mod tests {
         let findings = (0..10).map(|n| finding(format!("usr/lib/x/{n}.so"))).chain([finding("opt/a".to_owned())]);
         let layers = vec![LayerOrigin { diff_id: "sha256:1".to_owned(), created_by: Some("RUN make".to_owned()) }];
         let stack = Stack { findings: findings.collect(), layers, ..Stack::default() };
-        let rows = |all| page("x", &stack, None, Show { all, only: None }).sections[0].items[0].rows.clone();
+        let rows = |all| page("x", &stack, (None, None), Show { all, only: None }).sections[0].items[0].rows.clone();
         assert_eq!(
             rows(false),
             [["/opt/a", "library", "layer 1: RUN make"], ["/usr/lib/x/ (10)", "library", "layer 1: RUN make"]]

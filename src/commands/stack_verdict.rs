@@ -1,0 +1,69 @@
+//! What is known against an image's stack today, and what the site says to it.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use super::{Context, facts};
+use crate::error::{Error, Kind, Result, Stage};
+use crate::host::named_file;
+use crate::host::privilege::as_root;
+use crate::stack::package::Stack;
+use crate::stack::rules::{self, Action, Breach};
+use crate::stack::verdict::{self, Verdict};
+use crate::stack::vex::{self, Waivers};
+use crate::stack::vulndb::place::Place;
+
+/// No document of waivers that a caller names is longer.
+const LARGEST: u64 = 16 << 20;
+
+/// The verdict, and the rules that the stack breaks.
+#[derive(Debug)]
+pub struct Judged {
+    /// What is known, and what was not judged.
+    pub verdict: Verdict,
+    /// The rules of `[images.stack]` that it breaks.
+    pub breaches: Vec<Breach>,
+}
+
+impl Judged {
+    /// Whether the site refuses such a stack.
+    pub fn is_refused(&self) -> bool {
+        self.breaches.iter().any(|breach| breach.action == Action::Refuse)
+    }
+}
+
+/// Judges a stack by the data that was imported, the site's waivers, and those of `vex`: a caller's own document, which is shown
+/// and which the site's rules do not know of.
+///
+/// # Errors
+/// When a source or a document of waivers is damaged.
+pub fn judge(ctx: &Context, stack: &Stack, vex: Option<&Path>) -> Result<Judged> {
+    let database = Place::open(&ctx.dirs.store)?.database()?;
+    let site = as_root(|root| ctx.policy().waivers(root))?;
+    let of = |waivers: &Waivers| {
+        verdict::judge(stack, &database, waivers, facts::today()).map_err(|e| {
+            Error::new(Stage::Store, Kind::Failed, "the vulnerability data cannot be read")
+                .because(e)
+                .hint("root imports it again: ces vulndb import FILE…")
+        })
+    };
+    let verdict = of(&site)?;
+    let breaches = rules::refusals(&verdict, &ctx.policy().images().stack.values());
+    let verdict = match vex {
+        Some(path) => of(&Waivers::new([own(path)?]))?,
+        None => verdict,
+    };
+    Ok(Judged { verdict, breaches })
+}
+
+fn own(path: &Path) -> Result<Vec<vex::Statement>> {
+    let fail = |why: String| {
+        Error::new(Stage::Cli, Kind::Failed, format!("cannot use {}", path.display()))
+            .because(why)
+            .hint("name a document in OpenVEX or CSAF")
+    };
+    let mut text = Vec::new();
+    let file = named_file::to_read(path).map_err(|e| fail(e.to_string()))?;
+    file.take(LARGEST).read_to_end(&mut text).map_err(|e| fail(e.to_string()))?;
+    vex::parse(&text, &path.display().to_string()).map_err(fail)
+}

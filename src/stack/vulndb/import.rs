@@ -1,0 +1,191 @@
+//! From a file of any format to records.
+//!
+//! Takes a file to read from, not its name: which format it has is seen from its first bytes. Gives a file of records; trusts
+//! nothing, runs in a confined process; refuses what is too large, and what holds no record at all.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+
+use sha2::{Digest as _, Sha256};
+
+use super::archive::Archive;
+use super::builder::{Builder, Source};
+use super::{debian, osv, secdb};
+
+/// The longest record of a zip file, and the longest document that is read in one piece.
+const RECORD: u64 = 64 << 20;
+/// How many records a zip file may have.
+const RECORDS: u64 = 4_000_000;
+/// Bytes all records of a zip file may have.
+const TOTAL: u64 = 64 << 30;
+/// The longest document that is read as it comes.
+const DOCUMENT: u64 = 4 << 30;
+/// How many unreadable records are named.
+const EXAMPLES: usize = 5;
+
+/// Reads `from`, and writes what it says to `to`; `imported` is the time of day, RFC 3339.
+///
+/// # Errors
+/// In words for whoever gave the file.
+pub fn import(from: &mut File, to: impl Write, imported: &str) -> Result<Source, String> {
+    let failed = |e: io::Error| e.to_string();
+    let mut source = Source { version: 1, imported: imported.to_owned(), digest: digest(from)?, ..Source::default() };
+    let mut start = [0; 4096];
+    let read = from.read(&mut start).map_err(failed)?;
+    from.rewind().map_err(failed)?;
+    let mut builder = Builder::default();
+    match format(start.get(..read).unwrap_or_default()) {
+        Some(Format::Zip) => from_zip(from, &mut builder, &mut source)?,
+        Some(Format::Osv) => {
+            source.format = "osv".to_owned();
+            add_osv("the document", &whole(from)?, &mut builder, &mut source)?;
+        }
+        Some(Format::Secdb) => {
+            let read = secdb::import(&whole(from)?, &mut builder).map_err(failed)?;
+            source.format = "alpine-secdb".to_owned();
+            source.records = read.records;
+            source.name = format!("alpine-{}-{}", read.release, read.repository);
+            source.ecosystems = vec![format!("Alpine:{}/{}", read.release, read.repository)];
+        }
+        Some(Format::Tracker) => {
+            let input = BufReader::with_capacity(1 << 20, from.take(DOCUMENT));
+            source.records = debian::import(input, &mut builder).map_err(failed)?;
+            (source.format, source.name) = ("debian-tracker".to_owned(), "debian-tracker".to_owned());
+        }
+        None => return Err("it is neither a zip file of OSV records, nor a JSON document of OSV, of Debian's security tracker or of Alpine's security database".to_owned()),
+    }
+    if source.records == 0 {
+        let first = source.examples.first().map_or_else(String::new, |example| format!("; {example}"));
+        return Err(format!("it holds no record of an ecosystem that images have packages of{first}"));
+    }
+    if source.ecosystems.is_empty() {
+        source.ecosystems = builder.ecosystems();
+    }
+    if source.name.is_empty() {
+        source.name = osv_name(&source.ecosystems);
+    }
+    // These formats do not say when they were written, or may say what is not so.
+    if source.dated.is_empty() || source.dated.as_str() > imported {
+        source.dated = imported.to_owned();
+    }
+    builder.write(source, to).map_err(failed)
+}
+
+/// The same, for the process that is shut in.
+///
+/// # Errors
+/// As [`import`].
+pub fn in_child(from: &mut File, to: File, imported: &str) -> Result<(), String> {
+    import(from, to, imported).map(drop)
+}
+
+enum Format {
+    Zip,
+    Osv,
+    Secdb,
+    Tracker,
+}
+
+/// By the first bytes: a zip file's signature, or the first key of a JSON document.
+fn format(start: &[u8]) -> Option<Format> {
+    if start.starts_with(b"PK\x03\x04") {
+        return Some(Format::Zip);
+    }
+    let text = String::from_utf8_lossy(start);
+    let key = text.trim_start_matches('\u{feff}').trim_start().strip_prefix('{')?.trim_start().strip_prefix('"')?;
+    let (key, rest) = key.split_once('"')?;
+    Some(match key {
+        "schema_version" | "id" | "modified" | "published" | "affected" | "aliases" | "summary" | "details" => {
+            Format::Osv
+        }
+        "distroversion" | "reponame" | "urlprefix" | "apkurl" | "archs" | "packages" => Format::Secdb,
+        // Every other key is a source package's name, and the keys below it those of vulnerabilities.
+        _ => {
+            let below = rest.trim_start().strip_prefix(':')?.trim_start().strip_prefix('{')?.trim_start();
+            ["\"CVE-", "\"TEMP-"].iter().any(|begin| below.starts_with(begin)).then_some(Format::Tracker)?
+        }
+    })
+}
+
+fn whole(from: &mut File) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    from.take(RECORD + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    if bytes.len() as u64 > RECORD { Err(format!("it is longer than {RECORD} bytes")) } else { Ok(bytes) }
+}
+
+fn digest(from: &mut File) -> Result<String, String> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match from.read(&mut buffer).map_err(|e| e.to_string())? {
+            0 => break,
+            read => hasher.update(buffer.get(..read).unwrap_or_default()),
+        }
+    }
+    from.seek(SeekFrom::Start(0)).map_err(|e| e.to_string())?;
+    let hex: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("sha256:{hex}"))
+}
+
+fn from_zip(from: &File, builder: &mut Builder, source: &mut Source) -> Result<(), String> {
+    source.format = "osv-zip".to_owned();
+    let damaged = |e: io::Error| format!("the zip file is damaged or hostile: {e}");
+    let mut archive = Archive::open(from).map_err(damaged)?;
+    let (mut count, mut total, mut bytes) = (0, 0, Vec::new());
+    while let Some(member) = archive.next().map_err(damaged)? {
+        count += 1;
+        if !member.name.ends_with(".json") {
+            continue;
+        }
+        total += member.size;
+        if member.size > RECORD || total > TOTAL || count > RECORDS {
+            let most = format!("{RECORDS} records, {RECORD} bytes each, {TOTAL} bytes in all");
+            return Err(format!("the zip file is too large at {:?}; at most {most}", member.name));
+        }
+        source.dated = newest(std::mem::take(&mut source.dated), &member.packed, &source.imported);
+        archive.unpack(&member, &mut bytes).map_err(damaged)?;
+        add_osv(&member.name, &bytes, builder, source)?;
+    }
+    Ok(())
+}
+
+fn add_osv(name: &str, bytes: &[u8], builder: &mut Builder, source: &mut Source) -> Result<(), String> {
+    match osv::parse(bytes) {
+        Ok(parsed) => {
+            source.foreign += parsed.foreign;
+            source.withdrawn += u64::from(parsed.withdrawn);
+            source.records += u64::from(!parsed.entries.is_empty());
+            source.dated = newest(std::mem::take(&mut source.dated), &parsed.modified, &source.imported);
+            for (ecosystem, package, record) in &parsed.entries {
+                builder.add(ecosystem, package, record).map_err(|e| e.to_string())?;
+            }
+        }
+        Err(why) => {
+            source.unreadable += 1;
+            if source.examples.len() < EXAMPLES {
+                source.examples.push(format!("{name}: {why}").chars().take(300).collect());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The later of two times that are not later than `now`: a record of next year says nothing about its source's age.
+fn newest(known: String, other: &str, now: &str) -> String {
+    // Some write a blank between day and time.
+    let Some((day, time)) = other.get(..19).and_then(|text| text.split_at_checked(10)) else { return known };
+    let other = format!("{day}T{}Z", time.get(1..).unwrap_or_default());
+    let plain = day.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    if plain && other.as_str() <= now && other > known { other } else { known }
+}
+
+/// From its ecosystems: `osv-PyPI`, `osv-Debian`; `osv-several` where they are of several kinds.
+fn osv_name(ecosystems: &[String]) -> String {
+    let base = |ecosystem: &String| ecosystem.split(':').next().unwrap_or_default().replace(' ', "-");
+    let mut bases: Vec<String> = ecosystems.iter().map(base).collect();
+    bases.dedup();
+    match bases.as_slice() {
+        [one] => format!("osv-{one}"),
+        _ => "osv-several".to_owned(),
+    }
+}
