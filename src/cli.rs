@@ -22,6 +22,10 @@ pub mod legacy;
 pub mod other_tools;
 /// Options of podman, hidden from the help.
 pub mod podman;
+/// `ces export`, `ces report`.
+pub mod export;
+/// `ces precheck`.
+pub mod precheck;
 /// Options of the verbs on past runs.
 pub mod records;
 /// Options of a run.
@@ -166,6 +170,15 @@ pub enum Command {
     Outputs(OutputsArgs),
     /// Check that the outputs of a run are unchanged
     Verify(RecordArgs),
+    /// Look through outputs for what should not go out, before a person does
+    #[command(after_help = precheck::EXAMPLES)]
+    Precheck(precheck::PrecheckArgs),
+    /// Write one page about a run, for whoever checks its outputs
+    #[command(after_help = export::REPORT_EXAMPLES)]
+    Report(export::ReportArgs),
+    /// Copy a run's outputs, record and pre-check into a form that other programs check
+    #[command(after_help = export::EXPORT_EXAMPLES)]
+    Export(export::ExportArgs),
     /// Run a past run again, and tell whether it leaves the same: 0 the same, 1 not, 125 it could not be told
     #[command(after_help = records::RERUN_EXAMPLES, override_usage = "ces rerun [OPTIONS] ID [-- ARGS...]")]
     Rerun(RerunArgs),

@@ -24,6 +24,12 @@ pub mod approval;
 pub mod bundle;
 /// From a bundle to an outcome: namespaces, engine, the enforced check, supervision, outputs, record.
 pub mod run;
+/// What a program can see of outputs before a person looks.
+pub mod precheck;
+/// One page for whoever checks the outputs of a run.
+pub mod report;
+/// A run's outputs in a form that other programs check.
+pub mod export;
 /// From what a rehearsal has seen to what an image lacks.
 pub mod rehearsal;
 /// The command line; its doc comments are the help.

@@ -66,6 +66,9 @@ fn child() -> Option<ExitCode> {
     if name == ces::run::protocol::STAGE.to_bytes() {
         return Some(ExitCode::from(ces::run::stage::child_main()));
     }
+    if name == ces::precheck::NAME.as_bytes() {
+        return Some(ces::precheck::child_main());
+    }
     (name == ces::image::unpack::NAME.as_bytes()).then(|| ces::image::unpack::child_main(ces::stack::READERS))
 }
 

@@ -14,7 +14,7 @@ const COMMANDS: &[(&[&str], &str)] = &[
         "images are built outside the TRE; ces rehearse docker-archive:FILE tests one there",
     ),
     (
-        &["push", "save", "export", "tag"],
+        &["push", "save", "tag"],
         "ces sends nothing anywhere; a local image gets its name when it is pulled: ces pull --name NAME SOURCE",
     ),
     (&["rm"], "a run leaves no container behind: there is nothing to remove; ces runs lists past runs"),

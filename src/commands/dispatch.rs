@@ -2,8 +2,9 @@
 
 use crate::cli::{Command, Global, PullArgs};
 use crate::commands::{
-    Context, approve, audit, bundle, doctor, events, exec, fsck, image_request, images, inspect, logs, manual, metrics,
-    outputs, policy, prune, ps, pull, records, rehearse, rerun, rmi, run, show, stack, verify, vulndb,
+    Context, approve, audit, bundle, doctor, events, exec, export, fsck, image_request, images, inspect, logs, manual,
+    metrics, outputs, policy, precheck, prune, ps, pull, records, rehearse, report, rerun, rmi, run, show, stack,
+    verify, vulndb,
 };
 use crate::error::Result;
 use crate::run::supervisor::spawn::Started;
@@ -54,6 +55,9 @@ fn carry_out(global: &Global, command: &Command, started: Option<Started>) -> Re
         Command::Record(args) => records::record(global, args),
         Command::Outputs(args) => outputs::outputs(global, args),
         Command::Verify(args) => verify::verify(global, args),
+        Command::Precheck(args) => precheck::precheck(global, args),
+        Command::Report(args) => report::report(global, args),
+        Command::Export(args) => export::export(global, args),
         Command::Rerun(args) => rerun::rerun(global, args),
         Command::Request(args) => image_request::request(global, args),
         Command::Approve(command) => approve::approve(global, command),

@@ -69,6 +69,14 @@ pub mod audit;
 mod events;
 /// `ces verify`.
 pub mod verify;
+/// `ces precheck`.
+pub mod precheck;
+/// The list of a run's outputs, line by line.
+mod listed;
+/// `ces report`.
+pub mod report;
+/// `ces export`.
+pub mod export;
 /// `ces show`.
 pub mod show;
 /// `ces vulndb`.

@@ -45,6 +45,9 @@ pub enum Event {
     /// Somebody changed which images are approved, or declined a request.
     #[serde(rename = "approve")]
     Approve,
+    /// Outputs of a run were copied into a form for elsewhere.
+    #[serde(rename = "export")]
+    Export,
     /// The site's rules, or a protection, said no.
     #[serde(rename = "refused")]
     Refused,

@@ -24,6 +24,7 @@
 //! | `run::supervisor::{spawn, launch, supervise}` | stage process, id maps, control group, the check, signals | namespaces, idmapped mounts |
 //! | `run::supervisor::exec_server`, `run::exec_client` | the socket of `ces exec` | it lies in the journal |
 //! | `approval::{file, requests}` | the list of approved images, requests | what root obeys, root wrote |
+//! | `precheck::parent` | starting the child that looks at outputs, its id map | it becomes the one id that the map has |
 //! | `commands::doctor` | trying all this | as above |
 //!
 //! A test (`architecture::roots_power_is_named_in_listed_files_alone`) keeps the list of files.

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use super::reader::{Rule, Table, wrong};
 use super::stack_rules::StackRules;
 use super::{
-    Access, Audit, Data, HostFacts, ImageLimits, Images, Limit, Limits, Mirror, MountRule, Policy, Profiles, Project,
-    Records, Registries, Rehearsing, profile, units,
+    Access, Audit, Data, HostFacts, ImageLimits, Images, Limit, Limits, Mirror, MountRule, Policy, Precheck, Profiles,
+    Project, Records, Registries, Rehearsing, profile, units,
 };
 use crate::error::Result;
 use crate::host::caller::Mode;
@@ -81,6 +81,7 @@ impl Policy {
             ports: Rule::builtin("ports.allow", true),
             interactive: Rule::builtin("interactive.allow", true),
             exec: Rule::builtin("interactive.exec", false),
+            precheck: Precheck::default(),
             records: Records {
                 whole_commands: Rule::builtin("records.command", false),
                 values: Rule::builtin("records.values", Vec::new()),
@@ -150,6 +151,9 @@ impl Policy {
             set(&mut policy.interactive, table.boolean("allow")?);
             set(&mut policy.exec, table.boolean("exec")?);
             table.finish()?;
+        }
+        if let Some(table) = top.table("precheck")? {
+            policy.precheck = read_precheck(table)?;
         }
         if let Some(table) = top.table("records")? {
             read_records(table, &mut policy.records)?;
@@ -261,6 +265,24 @@ fn read_images(mut table: Table<'_>, images: &mut Images) -> Result<()> {
         table.finish()?;
     }
     table.finish()
+}
+
+fn read_precheck(mut table: Table<'_>) -> Result<Precheck> {
+    let read = Precheck {
+        size: size(&mut table, "size")?,
+        rows: count(&mut table, "rows")?,
+        threshold: count(&mut table, "threshold")?,
+        zero: table.boolean("zero")?,
+        row_level: count(&mut table, "row_level")?,
+        types: table.strings("types")?,
+    };
+    if let Some(rule) = &read.types
+        && let Some(wrong_one) = rule.value.iter().find(|ending| !ending.starts_with('.') || ending.len() < 2)
+    {
+        return Err(wrong(&rule.origin, &format!("lists endings of names such as \".csv\", not \"{wrong_one}\"")));
+    }
+    table.finish()?;
+    Ok(read)
 }
 
 fn read_records(mut table: Table<'_>, records: &mut Records) -> Result<()> {

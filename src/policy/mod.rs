@@ -186,6 +186,23 @@ pub struct ImageLimits {
     pub memory: Option<Rule<u64>>,
 }
 
+/// What the site sets of the rules of the pre-check (`bundles/precheck.toml`); `None`: as in the data.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Precheck {
+    /// Bytes of the largest file.
+    pub size: Option<Rule<u64>>,
+    /// Rows of the longest table.
+    pub rows: Option<Rule<u64>>,
+    /// Below which number a count is small.
+    pub threshold: Option<Rule<u64>>,
+    /// Whether 0 is a small count.
+    pub zero: Option<Rule<bool>>,
+    /// Rows from which a table may have one for each person.
+    pub row_level: Option<Rule<u64>>,
+    /// Endings of names that are expected.
+    pub types: Option<Rule<Vec<String>>>,
+}
+
 /// Where safe data is, and how far it may be reached.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Data {
@@ -259,6 +276,7 @@ pub struct Policy {
     ports: Rule<bool>,
     interactive: Rule<bool>,
     exec: Rule<bool>,
+    precheck: Precheck,
     records: Records,
     audit: Audit,
 }
@@ -309,6 +327,11 @@ impl Policy {
         &self.exec
     }
 
+    /// What the site sets of the rules of the pre-check.
+    pub fn precheck(&self) -> &Precheck {
+        &self.precheck
+    }
+
     /// What records keep.
     pub fn records(&self) -> &Records {
         &self.records
@@ -343,6 +366,8 @@ impl Policy {
 
     /// What to type for the approval of an image, and whom to ask.
     pub(crate) fn how_to_request(&self, digest: &str, project: Option<&str>) -> String {
+        // It is for a shell: a name that is more than a word is not repeated.
+        let project = project.filter(|name| document::is_project_name(name));
         let project = project.map_or_else(String::new, |name| format!(" --project {name}"));
         let contact = self.contact().map_or_else(String::new, |contact| format!("; {contact} decides"));
         format!("ask for it: ces request {digest}{project} --reason \"…\"{contact}")

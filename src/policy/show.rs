@@ -58,6 +58,23 @@ impl Policy {
                 say(&format!("{what}, at most"), value, Some(&rule.origin));
             }
         }
+        let set = &self.precheck;
+        for (what, rule) in [
+            ("bytes of an output", &set.size),
+            ("rows of a table", &set.rows),
+            ("small counts are below", &set.threshold),
+            ("rows that may be people", &set.row_level),
+        ] {
+            if let Some(rule) = rule {
+                say(&format!("pre-check: {what}"), rule.value.to_string(), Some(&rule.origin));
+            }
+        }
+        if let Some(rule) = &set.zero {
+            say("pre-check: 0 is a small count", rule.value.to_string(), Some(&rule.origin));
+        }
+        if let Some(rule) = &set.types {
+            say("pre-check: types", rule.value.join(" "), Some(&rule.origin));
+        }
         for (what, value, origin) in self.images.stack.lines() {
             say(what, value, origin);
         }

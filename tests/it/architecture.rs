@@ -11,7 +11,7 @@ struct Source {
 }
 
 /// Modules from the first to the last: each may use those before it, and itself.
-const ORDER: [&str; 13] = [
+const ORDER: [&str; 16] = [
     "text",
     "error",
     "host",
@@ -22,6 +22,9 @@ const ORDER: [&str; 13] = [
     "approval",
     "bundle",
     "run",
+    "precheck",
+    "report",
+    "export",
     "rehearsal",
     "cli",
     "commands",
@@ -315,7 +318,11 @@ const POWER: [(&str, &str); 60] = [
 ];
 
 /// The same for what is the record's.
-const RECORDS: [(&str, &str); 20] = [
+const RECORDS: [(&str, &str); 24] = [
+    ("commands/export.rs", "opens outputs as whose they are"),
+    ("commands/listed.rs", "lists of outputs are root's"),
+    ("precheck/parent.rs", "starts the process that looks, writes its id map"),
+    ("commands/precheck.rs", "opens outputs as whose they are"),
     ("approval/file.rs", "the list of approved images is root's"),
     ("approval/requests.rs", "requests are root's to read"),
     ("commands/approve.rs", "the list of approved images is root's"),

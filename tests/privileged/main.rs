@@ -76,6 +76,10 @@ mod evidence;
 mod ends;
 /// Requests and approvals of images.
 mod approvals;
+/// The pre-check of outputs.
+mod precheck;
+/// Pages and exports of a run.
+mod exports;
 /// What the engine would do by itself.
 mod engine_traps;
 /// Killed at any moment, out of descriptors, out of space.

@@ -1,0 +1,163 @@
+//! `ces precheck`: what a program can see of outputs before a person looks.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::Uid;
+
+use super::{Site, print, records};
+use crate::cli::Global;
+use crate::cli::precheck::PrecheckArgs;
+use crate::error::{Error, Kind, Result, Stage};
+use crate::host::ids::HostIds;
+use crate::host::privilege::acting_as;
+use crate::host::sudoer::lookup;
+use crate::policy;
+use crate::precheck::parent::{self, Whose};
+use crate::precheck::report::Report;
+use crate::precheck::rules::{self, Level, Rules};
+use crate::run::supervisor::record::{Record, now};
+
+/// The exit status where a person has to look.
+const REVIEW: u8 = 10;
+/// The exit status where a person has to decide.
+const BLOCK: u8 = 11;
+/// Who has no rights but those of everybody.
+const NOBODY: u32 = 65_534;
+
+/// Looks at the outputs of a run, or at a directory; the exit status is the worst that was found.
+///
+/// # Errors
+/// When there is no such run or directory, or the process that looks cannot shut itself in.
+pub fn precheck(global: &Global, args: &PrecheckArgs) -> Result<u8> {
+    let site = Site::swept(global)?;
+    let report = match directory(&args.what) {
+        Some(path) => of_directory(&site, &path)?,
+        None => of_run(&site, &records::read(&site, &args.what)?)?,
+    };
+    if args.json {
+        print::json(&report)?;
+    } else {
+        show(&report, global.quiet)?;
+    }
+    Ok(match report.summary.worst() {
+        Some(Level::Block) => BLOCK,
+        Some(Level::Review) => REVIEW,
+        // What was not looked at is nothing that was found to be well.
+        _ if report.more > 0 => REVIEW,
+        Some(Level::Note) | None => 0,
+    })
+}
+
+/// What is meant as a directory: what has a slash in it, or is one of the two names that need none.
+fn directory(words: &str) -> Option<PathBuf> {
+    (words.contains('/') || words == "." || words == "..").then(|| PathBuf::from(words))
+}
+
+/// The outputs of a run, with the rights of whose they are.
+///
+/// # Errors
+/// When they cannot be opened or looked at.
+pub(super) fn of_run(site: &Site, record: &Record) -> Result<Report> {
+    let owner = owner(site, record)?;
+    let opened = acting_as(&owner, || opened(&record.outputs_path))?;
+    look(site, opened, Some(record.id.to_string()), &record.outputs_path)
+}
+
+/// Whose outputs they are, with the rights to look at them.
+///
+/// # Errors
+/// When the passwd database cannot be asked.
+pub(super) fn owner(site: &Site, record: &Record) -> Result<HostIds> {
+    let own = site.caller.ids();
+    if record.uid == own.uid {
+        return Ok(own);
+    }
+    let gid = lookup(Uid::from_raw(record.uid))?.map_or(NOBODY, |user| user.gid.as_raw());
+    Ok(HostIds { uid: record.uid, gid, groups: Vec::new() })
+}
+
+fn of_directory(site: &Site, path: &Path) -> Result<Report> {
+    look(site, opened(path)?, None, path)
+}
+
+fn opened(path: &Path) -> Result<OwnedFd> {
+    open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(|e| {
+        Error::new(Stage::Outputs, Kind::Missing, format!("cannot open {}", path.display()))
+            .because(e.desc())
+            .hint("ces precheck RUN looks at the outputs of a run, ces precheck DIR at a directory that you can read")
+    })
+}
+
+fn look(site: &Site, directory: OwnedFd, run: Option<String>, path: &Path) -> Result<Report> {
+    let stated = stated(&site.policy);
+    let rules = Rules::of(&stated)?;
+    let file = File::from(directory);
+    let found = file.metadata().map_err(|e| {
+        Error::new(Stage::Outputs, Kind::Failed, format!("cannot examine {}", path.display())).because(e)
+    })?;
+    let (uid, gid) = match (site.caller.uid.as_raw(), found.uid()) {
+        // What reads hostile files is never root of the host.
+        (0, 0) => (NOBODY, NOBODY),
+        (0, owner) => (owner, found.gid()),
+        (own, _) => (own, site.caller.gid.as_raw()),
+    };
+    let whose = Whose { uid, gid: if gid == 0 { NOBODY } else { gid }, privileged: site.caller.is_privileged() };
+    let mut report = Report::new(run, path.display().to_string(), &rules, stated, now());
+    let walked = parent::look(&file.into(), whose, &rules, &mut |looked| {
+        report.add(looked);
+        Ok(())
+    })?;
+    report.end(walked);
+    Ok(report)
+}
+
+/// What the policy sets of the rules.
+fn stated(policy: &policy::Policy) -> rules::Site {
+    let set = policy.precheck();
+    let value = |rule: &Option<policy::reader::Rule<u64>>| rule.as_ref().map(|rule| rule.value);
+    rules::Site {
+        size: value(&set.size),
+        rows: value(&set.rows),
+        threshold: value(&set.threshold),
+        zero: set.zero.as_ref().map(|rule| rule.value),
+        row_level: value(&set.row_level),
+        types: set.types.as_ref().map(|rule| rule.value.clone()),
+    }
+}
+
+fn show(report: &Report, quiet: bool) -> Result<()> {
+    let mut rows = Vec::new();
+    for file in report.worst_first() {
+        let mut first = Some((file.verdict.to_owned(), file.looked.name.shown()));
+        for finding in &file.looked.findings {
+            let (verdict, name) = first.take().unwrap_or_default();
+            let rule = serde_json::to_value(finding.rule).ok().and_then(|rule| rule.as_str().map(str::to_owned));
+            rows.push([verdict, name, rule.unwrap_or_default(), finding.because.clone()]);
+        }
+        if let Some((verdict, name)) = first {
+            rows.push([verdict, name, String::new(), String::new()]);
+        }
+    }
+    if !rows.is_empty() {
+        print::table(&rows)?;
+    }
+    if report.more > 0 {
+        print::line(&format!("and {} more entries; --json has the numbers", report.more))?;
+    }
+    let summary = report.summary;
+    print::line(&format!(
+        "{} files: {} block, {} review, {} note, {} nothing found",
+        summary.files, summary.block, summary.review, summary.note, summary.nothing
+    ))?;
+    if quiet {
+        return Ok(());
+    }
+    print::line("not looked at:")?;
+    report.not_looked_at.iter().try_for_each(|what| print::line(&format!("  {what}")))?;
+    print::line(&format!("rules {}, sha256 {}", report.rules.version, report.rules.sha256))
+}

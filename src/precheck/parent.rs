@@ -1,0 +1,227 @@
+//! The parent's side: starts the process that looks, and does without it where a file has ended it.
+//!
+//! Takes an open directory, whose it is, and rules; gives what was found, entry by entry; trusts nothing that the child says to be
+//! more than text; refuses to take the silence of a child that died for "nothing found": the entry that it was at is one that was
+//! not looked at, and another child goes on behind it.
+
+use std::io::{self, BufReader};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::unistd::Pid;
+
+use super::finding::Finding;
+use super::look::{Looked, Name};
+use super::protocol::{Job, Said, receive, send};
+use super::rules::{RuleName, Rules};
+use crate::error::{Error, Kind, Result, Stage};
+use crate::host::idmap::{Extent, IdMap};
+use crate::host::privilege::as_root;
+
+/// The name under which the child is executed, and by which it is known: no file has it, and no word of a command line leads
+/// there.
+pub const NAME: &str = "ces: precheck";
+/// Bytes of memory that it may hold: a file is held twice, and what it makes of it.
+const MEMORY: u64 = 512 << 20;
+/// How long one entry may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long all of it may take.
+const ALL: Duration = Duration::from_secs(1800);
+/// How many entries may end a child.
+const ENDED: u32 = 20;
+
+/// Whose rights the child has: one user and one group of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whose {
+    /// The user id.
+    pub uid: u32,
+    /// The group id.
+    pub gid: u32,
+    /// Whether root's power is there to write its id map.
+    pub privileged: bool,
+}
+
+/// What there was beside entries.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Walked {
+    /// Directories.
+    pub directories: u64,
+    /// What was not looked at, in words.
+    pub left_out: Vec<String>,
+}
+
+/// Looks at all that is in `directory`; `each` gets what was found.
+///
+/// # Errors
+/// When no child can be started, or it cannot shut itself in; and `each`'s.
+pub fn look(
+    directory: &OwnedFd,
+    whose: Whose,
+    rules: &Rules,
+    each: &mut dyn FnMut(Looked) -> Result<()>,
+) -> Result<Walked> {
+    let until = Instant::now() + ALL;
+    let one = |id| vec![Extent { inside: 0, outside: id, count: 1 }];
+    let ids = IdMap { uids: one(whose.uid), gids: one(whose.gid) };
+    let mut job = Job { rules: rules.clone(), ids, skip: 0, memory: MEMORY };
+    let (mut ended, mut left_out) = (0, Vec::new());
+    loop {
+        let mut running = Running::start(directory, &job, whose.privileged)?;
+        let (looked, end) = running.listen(until, each)?;
+        job.skip = job.skip.saturating_add(looked);
+        let why = match end {
+            End::Done { directories, more } => {
+                if more {
+                    left_out.push(format!("more than {} entries", super::walk::ENTRIES));
+                }
+                return Ok(Walked { directories, left_out });
+            }
+            End::Died(None, why) => return Err(host("the process that looks died").because(why)),
+            End::Died(Some(name), why) => {
+                each(unseen(name, &why, rules))?;
+                why
+            }
+        };
+        job.skip = job.skip.saturating_add(1);
+        ended += 1;
+        if ended >= ENDED || Instant::now() >= until {
+            left_out.push(format!("what comes after the first {} entries: {why}, {ended} times", job.skip));
+            return Ok(Walked { directories: 0, left_out });
+        }
+    }
+}
+
+/// An entry that ended who looked at it.
+fn unseen(name: Name, why: &str, rules: &Rules) -> Looked {
+    let because = format!("looking at it ended the process that looks: {why}");
+    let rule = RuleName::NotLookedAt;
+    let findings = vec![Finding { rule, level: rules.level(rule), because }];
+    Looked { name, kind: "unknown".to_owned(), size: None, table: None, findings }
+}
+
+/// How a child came to its end.
+enum End {
+    Done {
+        directories: u64,
+        more: bool,
+    },
+    /// At which entry, if at any, and why.
+    Died(Option<Name>, String),
+}
+
+struct Running {
+    child: Child,
+    control: UnixStream,
+    from_child: BufReader<UnixStream>,
+}
+
+impl Running {
+    fn start(directory: &OwnedFd, job: &Job, privileged: bool) -> Result<Self> {
+        let fail = |e: io::Error| host("cannot start the process that looks").because(e);
+        let (control, theirs) = UnixStream::pair().map_err(fail)?;
+        let directory = directory.try_clone().map_err(fail)?;
+        as_root(|_| {
+            let child = Command::new("/proc/self/exe")
+                .arg0(NAME)
+                .env_clear()
+                .current_dir("/")
+                .stdin(Stdio::from(directory))
+                .stdout(OwnedFd::from(theirs))
+                .stderr(Stdio::null())
+                .spawn()
+                .map_err(fail)?;
+            let from_child = BufReader::new(control.try_clone().map_err(fail)?);
+            let mut running = Self { child, control, from_child };
+            running.introduce(job, privileged)?;
+            Ok(running)
+        })
+    }
+
+    /// Sends the job, writes the map when the child has unshared, lets it go on.
+    fn introduce(&mut self, job: &Job, privileged: bool) -> Result<()> {
+        let fail = |e: io::Error| host("the process that looks does not answer").because(e);
+        self.control.set_read_timeout(Some(PATIENCE)).map_err(fail)?;
+        send(&self.control, job).map_err(fail)?;
+        match receive::<Said>(&mut self.from_child).map_err(fail)? {
+            Said::Unshared => {}
+            Said::Failed { why, hint } => return Err(unconfined(&why, hint)),
+            _ => return Err(host("the process that looks is not ces").because("it did not wait")),
+        }
+        let pid = i32::try_from(self.child.id()).map_err(|e| host("the process that looks has no id").because(e))?;
+        job.ids.write(Pid::from_raw(pid), privileged)?;
+        send(&self.control, &"go").map_err(fail)
+    }
+
+    /// Hears it out; gives how many entries it looked at.
+    fn listen(&mut self, until: Instant, each: &mut dyn FnMut(Looked) -> Result<()>) -> Result<(u64, End)> {
+        let (mut looked, mut at) = (0, None);
+        loop {
+            if Instant::now() >= until {
+                self.end();
+                return Ok((looked, End::Died(at, "there was no time left".to_owned())));
+            }
+            match receive::<Said>(&mut self.from_child) {
+                Ok(Said::At(name)) => at = Some(name),
+                Ok(Said::Looked(found)) => {
+                    // Of the entry that it said: what it has read may speak by now, and only of that.
+                    let found = *found;
+                    if at.take().as_ref() != Some(&found.name) {
+                        self.end();
+                        return Ok((looked, End::Died(Some(found.name), "it told of another entry".to_owned())));
+                    }
+                    looked += 1;
+                    each(found)?;
+                }
+                Ok(Said::Done { directories, more }) => return Ok((looked, End::Done { directories, more })),
+                Ok(Said::Failed { why, hint }) => return Err(unconfined(&why, hint)),
+                Ok(Said::Unshared) => return Err(host("the process that looks is not ces").because("it began anew")),
+                Err(e) => {
+                    let timed_out = matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+                    let status = self.end();
+                    let why = if timed_out {
+                        format!("it took longer than {} seconds", PATIENCE.as_secs())
+                    } else {
+                        status.map_or_else(|| e.to_string(), |status| status.to_string())
+                    };
+                    return Ok((looked, End::Died(at, why)));
+                }
+            }
+        }
+    }
+
+    /// Ends it; gives how it had ended before.
+    fn end(&mut self) -> Option<ExitStatus> {
+        if let Ok(Some(status)) = self.child.try_wait() {
+            return Some(status);
+        }
+        // A child that dies has closed its socket a little before.
+        let until = Instant::now() + Duration::from_millis(200);
+        while Instant::now() < until {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Some(status);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        as_root(|_| self.child.kill()).ok();
+        self.child.wait().ok();
+        None
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn host(what: &str) -> Error {
+    Error::new(Stage::Outputs, Kind::Host, what)
+}
+
+fn unconfined(why: &str, hint: Option<String>) -> Error {
+    let error = host("the process that looks cannot do so").because(why);
+    error.hint(hint.unwrap_or_else(|| "nothing was looked at; ces doctor tells what this host lacks".to_owned()))
+}
