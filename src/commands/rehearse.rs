@@ -91,6 +91,8 @@ fn attempt(global: &Global, args: &RehearseArgs) -> Result<u8> {
         None => error,
     })?;
     let mut report = judge(seen, done, conditions, (image, digest), args)?;
+    // As it was asked for: a record withholds arguments.
+    report.command = args.options.entrypoint.iter().cloned().chain(args.words.iter().skip(1).cloned()).collect();
     let kept = keep(&dirs, uid, &mut report);
     said.always(&format!("\n{}", show::plain(&report)));
     if let Some(path) = &args.json {

@@ -18,7 +18,7 @@ use crate::host::privilege::Root;
 use crate::host::site_dir::SiteDir;
 use crate::rehearsal::Report;
 use crate::rehearsal::difference::Known;
-use crate::rehearsal::ticket::{Kept, Ticket, VERSION};
+use crate::rehearsal::ticket::{Kept, Ticket, VERSION, hash_of};
 
 const DIRECTORY: &str = "rehearsals";
 /// No ticket is longer: its command is the longest of it.
@@ -44,7 +44,7 @@ pub fn keep(_: &Root, log: &SiteDir, uid: u32, ticket: &Ticket, report: &Report)
     let directory = of_researcher(log, uid).map_err(|e| fail(&e))?.ok_or_else(|| fail(&"its directory is gone"))?;
     let name = name(&ticket.digest).ok_or_else(|| fail(&"the image has no plain digest"))?;
     // Findings are what the next one is compared with; of closed paths there may be thousands.
-    let report = Report { closed: Vec::new(), ..report.clone() };
+    let report = Report { closed: Vec::new(), command: Vec::new(), ..report.clone() };
     let (ticket, mut report) =
         (serde_json::to_vec(ticket).map_err(|e| fail(&e))?, serde_json::to_vec(&report).map_err(|e| fail(&e))?);
     if ticket.len() as u64 >= TICKET {
@@ -84,7 +84,7 @@ pub fn last_of(_: &Root, log: &SiteDir, uid: u32, image: &str, command: &[String
         let Ok(Some(file)) = directory.document(OsStr::new(&name)) else { continue };
         let mut file = BufReader::with_capacity(4096, file);
         let Some(ticket) = read_ticket(&mut file) else { continue };
-        let fits = ticket.image == image && ticket.command == command;
+        let fits = ticket.image == image && ticket.command == hash_of(command);
         if fits && last.as_ref().is_none_or(|(last, _)| last.when < ticket.when) {
             last = Some((ticket, file));
         }

@@ -30,8 +30,8 @@ pub struct Ticket {
     pub filter: String,
     /// SHA-256 of the rules that the policy states.
     pub rules: String,
-    /// Entry point and arguments.
-    pub command: Vec<String>,
+    /// SHA-256 of the command: what stands in it may be secret.
+    pub command: String,
     /// Nothing stood in the way.
     pub ready: bool,
     /// Something was not looked at. (What is laxer for this caller than for others is so in their runs, too.)
@@ -58,7 +58,7 @@ impl Ticket {
             digest: report.digest.clone(),
             filter: conditions.filter.clone(),
             rules: conditions.rules.clone(),
-            command: report.command.clone(),
+            command: hash_of(&report.command),
             ready: report.ready,
             laxer: conditions.light,
         }
@@ -80,13 +80,16 @@ impl Ticket {
 /// and no rule.
 pub fn rules(policy: &Policy) -> String {
     let stated = policy.rules().into_iter().filter(|rule| !rule.because.starts_with("built-in"));
+    hash_of(&stated.flat_map(|rule| [rule.what, rule.value]).collect::<Vec<_>>())
+}
+
+/// SHA-256 of words.
+pub fn hash_of(words: &[String]) -> String {
     let mut hash = Sha256::new();
-    for rule in stated {
+    for word in words {
         // With its length before each, no two lists of words are alike.
-        for word in [rule.what, rule.value] {
-            hash.update(word.len().to_le_bytes());
-            hash.update(word);
-        }
+        hash.update(word.len().to_le_bytes());
+        hash.update(word);
     }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -114,7 +117,7 @@ mod tests {
             digest: "sha256:1".to_owned(),
             filter: "f".to_owned(),
             rules: "r".to_owned(),
-            command: Vec::new(),
+            command: String::new(),
             ready: true,
             laxer: false,
         }
