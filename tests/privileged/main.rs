@@ -1,5 +1,6 @@
 //! Tests that need root or user namespaces; every test name is a promise.
 
+#![allow(clippy::duplicate_mod, reason = "what holds of a run is held against a rehearsal by the same tests")]
 #![allow(clippy::print_stderr, reason = "a skip says why, loudly")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics is a test that fails")]
 
