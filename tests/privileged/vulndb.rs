@@ -51,7 +51,7 @@ fn root_imports_lists_replaces_and_removes_vulnerability_data_and_the_audit_log_
     // What has become known is not forgotten.
     as_root(&host, &["vulndb", "import", word(&old)])
         .refuses(1, &["is older than the data of osv-PyPI", "ces vulndb remove osv-PyPI"]);
-    let listed: Value = serde_json::from_str(&as_root(&host, &["vulndb", "list", "--json"]).exits(0)).unwrap();
+    let listed: Value = serde_json::from_str(as_root(&host, &["vulndb", "list", "--json"]).exits(0)).unwrap();
     assert_eq!(
         (&listed[0]["name"], &listed[0]["dated"]),
         (&Value::from("osv-PyPI"), &Value::from("2026-02-01T00:00:00Z"))
@@ -126,7 +126,7 @@ fn the_published_exports_are_imported_whole() {
     let files: Vec<PathBuf> = fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().path()).collect();
     let words: Vec<&str> = ["vulndb", "import"].into_iter().chain(files.iter().map(|path| word(path))).collect();
     as_root(&host, &words).exits(0);
-    let listed: Value = serde_json::from_str(&as_root(&host, &["vulndb", "list", "--json"]).exits(0)).unwrap();
+    let listed: Value = serde_json::from_str(as_root(&host, &["vulndb", "list", "--json"]).exits(0)).unwrap();
     let sources = listed.as_array().unwrap();
     assert_eq!(sources.len(), files.len());
     assert!(sources.iter().all(|source| source["unreadable"] == 0), "{listed:#}");
