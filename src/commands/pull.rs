@@ -90,7 +90,7 @@ pub(super) fn fetch(ctx: &Context, args: &PullArgs) -> Result<Pulled> {
         None => own_name(&source, origin.as_ref(), &platform, &progress)?,
     };
     let rights = rights(ctx, &source, &reference, with_password);
-    let warn = |why: String| progress.note(&format!("warning: {why}"));
+    let warn = |why: String| progress.warn(&why);
     pull_outlook::of_platform(&platform).into_iter().for_each(warn);
     let name = reference.clone();
     let judge = |manifest: &Manifest| {

@@ -38,10 +38,19 @@ impl Progress {
 
     /// Says something above the bars, in a line of its own on standard error.
     pub fn note(&self, what: &str) {
+        self.say("note", what);
+    }
+
+    /// A line beside it about what will not do, unless all is to be quiet.
+    pub fn warn(&self, what: &str) {
+        self.say("warning", what);
+    }
+
+    fn say(&self, word: &str, what: &str) {
         if self.quiet {
             return;
         }
-        let line = format!("note: {}", text::neutral_line(what));
+        let line = format!("{word}: {}", text::neutral_line(what));
         match &self.bars {
             Some(all) => all.println(line).ok(),
             // Nobody who reads it: no reason to stop.
