@@ -130,9 +130,13 @@ fn layout(at: &Path, layers: &[(Tar, &str)]) -> PathBuf {
     layout.0.keep()
 }
 
+/// The images of these tests hold what looks like secrets, which a site refuses unless it says otherwise.
+const SECRETS_ARE_TOLD: &str = "[images.stack]\nsecrets = \"report\"\n";
+
 /// A host with the image `before` of two layers, and `now` with one more.
 fn host() -> Option<Host> {
     let host = Host::new()?;
+    host.policy(SECRETS_ARE_TOLD);
     let layers = [(base(), "debootstrap"), (added(), "RUN curl x | sh"), (changed(), "RUN upgrade")];
     for (count, name) in [(2, "before"), (3, "now")] {
         let source = format!("oci:{}:tool", layout(host.tmp(), &layers[..count]).display());
@@ -259,6 +263,41 @@ fn what_changed_since_another_image_is_exactly_what_was_planted() {
 }
 
 #[test]
+fn what_is_known_against_a_package_is_told_until_it_is_fixed_and_refused_where_the_policy_says_so() {
+    let Some(host) = host() else { return };
+    let record = json!({
+        "id": "PYSEC-2026-1", "aliases": ["CVE-2026-1"], "modified": "2026-11-01T00:00:00Z", "summary": "sends what it should not",
+        "severity": [{"type": "CVSS_V3", "score": "CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H"}],
+        "affected": [{
+            "package": {"ecosystem": "PyPI", "name": "Requests"},
+            "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "2.30.0"}]}],
+        }],
+    });
+    let file = host.tmp().join("osv.json");
+    fs::write(&file, record.to_string()).unwrap();
+    Ran::from(host.ces_as_root().args(["vulndb", "import", file.to_str().unwrap()]).output()).exits(0);
+
+    let text = ces(&host, &["stack", "before"]);
+    let line = text.exits(0).lines().find(|line| line.contains("CVE-2026-1")).unwrap_or_else(|| panic!("{text:?}"));
+    assert!(
+        line.contains("critical") && line.contains("requests 2.25.1") && line.contains("fixed in 2.30.0"),
+        "{line}"
+    );
+    // Of a distribution nothing was imported: it is not judged, and that is said.
+    assert!(text.stdout.contains("not judged: 2"), "{text:?}");
+    let now = document(&host, &["now"]);
+    assert_eq!((now["verdict"]["known"].as_array().unwrap().len(), &now["verdict"]["fixed"]), (0, &json!(1)));
+
+    host.policy(&format!("{SECRETS_ARE_TOLD}on_finding = \"refuse\"\n"));
+    let refused = ces(&host, &["stack", "before"]);
+    assert_eq!(refused.code, Some(3), "{refused:?}");
+    assert!(refused.stdout.contains("REFUSED by images.stack.max_severity"), "{refused:?}");
+    ces(&host, &["stack", "now"]).exits(0);
+    let bom: Value = serde_json::from_str(&ces(&host, &["stack", "before", "--format", "cyclonedx"]).stdout).unwrap();
+    assert_eq!(bom["vulnerabilities"][0]["id"], "CVE-2026-1");
+}
+
+#[test]
 fn the_approved_version_is_the_one_that_is_compared_with() {
     let Some(host) = host() else { return };
     let digest = document(&host, &["before"])["stack"]["image"].as_str().unwrap().to_owned();
@@ -267,7 +306,7 @@ fn the_approved_version_is_the_one_that_is_compared_with() {
     Ran::from(host.ces().args(["pull", "--name", "before:next", &source]).output()).exits(0);
     let list = format!("[[image]]\ndigest = \"{digest}\"\nprojects = [\"*\"]\napprover = \"A. Person\"\n");
     fs::write(host.inside(Path::new("/etc/ces/approved.toml")), list).unwrap();
-    host.policy("[images]\napproved = \"/etc/ces/approved.toml\"\n");
+    host.policy(&format!("[images]\napproved = \"/etc/ces/approved.toml\"\n{SECRETS_ARE_TOLD}"));
     assert_eq!(document(&host, &["before:next", "--diff", "approved"])["since"]["from"], digest);
 }
 
@@ -291,6 +330,7 @@ fn the_pages_steer_no_terminal_and_no_browser() {
 #[test]
 fn the_stack_of_an_image_that_may_not_be_seen_is_not_told() {
     let Some(desk) = Desk::new(Caller::Sudo) else { return };
+    desk.host.policy(SECRETS_ARE_TOLD);
     let source = format!("oci:{}:tool", layout(desk.host.tmp(), &[(base(), "a")]).display());
     desk.ces(&["pull", &source]).exits(0);
     desk.ces(&["stack", "localhost/tool"]).exits(0);
@@ -345,6 +385,7 @@ fn names_of_what_is_left_out_are_kept_up_to_a_bound() {
 #[test]
 fn what_cannot_be_read_is_told_and_the_rest_as_well() {
     let Some(host) = Host::new() else { return };
+    host.policy(SECRETS_ARE_TOLD);
     let tar = base()
         .dir("opt/")
         .file("opt/broken.jar", b"PK\x05\x06 nothing")

@@ -35,7 +35,11 @@ pub fn payloads(code: Option<i32>, stderr: &str) -> Option<i32> {
     match how.strip_prefix("exit ") {
         Some(rest) => rest.split([',', ' ']).next()?.parse().ok(),
         None if how.starts_with("deadline passed") => Some(124),
-        None => Some(137),
+        None => {
+            let signal = how.strip_prefix("killed by signal ").and_then(|rest| rest.split([',', ' ']).next());
+            let signal = signal.and_then(|name| name.parse::<nix::sys::signal::Signal>().ok());
+            Some(128 + signal.map_or(9, |signal| signal as i32))
+        }
     }
 }
 
