@@ -25,7 +25,7 @@ pub fn section(stack: &Stack, verdict: &Verdict, breaches: &[Breach], all: bool)
     let (malicious, vulnerable) = (count(Class::Malicious), count(Class::Vulnerability));
     items.push(Item {
         line: format!(
-            "{malicious} malicious packages, {vulnerable} vulnerabilities; {} waived; {} fixed in the versions that are here",
+            "malicious packages: {malicious}; vulnerabilities: {vulnerable}; waived: {}; fixed in the versions that are here: {}",
             verdict.known.len() - open.len(),
             verdict.fixed
         ),
