@@ -2,7 +2,8 @@
 //!
 //! The C compiler's unwinder is part of it: looking for, mapping and relocating `libgcc_s.so` costs as much each time as the
 //! kernel takes to fork. Where there is no static one, the shared one serves as ever. Its 20,000 relative relocations are packed
-//! (`DT_RELR`): half a megabyte less to read each time. C libraries before glibc 2.36 do not know that.
+//! (`DT_RELR`): half a megabyte less to read each time. C libraries before glibc 2.36 do not know that. `CES_GLIBC` names the version for
+//! which the program is built, where that is an older one than this host's (`scripts/package`): its linker has an unwinder of its own.
 
 #![allow(clippy::print_stdout, reason = "that is how cargo is told")]
 
@@ -12,6 +13,7 @@ use std::process::Command;
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=CC");
+    println!("cargo:rerun-if-env-changed=CES_GLIBC");
     if let Some(directory) = unwinder() {
         println!("cargo:rustc-link-search=native={}", directory.display());
         println!("cargo:rustc-link-lib=static:-bundle=gcc_eh");
@@ -26,15 +28,20 @@ fn c_library() -> Option<(u32, u32)> {
     if std::env::var_os("HOST") != std::env::var_os("TARGET") {
         return None;
     }
-    let answer = Command::new("getconf").arg("GNU_LIBC_VERSION").output().ok()?;
-    let text = String::from_utf8(answer.stdout).ok()?;
-    let (major, minor) = text.trim().strip_prefix("glibc ")?.split_once('.')?;
+    let text = match std::env::var("CES_GLIBC") {
+        Ok(version) => version,
+        Err(_) => {
+            let answer = Command::new("getconf").arg("GNU_LIBC_VERSION").output().ok()?;
+            String::from_utf8(answer.stdout).ok()?.trim().strip_prefix("glibc ")?.to_owned()
+        }
+    };
+    let (major, minor) = text.split_once('.')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// Where the compiler that links has its `libgcc_eh.a`; none for another machine's than this one.
 fn unwinder() -> Option<PathBuf> {
-    if std::env::var_os("HOST") != std::env::var_os("TARGET") {
+    if std::env::var_os("HOST") != std::env::var_os("TARGET") || std::env::var_os("CES_GLIBC").is_some() {
         return None;
     }
     let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
