@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Takes requests; gives them back; trusts the directory of the log, which root alone can change (for an ordinary user it is their
-//! own); refuses a researcher more than [`MOST_OPEN`] open requests. Of what was decided or taken back the newest are kept:
+//! own); refuses a researcher more than `MOST_OPEN` open requests. Of what was decided or taken back the newest are kept:
 //! the audit log has the rest.
 
 use std::ffi::OsStr;

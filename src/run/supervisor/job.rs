@@ -202,7 +202,7 @@ impl Job {
         as_root(|_| open_directory(&self.places.work, true))
     }
 
-    /// Removes what is in scratch as far as the researcher can; the rest is for [`Job::end`].
+    /// Removes what is in scratch as far as the researcher can; the rest is for the end of the job.
     pub fn empty_scratch(&self) {
         if let Some(scratch) = &self.scratch {
             let own = self.journal.uid;
