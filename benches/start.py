@@ -140,7 +140,7 @@ def measure(options):
 def tidy_outputs(work, here):
     """Removes the empty outputs directories of the measured runs, by the ids in their records."""
     homes = [work.path / "home", os.path.expanduser(f"~{work.user.pw_name}") if work.user else os.path.expanduser("~root")]
-    for record in (here / "ces/log/runs").glob("*.json"):
+    for record in here.glob("ces*/log/runs/*.json"):
         for home in homes:
             try:
                 os.rmdir(f"{home}/outputs_{record.stem}")
