@@ -50,7 +50,7 @@ pub fn judge(ctx: &Context, stack: &Stack, vex: Option<&Path>) -> Result<Judged>
     let verdict = of(&site)?;
     let breaches = rules::refusals(&verdict, &ctx.policy().images().stack.values());
     let verdict = match vex {
-        Some(path) => of(&Waivers::new([own(path)?]))?,
+        Some(path) => of(&site.and(own(path)?))?,
         None => verdict,
     };
     Ok(Judged { verdict, breaches })

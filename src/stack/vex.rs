@@ -87,6 +87,12 @@ impl Waivers {
         Self(all)
     }
 
+    /// These and those of one more document.
+    #[must_use]
+    pub fn and(self, document: Vec<Statement>) -> Self {
+        Self::new([self.0, document])
+    }
+
     /// The latest statement about one of `ids` in `package` of `stack`.
     pub fn about(&self, stack: &Stack, package: &Package, ids: &[&str]) -> Option<&Waiver> {
         let speaks = |statement: &&Statement| statement.ids.iter().any(|id| ids.contains(&id.as_str()));
