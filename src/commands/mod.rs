@@ -29,6 +29,8 @@ pub mod inspect;
 /// `ces stack`.
 pub mod stack;
 mod stack_verdict;
+/// What the site's rules for stacks make of an image.
+mod stack_gate;
 /// What a failed run may have wanted.
 mod advice;
 /// How scratch and outputs are bounded.

@@ -14,7 +14,7 @@ use crate::cli::stack::{Format, StackArgs};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::named_file;
 use crate::host::privilege::as_root;
-use crate::image::reference::Reference;
+use crate::image::reference::{Digest, Reference};
 use crate::image::store::{Store, StoredImage};
 use crate::image::unpack::parent::Unpacker;
 use crate::stack::diff::{self, Diff};
@@ -31,6 +31,8 @@ const REFUSED: u8 = 3;
 /// The document of `--format json`.
 #[derive(Serialize)]
 struct Document<'a> {
+    /// What names all of the stack, whatever is shown of it.
+    digest: Option<Digest>,
     stack: &'a Stack,
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<&'a Diff>,
@@ -75,7 +77,7 @@ pub fn stack(global: &Global, args: &StackArgs) -> Result<u8> {
         None => None,
     };
     let since = since.as_ref().map(|(name, diff)| (name.as_str(), diff));
-    let judged = stack_verdict::judge(&ctx, &now, args.vex.as_deref())?;
+    let judged = stack_verdict::judge(&ctx.dirs, ctx.policy(), &now, args.vex.as_deref())?;
     let Judged { verdict, breaches } = &judged;
     let refused = judged.is_refused();
     let known = || Some(known::section(&now, verdict, breaches, args.all));
@@ -85,7 +87,13 @@ pub fn stack(global: &Global, args: &StackArgs) -> Result<u8> {
             // What is known names packages by their places in the list: it is of all of them, whatever is shown.
             let mut shown = now.clone();
             shown.packages.retain(|package| args.only.is_none_or(|only| only == package.kind));
-            json(&Document { stack: &shown, since: since.map(|(_, diff)| diff), verdict, breaches })?
+            json(&Document {
+                digest: now.digest().ok(),
+                stack: &shown,
+                since: since.map(|(_, diff)| diff),
+                verdict,
+                breaches,
+            })?
         }
         Format::Cyclonedx => json(&cyclonedx::document(&now, Some(verdict)))?,
         Format::Spdx => json(&spdx::document(&now))?,

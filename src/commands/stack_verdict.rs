@@ -3,10 +3,12 @@
 use std::io::Read as _;
 use std::path::Path;
 
-use super::{Context, facts};
+use super::facts;
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::dirs::Dirs;
 use crate::host::named_file;
 use crate::host::privilege::as_root;
+use crate::policy::Policy;
 use crate::stack::package::Stack;
 use crate::stack::rules::{self, Action, Breach};
 use crate::stack::verdict::{self, Verdict};
@@ -37,9 +39,9 @@ impl Judged {
 ///
 /// # Errors
 /// When a source or a document of waivers is damaged.
-pub fn judge(ctx: &Context, stack: &Stack, vex: Option<&Path>) -> Result<Judged> {
-    let database = Place::open(&ctx.dirs.store)?.database()?;
-    let site = as_root(|root| ctx.policy().waivers(root))?;
+pub fn judge(dirs: &Dirs, policy: &Policy, stack: &Stack, vex: Option<&Path>) -> Result<Judged> {
+    let database = Place::open(&dirs.store)?.database()?;
+    let site = as_root(|root| policy.waivers(root))?;
     let of = |waivers: &Waivers| {
         verdict::judge(stack, &database, waivers, facts::today()).map_err(|e| {
             Error::new(Stage::Store, Kind::Failed, "the vulnerability data cannot be read")
@@ -48,7 +50,7 @@ pub fn judge(ctx: &Context, stack: &Stack, vex: Option<&Path>) -> Result<Judged>
         })
     };
     let verdict = of(&site)?;
-    let breaches = rules::refusals(&verdict, &ctx.policy().images().stack.values());
+    let breaches = rules::refusals(&verdict, &policy.images().stack.values());
     let verdict = match vex {
         Some(path) => of(&site.and(own(path)?))?,
         None => verdict,

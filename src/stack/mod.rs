@@ -36,6 +36,8 @@ pub mod vex;
 pub mod verdict;
 /// What the site allows of a stack.
 pub mod rules;
+/// What was judged and read of images before, kept on this host.
+pub mod kept;
 /// Licences as declared, and as SPDX expressions where that can be proved.
 pub mod licence;
 /// A stack for people, and as documents that other programs read.

@@ -272,10 +272,10 @@ fn every_rule_of_the_site_can_refuse() {
         secrets: Action::Refuse,
     };
     let rules = |breaches: Vec<super::rules::Breach>| {
-        breaches.into_iter().map(|breach| (breach.rule, breach.action)).collect::<Vec<_>>()
+        breaches.into_iter().map(|breach| (breach.rule.into_owned(), breach.action)).collect::<Vec<_>>()
     };
     let all = ["on_finding", "max_severity", "unknown_severity", "unjudged", "database_max_age", "unowned", "secrets"];
-    assert_eq!(rules(refusals(&verdict, &refuse)), all.map(|rule| (rule, Action::Refuse)));
+    assert_eq!(rules(refusals(&verdict, &refuse)), all.map(|rule| (rule.to_owned(), Action::Refuse)));
     // Without an age limit no data is too old; else all is told.
     let told = rules(refusals(&verdict, &Rules::default()));
     assert_eq!(told.len(), all.len() - 1);
