@@ -9,7 +9,7 @@ use jiff::civil::Date;
 use serde_json::{Value, json};
 
 use super::image_request::{self, NamedImage, named, still_open};
-use super::{Site, events, facts, print, stack_gate};
+use super::{Site, events, facts, print, stack_approved, stack_gate};
 use crate::approval::edit::{self, Entry};
 use crate::approval::image_request::{Decided, Request, RequestId, State, told};
 use crate::approval::{file, requests};
@@ -141,6 +141,8 @@ impl Approvals {
             }
             Ok::<_, Error>(entry)
         })?;
+        let place = (&self.site.dirs, &self.site.caller, &self.site.policy);
+        stack_approved::keep(place, &self.site.store()?, |approved| approved.as_str() == entry.digest)?;
         let until = last.map_or_else(|| "without an end".to_owned(), |day| format!("until {day}"));
         if args.json {
             print::json(&json!({

@@ -5,7 +5,8 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::{context, facts, stack_verdict};
+use super::stack_verdict::Judge;
+use super::{context, facts};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::dirs::Dirs;
@@ -83,7 +84,7 @@ pub(super) fn standing(place: Place<'_>, store: &Store, image: &StoredImage) -> 
         return Ok(standing);
     }
     let stack = read(place, store, image)?;
-    let judged = stack_verdict::judge(dirs, policy, &stack, None)?;
+    let judged = Judge::new(dirs, policy)?.judge(&stack, None)?;
     let standing = Standing::new(&stack, &judged.verdict, judged.breaches).map_err(|e| {
         Error::new(Stage::Store, Kind::Failed, format!("cannot name the stack of {}", image.reference())).because(e)
     })?;

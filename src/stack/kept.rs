@@ -75,6 +75,14 @@ impl Kept {
         as_root(|_| store.made_below(NAME.as_ref())).map(Self)
     }
 
+    /// The same; none where nothing was ever kept.
+    ///
+    /// # Errors
+    /// When it belongs to, or may be written by, others than the store's owner.
+    pub fn existing(store: &SiteDir) -> Result<Option<Self>> {
+        Ok(as_root(|_| store.below(NAME.as_ref()))?.map(Self))
+    }
+
     /// What was kept of `image` under `key`.
     pub fn standing(&self, image: &Digest, key: &str) -> Option<Standing> {
         let text = self.read(&name(image, STANDING), STANDING_MAX).ok()??;

@@ -254,7 +254,7 @@ fn circles(sources: &[Source]) -> Vec<String> {
 }
 
 /// Where root's power is named, lent or taken, and what for. Everything else has the caller's rights and no more.
-const POWER: [(&str, &str); 62] = [
+const POWER: [(&str, &str); 63] = [
     ("host/privilege.rs", "lends it"),
     ("host/site_dir.rs", "opens what root alone can change"),
     ("host/dirs.rs", "the site's directories"),
@@ -316,6 +316,7 @@ const POWER: [(&str, &str); 62] = [
     ("commands/ps.rs", "journals, records, signals"),
     ("commands/stack_verdict.rs", "reads the site's waivers"),
     ("commands/stack.rs", "reads the approvals"),
+    ("commands/stack_approved.rs", "reads the approvals"),
     ("commands/stack_gate.rs", "looks at vulnerability data and waivers"),
 ];
 

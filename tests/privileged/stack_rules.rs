@@ -221,3 +221,91 @@ fn an_approval_says_what_was_read_and_no_other_stack_runs() {
     fs::write(&list, changed).unwrap();
     desk.sh(&[], "true").refuses(125, &["is not the one that was approved", &other, &read]);
 }
+
+/// The approved images, judged today: `IMAGE READ KNOWN TODAY` of each.
+fn judged(desk: &Desk, code: i32) -> Vec<String> {
+    let all: Value =
+        serde_json::from_str(root(desk, &["stack", "--approved", "--format", "json"]).exits(code)).unwrap();
+    let row = |judged: &Value| {
+        let text = |key: &str| judged[key].as_str().unwrap_or("-").to_owned();
+        format!("{} {} {} {}", text("image"), text("read"), judged["known"], judged["refused"])
+    };
+    all.as_array().unwrap().iter().map(row).collect()
+}
+
+#[test]
+fn every_approved_image_is_judged_by_the_data_of_today_and_stays_known_when_it_is_removed() {
+    let Some(desk) = Desk::with_demo(Caller::Sudo) else { return };
+    let list = desk.host.inside(Path::new("/etc/ces/approved.toml"));
+    let digest = "c".repeat(64);
+    let never =
+        format!("[[image]]\ndigest = \"sha256:{digest}\"\nprojects = [\"*\"]\napprover = \"A\"\nname = \"never\"\n");
+    fs::write(&list, never).unwrap();
+    let rules = "[images]\napproved = \"/etc/ces/approved.toml\"\n[images.stack]\non_finding = \"refuse\"\n";
+    desk.host.policy(rules);
+    vulnerable(&desk);
+    root(&desk, &["vulndb", "remove", "osv-PyPI"]).exits(0);
+    root(&desk, &["approve", "add", "localhost/vulnerable", "--project", "*"]).exits(0);
+    root(&desk, &["approve", "add", "localhost/demo", "--project", "*"]).exits(0);
+    let (never, demo) = ("never no 0 false", "localhost/demo store 0 false");
+    assert_eq!(judged(&desk, 0), [never, "localhost/vulnerable store 0 false", demo]);
+
+    // What has become known since is told of what was approved before, in the store or not.
+    let data = desk.host.tmp().join("osv.json");
+    root(&desk, &["vulndb", "import", word(&data)]).exits(0);
+    assert_eq!(judged(&desk, 3), [never, "localhost/vulnerable store 1 true", demo]);
+    let page = root(&desk, &["stack", "localhost/vulnerable"]).stdout;
+    desk.ces(&["rmi", "localhost/vulnerable"]).exits(0);
+    root(&desk, &["prune"]).exits(0);
+    assert_eq!(judged(&desk, 3), [never, "localhost/vulnerable kept 1 true", demo]);
+    let text = root(&desk, &["stack", "--approved"]);
+    let line = text.stdout.lines().find(|line| line.starts_with("localhost/vulnerable")).unwrap();
+    assert!(text.code == Some(3) && line.contains("kept") && line.contains("critical"), "{text:?}");
+    assert!(line.ends_with("refused: max_severity"), "{line}");
+    assert!(page.contains("CVE-2026-1"), "{page}");
+    // The list of what is approved is not everybody's.
+    desk.ces(&["stack", "--approved"]).refuses(3, &["may not approve images"]);
+    root(&desk, &["stack", "--approved", "--format", "html"]).refuses(2, &["text or JSON"]);
+    root(&desk, &["stack"]).refuses(2, &["IMAGE"]);
+
+    // A damaged one is told, and not taken for nothing.
+    let stack = kept(&desk).into_iter().find(|path| word(path).ends_with(".stack")).unwrap();
+    let whole = fs::read(&stack).unwrap();
+    let all: Vec<PathBuf> = kept(&desk).into_iter().filter(|path| word(path).ends_with(".stack")).collect();
+    assert_eq!(all.len(), 2, "{all:?}");
+    for path in &all {
+        fs::write(path, &whole[..whole.len() / 2]).unwrap();
+    }
+    root(&desk, &["stack", "--approved"]).refuses(1, &["was kept of", "is damaged", "ces fsck --repair"]);
+    let found = root(&desk, &["fsck"]);
+    assert!(found.exits(1).contains("damaged: the stack that was kept of image"), "{found:?}");
+    root(&desk, &["fsck", "--repair"]).exits(0);
+    assert_eq!(judged(&desk, 0), [never, "localhost/vulnerable no 0 false", demo]);
+
+    // Of what is approved no more nothing stays.
+    let revoked = root(&desk, &["approve", "revoke", "localhost/demo"]);
+    revoked.exits(0);
+    root(&desk, &["prune"]).exits(0);
+    assert!(kept(&desk).iter().all(|path| !word(path).ends_with(".stack")), "{:?}", kept(&desk));
+}
+
+#[test]
+fn what_changed_since_the_approved_version_is_told_when_that_was_removed() {
+    let Some(desk) = Desk::with_demo(Caller::Sudo) else { return };
+    let list = desk.host.inside(Path::new("/etc/ces/approved.toml"));
+    fs::write(&list, "").unwrap();
+    desk.host.policy("[images]\napproved = \"/etc/ces/approved.toml\"\n[images.stack]\n");
+    root(&desk, &["approve", "add", "localhost/demo", "--project", "*"]).exits(0);
+    vulnerable(&desk);
+    // The next version of the same name.
+    let at = tempfile::tempdir_in(desk.host.tmp()).unwrap().keep();
+    fs::set_permissions(&at, fs::Permissions::from_mode(0o755)).unwrap();
+    let tar = Tar::default().dir("opt/").file("opt/new", b"new").end();
+    let next = layout::with_layers(&at, "next", &json!({"Cmd": ["/bin/sh"]}), &[tar]);
+    desk.ces(&["pull", "--name", "demo:next", &format!("oci:{}:next", next.display())]).exits(0);
+    desk.ces(&["rmi", "localhost/demo"]).exits(0);
+    let page = root(&desk, &["stack", "localhost/demo:next", "--diff", "approved"]);
+    assert!(page.stdout.contains("SINCE LOCALHOST/DEMO"), "{page:?}");
+    // To who may not see all that is approved, a version that is not there says nothing.
+    desk.ces(&["stack", "localhost/demo:next", "--diff", "approved"]).refuses(1, &["no approved image"]);
+}
