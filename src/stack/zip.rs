@@ -4,10 +4,10 @@
 //! how much of a directory and of a member is read at most, whatever the archive says of itself. A directory that is damaged
 //! anywhere is an error.
 
-use std::io::{self, Read};
+use std::cell::RefCell;
+use std::io;
 
-use flate2::Crc;
-use flate2::bufread::DeflateDecoder;
+use flate2::{Crc, Decompress, FlushDecompress, Status};
 
 use super::facts::{Source, bad};
 
@@ -40,6 +40,8 @@ pub struct Archive<'s, S: ?Sized> {
     at: usize,
     /// Bytes before the archive itself: a program that unpacks it, perhaps.
     shift: u64,
+    /// Made once: archives of vulnerability data have ten thousand small members.
+    inflate: RefCell<Decompress>,
 }
 
 impl<'s, S: Source + ?Sized> Archive<'s, S> {
@@ -76,7 +78,7 @@ impl<'s, S: Source + ?Sized> Archive<'s, S> {
         // What stands before the archive shifts every offset in it.
         let shift = directory_end.checked_sub(length).and_then(|real| real.checked_sub(start)).unwrap_or(0);
         let directory = source.bytes(start.saturating_add(shift), length, most)?;
-        Ok(Self { source, directory, at: 0, shift })
+        Ok(Self { source, directory, at: 0, shift, inflate: RefCell::new(Decompress::new(false)) })
     }
 
     /// The next member; none after the last.
@@ -169,10 +171,32 @@ impl<'s, S: Source + ?Sized> Archive<'s, S> {
         bytes.clear();
         match member.method {
             0 => bytes.extend(packed),
-            8 => drop(DeflateDecoder::new(packed.as_slice()).take(most as u64 + 1).read_to_end(bytes)?),
+            8 => self.inflate(&packed, usize::try_from(member.size).unwrap_or(most).min(most), most, bytes)?,
             _ => return Err(bad("a member that is encrypted, or packed in another way than deflate")),
         }
         if bytes.len() > most { Err(bad("a member that is too large")) } else { Ok(()) }
+    }
+}
+
+impl<S: ?Sized> Archive<'_, S> {
+    /// Inflates (RFC 1951) into `bytes`, which are empty: perhaps `said` of them, and one more than `most` at most.
+    fn inflate(&self, packed: &[u8], said: usize, most: usize, bytes: &mut Vec<u8>) -> io::Result<()> {
+        let mut inflate = self.inflate.borrow_mut();
+        inflate.reset(false);
+        // One byte more than is said: so it is seen that there is more.
+        bytes.reserve(said + 1);
+        loop {
+            let read = usize::try_from(inflate.total_in()).unwrap_or(usize::MAX);
+            let rest = packed.get(read..).unwrap_or_default();
+            let before = (inflate.total_in(), bytes.len());
+            match inflate.decompress_vec(rest, bytes, FlushDecompress::None).map_err(io::Error::other)? {
+                Status::StreamEnd => return Ok(()),
+                _ if bytes.len() > most => return Ok(()),
+                _ if bytes.len() == bytes.capacity() => bytes.reserve(bytes.len().min(most) + 1),
+                _ if before == (inflate.total_in(), bytes.len()) => return Err(bad("a member that is cut off")),
+                _ => {}
+            }
+        }
     }
 }
 

@@ -81,10 +81,14 @@ fn a_run_of_an_image_whose_stack_the_policy_refuses_is_refused_and_without_such_
         let refused = desk.sh(&[], "true");
         refused.refuses(
             125,
-            &["the software stack of localhost/demo is refused", "line 3: images.stack.unowned", "of no package"],
+            &[
+                "the software stack of localhost/demo:latest is refused",
+                "line 3: images.stack.unowned",
+                "of no package",
+            ],
         );
         assert!(
-            refused.stderr.contains("ces stack localhost/demo shows it") && refused.stderr.contains("IG desk"),
+            refused.stderr.contains("ces stack localhost/demo:latest shows it") && refused.stderr.contains("IG desk"),
             "{refused:?}"
         );
         let log = fs::read_to_string(audit_log(&desk.log())).unwrap();
@@ -93,7 +97,7 @@ fn a_run_of_an_image_whose_stack_the_policy_refuses_is_refused_and_without_such_
             "{log}"
         );
         assert!(desk.ces(&["stack", "localhost/demo"]).code == Some(3));
-        desk.ces(&["spec", "localhost/demo"]).refuses(3, &["the software stack of localhost/demo is refused"]);
+        desk.ces(&["spec", "localhost/demo"]).refuses(3, &["the software stack of localhost/demo:latest is refused"]);
 
         // What is only told is no reason not to run, and the record has it.
         desk.host.policy("[images.stack]\nunowned = \"report\"\n");
@@ -204,7 +208,7 @@ fn an_approval_says_what_was_read_and_no_other_stack_runs() {
     let approved = "[images]\napproved = \"/etc/ces/approved.toml\"\n";
     desk.host.policy(&format!("{approved}[images.stack]\nunowned = \"refuse\"\n"));
     let add = |more: &[&str]| root(&desk, &[&["approve", "add", "localhost/demo", "--project", "*"], more].concat());
-    add(&[]).refuses(3, &["the software stack of localhost/demo is refused", "images.stack.unowned"]);
+    add(&[]).refuses(3, &["the software stack of localhost/demo:latest is refused", "images.stack.unowned"]);
     assert_eq!(fs::read_to_string(&list).unwrap(), "");
 
     desk.host.policy(approved);
@@ -247,17 +251,17 @@ fn every_approved_image_is_judged_by_the_data_of_today_and_stays_known_when_it_i
     root(&desk, &["vulndb", "remove", "osv-PyPI"]).exits(0);
     root(&desk, &["approve", "add", "localhost/vulnerable", "--project", "*"]).exits(0);
     root(&desk, &["approve", "add", "localhost/demo", "--project", "*"]).exits(0);
-    let (never, demo) = ("never no 0 false", "localhost/demo store 0 false");
-    assert_eq!(judged(&desk, 0), [never, "localhost/vulnerable store 0 false", demo]);
+    let (never, demo) = ("never no 0 false", "localhost/demo:latest store 0 false");
+    assert_eq!(judged(&desk, 0), [never, "localhost/vulnerable:latest store 0 false", demo]);
 
     // What has become known since is told of what was approved before, in the store or not.
     let data = desk.host.tmp().join("osv.json");
     root(&desk, &["vulndb", "import", word(&data)]).exits(0);
-    assert_eq!(judged(&desk, 3), [never, "localhost/vulnerable store 1 true", demo]);
+    assert_eq!(judged(&desk, 3), [never, "localhost/vulnerable:latest store 1 true", demo]);
     let page = root(&desk, &["stack", "localhost/vulnerable"]).stdout;
     desk.ces(&["rmi", "localhost/vulnerable"]).exits(0);
     root(&desk, &["prune"]).exits(0);
-    assert_eq!(judged(&desk, 3), [never, "localhost/vulnerable kept 1 true", demo]);
+    assert_eq!(judged(&desk, 3), [never, "localhost/vulnerable:latest kept 1 true", demo]);
     let text = root(&desk, &["stack", "--approved"]);
     let line = text.stdout.lines().find(|line| line.starts_with("localhost/vulnerable")).unwrap();
     assert!(text.code == Some(3) && line.contains("kept") && line.contains("critical"), "{text:?}");
@@ -280,7 +284,7 @@ fn every_approved_image_is_judged_by_the_data_of_today_and_stays_known_when_it_i
     let found = root(&desk, &["fsck"]);
     assert!(found.exits(1).contains("damaged: the stack that was kept of image"), "{found:?}");
     root(&desk, &["fsck", "--repair"]).exits(0);
-    assert_eq!(judged(&desk, 0), [never, "localhost/vulnerable no 0 false", demo]);
+    assert_eq!(judged(&desk, 0), [never, "localhost/vulnerable:latest no 0 false", demo]);
 
     // Of what is approved no more nothing stays.
     let revoked = root(&desk, &["approve", "revoke", "localhost/demo"]);

@@ -294,7 +294,7 @@ pub fn split(path: &str) -> (&str, &str) {
 }
 
 /// Whether a file that a language's package claims is worth keeping: programs, libraries, data that may be findings, and what
-/// describes a package itself. Sources, which no finding is made of, are most of a list.
+/// describes a package itself. Sources, which no finding is made of unless they can be executed, are most of a list.
 pub fn is_worth_claiming(path: &str) -> bool {
     const NOISE: [&str; 22] = [
         "py", "pyi", "h", "hpp", "cuh", "txt", "rst", "md", "html", "css", "json", "csv", "svg", "png", "js", "ts",
