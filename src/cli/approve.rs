@@ -2,6 +2,8 @@
 
 use clap::{Args, Subcommand};
 
+use crate::policy::approved;
+
 /// Examples of `ces request`.
 pub const REQUEST_EXAMPLES: &str = "\
 Examples:
@@ -106,6 +108,9 @@ pub struct AddArgs {
     /// The last day that it counts, such as 2027-01-31 [default: it does not end]
     #[arg(long, value_name = "DATE")]
     pub until: Option<String>,
+    /// What was read of the image, as `ces stack` names it (sha256:…): no run of another stack
+    #[arg(long, value_name = "DIGEST", value_parser = stack_digest)]
+    pub stack: Option<String>,
     /// Whatever else there is to say
     #[arg(long, value_name = "TEXT")]
     pub note: Option<String>,
@@ -163,4 +168,9 @@ pub struct CheckArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// The digest of a stack.
+fn stack_digest(text: &str) -> Result<String, String> {
+    approved::digest(text).ok_or_else(|| "it is not \"sha256:\" and 64 hexadecimal digits".to_owned())
 }

@@ -9,7 +9,7 @@ use jiff::civil::Date;
 use serde_json::{Value, json};
 
 use super::image_request::{self, NamedImage, named, still_open};
-use super::{Site, events, facts, print};
+use super::{Site, events, facts, print, stack_approved, stack_gate};
 use crate::approval::edit::{self, Entry};
 use crate::approval::image_request::{Decided, Request, RequestId, State, told};
 use crate::approval::{file, requests};
@@ -121,13 +121,16 @@ impl Approvals {
             };
             asked.as_ref().map(still_open).transpose()?;
             let entry = self.entry(args, image.as_ref(), asked.as_ref(), (today, last), note.clone())?;
+            let place = (&self.site.dirs, &self.site.caller, &self.site.policy);
+            stack_gate::may_be_approved(place, &self.site.store()?, &entry.digest, entry.stack.as_deref())?;
             let edit = |text: &str, list: &Approved| {
                 refuse_double(list, &entry, today)?;
                 Ok(Some((edit::add(text, &entry)?, ())))
             };
             let about = json!({
                 "action": "added", "digest": entry.digest, "image": entry.name, "projects": entry.projects,
-                "until": last.map(|day| day.to_string()), "request": entry.request, "note": entry.note,
+                "until": last.map(|day| day.to_string()), "request": entry.request, "stack": entry.stack,
+                "note": entry.note,
             });
             self.change(root, &edit, &about)?;
             // Whoever asked for the same has the answer, too.
@@ -138,6 +141,8 @@ impl Approvals {
             }
             Ok::<_, Error>(entry)
         })?;
+        let place = (&self.site.dirs, &self.site.caller, &self.site.policy);
+        stack_approved::keep(place, &self.site.store()?, |approved| approved.as_str() == entry.digest)?;
         let until = last.map_or_else(|| "without an end".to_owned(), |day| format!("until {day}"));
         if args.json {
             print::json(&json!({
@@ -180,6 +185,7 @@ impl Approvals {
             expires: last,
             approver: self.site.caller.name.clone(),
             request: asked.map(|request| request.id.to_string()),
+            stack: args.stack.clone(),
             note,
         })
     }
@@ -348,7 +354,10 @@ fn refuse_double(list: &Approved, entry: &Entry, today: Date) -> Result<()> {
     };
     let has = |project: &String| {
         let project = if project == "*" { None } else { Some(project.as_str()) };
-        list.of(&entry.digest, project).first().is_some_and(|approval| approval.counts_on(today) && lasts(approval))
+        // One that names the stack that was read is none for another.
+        let same = |approval: &Approval| approval.stack.is_none() || approval.stack == entry.stack;
+        let covers = |approval: &&Approval| approval.counts_on(today) && lasts(approval) && same(approval);
+        list.of(&entry.digest, project).iter().any(covers)
     };
     if entry.projects.iter().all(has) {
         return Err(Error::new(Stage::Policy, Kind::Failed, format!("{} is approved already", entry.digest))
@@ -373,6 +382,7 @@ fn shown(approval: &Approval, today: Date) -> Value {
         "digest": approval.digest, "image": approval.name, "projects": approval.projects,
         "approved": approval.approved.map(|day| day.to_string()), "expires": approval.expires.map(|day| day.to_string()),
         "days_left": approval.expires.map(|last| days(today, last)), "counts": approval.counts_on(today),
-        "approver": approval.approver, "request": approval.request, "note": approval.note, "place": approval.origin,
+        "approver": approval.approver, "request": approval.request, "stack": approval.stack, "note": approval.note,
+        "place": approval.origin,
     })
 }

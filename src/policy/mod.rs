@@ -29,6 +29,8 @@ pub mod podman;
 pub mod grant;
 /// What the site allows of an image's software stack.
 pub mod stack_rules;
+/// Whether an image may run with what is known of its stack.
+pub mod stack_grant;
 /// The rules in force, one a line.
 pub mod show;
 

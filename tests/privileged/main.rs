@@ -21,8 +21,10 @@ mod docs;
 /// Several researchers, one store, one policy.
 mod through_sudo;
 mod store_holders;
-/// What is in an image.
+/// What is in an image, and what the site allows of it.
 mod stack;
+mod stack_rules;
+mod stack_managers;
 /// What a run leaves, however odd, deep, hollow or many.
 mod outputs;
 /// Lists, pages and places of runs that are over.
