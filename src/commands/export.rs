@@ -59,7 +59,8 @@ pub fn export(global: &Global, args: &ExportArgs) -> Result<u8> {
     let tree = NewTree::new(&args.out)?;
     let told = Exporter { site: &site, record: &record, run: &run }.export(form, &tree)?;
     let about = json!({"export": form.name(), "files": told.files, "bytes": told.bytes, "signed": told.key});
-    events::tell(&site.dirs.log, &site.caller, Event::Export, Some(record.id.as_str()), about)?;
+    let whose = (record.project.clone(), Some(record.id.as_str()));
+    events::tell_of(&site.dirs.log, &site.caller, Event::Export, whose, about)?;
     tree.keep();
     say(global, args, &told)
 }

@@ -247,7 +247,7 @@ mod tests {
             ("raw.csv", csv.as_slice(), RuleName::IdColumn),
             ("figure.png", csv, RuleName::TypeDiffers),
             ("table.csv", b"PK\x03\x04....", RuleName::Archive),
-            ("d.parquet", b"PAR1....", RuleName::DataFile),
+            ("d.parquet", b"PAR1\0...", RuleName::DataFile),
             ("m.pkl", b"\x80\x04\x95.", RuleName::Model),
             ("weights.txt", b"\x3c\0\0\0\0\0\0\0{\"w\":{}}", RuleName::Model),
             ("tool", b"\x7fELF\x02", RuleName::Program),

@@ -91,7 +91,7 @@ mod tests {
             (b"MZ is a code\n", "text", Class::Text),
             (b"", "text", Class::Text),
             ("é".as_bytes().get(..1).unwrap(), "binary", Class::Binary),
-            (b"........DUCK\x40", "duckdb", Class::Data),
+            (b"\0\x01......DUCK\x40", "duckdb", Class::Data),
             (b"\0\0\0\x18ftypmp42", "mp4", Class::OtherMedia),
             (b"\xff\xfea\0,\0", "binary", Class::Binary),
             (b"a\0b", "binary", Class::Binary),

@@ -207,7 +207,14 @@ fn groups(page: &mut Html, runs: &[Run]) {
 fn runs(page: &mut Html, runs: &[Run]) {
     let rows = runs.iter().map(|run| {
         let seconds = if run.refused { "-".to_owned() } else { format!("{:.1}", run.seconds) };
-        vec![run.started.clone(), run.id.clone(), run.researcher.clone(), run.image.clone(), seconds, run.ended.clone()]
+        vec![
+            moment(&run.started),
+            run.id.clone(),
+            run.researcher.clone(),
+            run.image.clone(),
+            seconds,
+            run.ended.clone(),
+        ]
     });
     let head = ["began", "run", "researcher", "image", "seconds", "ended"];
     table(page, ("Every run", "There were none."), &head, &rows.collect::<Vec<_>>(), &[4]);
@@ -215,7 +222,7 @@ fn runs(page: &mut Html, runs: &[Run]) {
 
 fn told(page: &mut Html, title: &str, none: &str, lines: &[Told]) {
     let rows =
-        lines.iter().map(|told| vec![told.time.clone(), told.who.clone(), told.project.clone(), told.what.clone()]);
+        lines.iter().map(|told| vec![moment(&told.time), told.who.clone(), told.project.clone(), told.what.clone()]);
     table(page, (title, none), &["when", "who", "project", "what"], &rows.collect::<Vec<_>>(), &[]);
 }
 
@@ -227,6 +234,8 @@ fn table(page: &mut Html, (title, none): (&str, &str), head: &[&str], rows: &[Ve
         return page.say("p", none);
     }
     let class = |at: usize| if numbers.contains(&at) { "number" } else { "" };
+    // Its first column is a name, a day or a moment, which is read at a glance.
+    let first = if head.first().is_some_and(|head| ["when", "began", "last day"].contains(head)) { "when" } else { "" };
     page.element("table", |page| {
         page.element("thead", |page| {
             page.element("tr", |page| {
@@ -237,9 +246,9 @@ fn table(page: &mut Html, (title, none): (&str, &str), head: &[&str], rows: &[Ve
             for row in rows.iter().take(ROWS) {
                 page.line();
                 page.element("tr", |page| {
-                    row.iter()
-                        .enumerate()
-                        .for_each(|(at, text)| page.with_class("td", class(at), |page| page.text(text)));
+                    row.iter().enumerate().for_each(|(at, text)| {
+                        page.with_class("td", if at == 0 { first } else { class(at) }, |page| page.text(text))
+                    });
                 });
             }
         });
@@ -253,6 +262,11 @@ fn table(page: &mut Html, (title, none): (&str, &str), head: &[&str], rows: &[Ve
 fn named(image: &str, digest: &str) -> String {
     let short: String = digest.chars().take(19).collect();
     if short.is_empty() { image.to_owned() } else { format!("{image} ({short})") }
+}
+
+/// A moment to the minute, as people write it.
+fn moment(time: &str) -> String {
+    time.chars().take(16).map(|c| if c == 'T' { ' ' } else { c }).collect()
 }
 
 fn data(access: &str) -> &str {

@@ -11,7 +11,7 @@ body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:76em;padding:
 h1{font-size:1.5em}h2{font-size:1.2em;margin-top:1.6em}\
 table{border-collapse:collapse;width:100%}\
 th,td{border-bottom:1px solid #c8c8c8;padding:.3em .7em .3em 0;text-align:left;vertical-align:top}\
-td.number,th.number{text-align:right}\
+td.number,th.number{text-align:right}td.when{white-space:nowrap}\
 table.facts th{width:11em;font-weight:600}\
 td,code{overflow-wrap:anywhere}\
 code{font:.86em ui-monospace,monospace}\

@@ -31,8 +31,9 @@ fn desk() -> Option<Desk> {
     root(&desk, &["approve", "add", "localhost/demo", "--project", "projx"]).exits(0);
     let script = "cd /safe_outputs; printf 'sex,n\\nF,263\\n' > good.csv; mkdir d; printf 'ward,deaths\\na,3\\n' > 'd/<b>x é%.csv';
         ln -s /etc/passwd link.csv; printf '%s' \"$TOKEN\" > /dev/null";
-    let options = ["--name", "fit", "-e", "TOKEN=s3cret-value", "-e", "SEED=7"];
-    desk.sh(&options, &format!("{script}; : --password=s3cret-word 9434765919")).exits(0);
+    let run =
+        ["run", "--name", "fit", "-e", "TOKEN=s3cret-value", "-e", "SEED=7", "localhost/demo", "/bin/sh", "-c", script];
+    desk.ces(&[&run[..], &["--password=s3cret-word", "9434765919"]].concat()).exits(0);
     Some(desk)
 }
 

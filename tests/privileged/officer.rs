@@ -95,7 +95,8 @@ fn an_officer_goes_from_a_request_to_an_auditor_who_has_ssh_keygen_and_nothing_e
     let asked = desk.ces(&["request", "localhost/demo", "--project", "projx", "--reason", "table builder"]);
     let request = asked.exits(0).trim().to_owned();
     desk.sh(&[], "true").refuses(125, &["is not approved", "IG desk, ext. 1234"]);
-    let stack: Value = serde_json::from_str(&root(&desk, &["stack", "localhost/demo", "--json"]).stdout).unwrap();
+    let stack: Value =
+        serde_json::from_str(&root(&desk, &["stack", "localhost/demo", "--format", "cyclonedx"]).stdout).unwrap();
     assert!(stack.is_object(), "{stack}");
     let until = day(20);
     root(&desk, &["approve", "add", &request, "--until", &until, "--note", "stack reviewed"]).exits(0);

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
-use super::{Site, listed, precheck};
+use crate::commands::{Site, listed, precheck};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::export::tree::{NewTree, open_below};
 use crate::host::privilege::acting_as;
