@@ -77,6 +77,8 @@ pub mod verify;
 pub mod precheck;
 /// The list of a run's outputs, line by line.
 mod listed;
+/// What was done in a month.
+mod month;
 /// `ces report`.
 pub mod report;
 /// `ces export`.

@@ -321,11 +321,14 @@ const POWER: [(&str, &str); 63] = [
 ];
 
 /// The same for what is the record's.
-const RECORDS: [(&str, &str); 24] = [
-    ("commands/export.rs", "opens outputs as whose they are"),
+const RECORDS: [(&str, &str); 27] = [
+    ("commands/export.rs", "signs with the key of the audit log"),
+    ("commands/export/copies.rs", "opens outputs as whose they are"),
+    ("commands/month.rs", "records and the audit log are root's"),
+    ("evidence/envelope.rs", "its key is root's"),
     ("commands/listed.rs", "lists of outputs are root's"),
     ("precheck/parent.rs", "starts the process that looks, writes its id map"),
-    ("commands/precheck.rs", "opens outputs as whose they are"),
+    ("commands/precheck.rs", "opens outputs as whose they are, keeps reports beside records"),
     ("approval/file.rs", "the list of approved images is root's"),
     ("approval/requests.rs", "requests are root's to read"),
     ("commands/approve.rs", "the list of approved images is root's"),

@@ -83,6 +83,10 @@ mod approvals;
 mod precheck;
 /// Pages and exports of a run.
 mod exports;
+/// Exports as other programs see them.
+mod crates;
+/// From a request to an auditor.
+mod officer;
 /// What the engine would do by itself.
 mod engine_traps;
 /// Killed at any moment, out of descriptors, out of space.
