@@ -79,9 +79,11 @@ fn fail(e: std::io::Error) -> Error {
 /// # Errors
 /// When standard output is closed.
 pub fn table<const N: usize>(rows: &[[impl AsRef<str>; N]]) -> Result<()> {
-    if rows.is_empty() {
-        return Ok(());
-    }
+    if rows.is_empty() { Ok(()) } else { out(&columns(rows)) }
+}
+
+/// The same as a text, without a line break at its end.
+pub(super) fn columns<const N: usize>(rows: &[[impl AsRef<str>; N]]) -> String {
     let mut widths = [0; N];
     let rows: Vec<[(Cow<'_, str>, usize); N]> = rows
         .iter()
@@ -109,7 +111,7 @@ pub fn table<const N: usize>(rows: &[[impl AsRef<str>; N]]) -> Result<()> {
         }
         text.truncate(start.max(text.trim_end_matches(' ').len()));
     }
-    out(&text)
+    text
 }
 
 /// Bytes for people: `123 MB`.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Context, events, print};
+use super::{Context, events, print, stack_approved};
 use crate::error::Result;
 use crate::evidence::line::Event;
 use crate::image::unpack::parent::Unpacker;
@@ -21,7 +21,11 @@ pub struct PruneArgs {
 /// When something cannot be deleted.
 pub fn prune(ctx: &Context, args: &PruneArgs) -> Result<()> {
     let store = ctx.store()?;
+    let place = (&ctx.dirs, &ctx.caller, ctx.policy());
+    // What was approved can be judged after it is gone.
+    stack_approved::keep(place, &store, |_| true)?;
     let freed = store.prune(&Unpacker::new(&ctx.caller, &ctx.limits)?)?;
+    stack_approved::forget(place, &store)?;
     events::tell(&ctx.dirs.log, &ctx.caller, Event::Prune, None, json!({"images": freed.images}))?;
     if args.json {
         return print::json(&freed);

@@ -1,19 +1,24 @@
 //! `ces runs`, `ces record`: what was run.
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::io::Read as _;
 
 use serde_json::json;
 
 use super::{Site, events, print};
 use crate::cli::{Global, RecordArgs, RunState, RunsArgs};
 use crate::error::{Error, Kind, Result, Stage};
-use crate::evidence::line::Event;
+use crate::evidence::line::{self, Event};
 use crate::host::caller::Caller;
 use crate::host::privilege::as_root;
 use crate::policy::units;
 use crate::run::job_id::JobId;
 use crate::run::supervisor::record::index::{self, Entry, State};
 use crate::run::supervisor::record::{self, Record};
+
+/// No record is longer.
+const LARGEST: u64 = 64 << 20;
 
 /// Lists past runs of the caller; real root sees everyone's.
 ///
@@ -166,6 +171,20 @@ fn of(site: &Site, id: &str) -> Result<Record> {
         None => Err(Error::new(Stage::Record, Kind::Missing, format!("there is no record of run {id}"))
             .hint("ces runs lists them; `last` is the one that began last")),
     }
+}
+
+/// SHA-256 of a record's file, as the audit log has it of a run that has ended.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn sha256(site: &Site, id: &JobId) -> Result<String> {
+    let fail =
+        |why: &str| Error::new(Stage::Record, Kind::Failed, format!("cannot read the record of run {id}")).because(why);
+    let mut text = Vec::new();
+    let runs = as_root(|_| site.dirs.log.below(OsStr::new("runs")))?.ok_or_else(|| fail("it is gone"))?;
+    let file = as_root(|_| runs.document(OsStr::new(&format!("{id}.json"))))?.ok_or_else(|| fail("it is gone"))?;
+    file.take(LARGEST).read_to_end(&mut text).map_err(|e| fail(&e.to_string()))?;
+    Ok(line::hex(&line::hash(&text)))
 }
 
 fn may_see(caller: &Caller, record: &Record) -> bool {

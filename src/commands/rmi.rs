@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Context, events, print};
+use super::{Context, events, print, stack_approved};
 use crate::error::{Error, Kind, Result};
 use crate::evidence::line::Event;
 use crate::image::unpack::parent::Unpacker;
@@ -24,7 +24,12 @@ pub struct RmiArgs {
 pub fn rmi(ctx: &Context, args: &RmiArgs) -> Result<()> {
     let store = ctx.store()?;
     let unpacker = Unpacker::new(&ctx.caller, &ctx.limits)?;
+    let place = (&ctx.dirs, &ctx.caller, ctx.policy());
     for image in &args.images {
+        // What was approved can be judged after it is gone.
+        if let Ok(digest) = store.find(image).map(|image| image.manifest_digest().clone()) {
+            stack_approved::keep(place, &store, |approved| *approved == digest)?;
+        }
         let freed = store.remove(image, &unpacker).map_err(|error| not_theirs(ctx, error))?;
         let about = json!({"asked": image, "names": freed.names, "images": freed.images});
         events::tell(&ctx.dirs.log, &ctx.caller, Event::Rmi, None, about)?;
@@ -42,7 +47,7 @@ pub fn rmi(ctx: &Context, args: &RmiArgs) -> Result<()> {
             _ => {}
         }
     }
-    Ok(())
+    stack_approved::forget(place, &store)
 }
 
 /// Whom to ask, where the policy says it.

@@ -48,6 +48,9 @@ pub struct Checked {
     /// The SHA-256 that the log has of each record, in hexadecimal.
     #[serde(skip)]
     pub records: BTreeMap<String, String>,
+    /// The same of the last pre-check of each run.
+    #[serde(skip)]
+    pub prechecks: BTreeMap<String, String>,
 }
 
 impl Checked {
@@ -145,6 +148,11 @@ impl State {
             && let Some(sha256) = line.about.get("record").and_then(|sha256| sha256.as_str())
         {
             self.checked.records.insert(run.clone(), sha256.to_owned());
+        }
+        if let (Event::Precheck, Some(run)) = (line.event, &line.run)
+            && let Some(sha256) = line.about.get("sha256").and_then(|sha256| sha256.as_str())
+        {
+            self.checked.prechecks.insert(run.clone(), sha256.to_owned());
         }
     }
 
