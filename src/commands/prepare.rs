@@ -7,7 +7,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use super::facts::{self, Named};
-use super::{Site, request};
+use super::{Site, after_image, request};
 use crate::bundle::identity::Identity;
 use crate::bundle::image_user::{self, ResolvedUser};
 use crate::bundle::safe_data::{self, SafeData};
@@ -125,6 +125,7 @@ fn decide(
     warnings.extend(idmap::helper_is_missing(&site.caller)?);
     site.sweep()?;
     let image = site.store()?.find(&request.image)?;
+    settle_command(&image, &mut request)?;
     let Site { caller, policy, dirs } = site;
     let data = find(&caller, &policy, request.project.as_deref())?;
     request.data_ro |= data.read_only;
@@ -166,6 +167,16 @@ fn decide(
     let places = sources.into_values().chain(data.place.clone()).collect();
     let rehearsed = facts.rehearsed;
     Ok(Prepared { dirs, policy, request, image, data, places, rehearsed, grant, user, identity, warnings })
+}
+
+/// Reads the words after the image, where the first of them is the program: no entrypoint takes it.
+pub(super) fn settle_command(image: &StoredImage, request: &mut RunRequest) -> Result<()> {
+    let config = image.config().config().as_ref();
+    let own = config.and_then(|config| config.entrypoint().as_ref());
+    if request.entrypoint.as_ref().or(own).is_none_or(Vec::is_empty) {
+        request.args = after_image::command(&request.image, &request.args)?;
+    }
+    Ok(())
 }
 
 /// Projects' data comes into a run as `/safe_data` alone, by whatever name: a link in the directory of all projects, or a bind mount

@@ -254,7 +254,8 @@ fn circles(sources: &[Source]) -> Vec<String> {
 }
 
 /// Where root's power is named, lent or taken, and what for. Everything else has the caller's rights and no more.
-const POWER: [(&str, &str); 60] = [
+const POWER: [(&str, &str); 61] = [
+    ("commands/finding.rs", "files that the policy names may be closed to users"),
     ("host/privilege.rs", "lends it"),
     ("host/site_dir.rs", "opens what root alone can change"),
     ("host/dirs.rs", "the site's directories"),
@@ -318,7 +319,11 @@ const POWER: [(&str, &str); 60] = [
 ];
 
 /// The same for what is the record's.
-const RECORDS: [(&str, &str); 24] = [
+const RECORDS: [(&str, &str); 28] = [
+    ("commands/outputs_prune.rs", "records are root's"),
+    ("commands/records_prune.rs", "records are root's"),
+    ("commands/runs.rs", "records are root's"),
+    ("run/supervisor/record/retention.rs", "records are root's"),
     ("commands/export.rs", "opens outputs as whose they are"),
     ("commands/listed.rs", "lists of outputs are root's"),
     ("precheck/parent.rs", "starts the process that looks, writes its id map"),
