@@ -50,9 +50,9 @@ Examples:
   ces pull ghcr.io/lab/tool:1.2          fetch an approved image
   ces run ghcr.io/lab/tool:1.2           run it on the project's safe data
   ces show last                          show the last run and its outputs
-  ces doctor                             check whether this host can run containers safely
+  ces doctor                             check whether this host can run containers
 
-Exit status: the payload's own for `run` (125: nothing ran); else 0, 1 failed, 2 usage, 3 refused by policy.";
+Exit status: the program's own for `run` (125: nothing ran); else 0, 1 failed, 2 usage, 3 refused by policy.";
 
 /// The commit it was built from; told by who builds it for others (`scripts/package`).
 pub const COMMIT: &str = match option_env!("CES_COMMIT") {
@@ -67,7 +67,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 
 /// Runs approved container images on sensitive data in Trusted Research Environments.
 ///
-/// No daemon, no network, one policy. Data is at /safe_data in the container; what the payload leaves in /safe_outputs is
+/// No daemon, no network, one policy. Data is at /safe_data in the container; what the program leaves in /safe_outputs is
 /// kept in ~/outputs_ID; everything else it writes is gone after the run.
 #[derive(Debug, Parser)]
 #[command(name = "ces", version, long_version = VERSION.as_str(), max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
@@ -275,7 +275,7 @@ pub struct ExecArgs {
     /// Set a variable, over those of the run; NAME alone takes your value
     #[arg(short, long, value_name = "NAME[=VALUE]", action = clap::ArgAction::Append, allow_hyphen_values = true)]
     pub env: Vec<String>,
-    /// Start in this directory of the container [default: the payload's]
+    /// Start in this directory of the container [default: the program's]
     #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<String>,
     /// Become this user of the container first, where the run may (--profile service)
@@ -302,7 +302,7 @@ impl ExecArgs {
 #[derive(Debug, Clone, Args)]
 pub struct CompletionsArgs {
     /// The shell
-    #[arg(value_enum, value_name = "SHELL", required_unless_present = "names")]
+    #[arg(value_enum, value_name = "SHELL")]
     pub shell: Option<Shell>,
     /// Print what a completion script offers for a word: one a line
     #[arg(long, value_enum, hide = true)]

@@ -101,7 +101,9 @@ pub fn explain(error: &clap::Error) -> Option<String> {
         }
         ErrorKind::MissingRequiredArgument => {
             let missing = texts(error, ContextKind::InvalidArg)?;
-            (format!("{at} needs {}", missing.join(" and ").replace(['<', '>'], "")), help)
+            let names =
+                missing.iter().map(|name| name.split([' ', '>']).next().unwrap_or_default().trim_start_matches('<'));
+            (format!("{at} needs {}", names.collect::<Vec<_>>().join(" and ")), help)
         }
         ErrorKind::InvalidValue => {
             let option = text(error, ContextKind::InvalidArg)?;
@@ -162,6 +164,8 @@ fn text(error: &clap::Error, kind: ContextKind) -> Option<String> {
 /// What may have been meant, of what is `proposed`.
 fn near(error: &clap::Error, kind: ContextKind, proposed: impl Fn(&str) -> bool) -> Option<String> {
     let mut near: Vec<String> = texts(error, kind)?.into_iter().filter(|word| proposed(word)).collect();
+    // clap has the likeliest last.
+    near.reverse();
     near.truncate(3);
     let near: Vec<String> = near.iter().map(|word| format!("`{word}`")).collect();
     (!near.is_empty()).then(|| format!("did you mean {}?", near.join(" or ")))
@@ -198,7 +202,7 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_told_in_the_form_of_all_errors() {
         for (line, want) in [
-            ("ces inspekt x", "error: ces has no command `inspekt`\nhint: did you mean `inspect`?\n"),
+            ("ces inspekt x", "error: ces has no command `inspekt`\nhint: did you mean `inspect` or `spec`?\n"),
             ("ces qqq", "error: ces has no command `qqq`\nhint: ces --help lists the commands\n"),
             ("ces policy shwo", "error: ces policy has no command `shwo`\nhint: did you mean `show`?\n"),
             ("ces run --memroy 1g img", "error: ces run has no option `--memroy`\nhint: did you mean `--memory`?\n"),

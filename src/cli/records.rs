@@ -61,9 +61,9 @@ pub struct RunsArgs {
 /// How far a run came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RunState {
-    /// The payload is running
+    /// The program is running
     Running,
-    /// The payload has ended
+    /// The program has ended
     Finished,
     /// Nothing ran
     Refused,

@@ -20,7 +20,7 @@ Examples:
 podman options that are already the default here (--rm, --init, --network none, …) are accepted and ignored; options
 that would weaken the isolation (--privileged, --network host, …) are refused.
 
-Exit status: the payload's own; 124 deadline; 125 ces failed or refused; 126 not executable; 127 not found;
+Exit status: the program's own; 124 deadline; 125 ces failed or refused; 126 not executable; 127 not found;
 128+N killed by signal N.";
 
 /// Shown after `ces pull --help`.

@@ -153,8 +153,11 @@ fn decide(
     // With a single id all files of the image are the user's own, whatever their group.
     if identity.own_groups.len() < user.groups.len() && !identity.container.is_single() {
         warnings.push(format!(
-            "the image's user is in {} groups of the image that this run does not have: {}",
-            user.groups.len() - identity.own_groups.len(),
+            "the image's user is in {} of the image that this run does not have: {}",
+            match user.groups.len() - identity.own_groups.len() {
+                1 => "1 group".to_owned(),
+                groups => format!("{groups} groups"),
+            },
             if caller.is_privileged() {
                 "they have no ids on this host"
             } else {
@@ -220,7 +223,7 @@ fn refuse_sockets(data: &SafeData, grant: &Grant) -> Result<()> {
         .map_err(|e| Error::new(Stage::Bundle, Kind::Host, "cannot list the sockets of this host").because(e))?;
     let Some(first) = found.first() else { return Ok(()) };
     Err(Error::new(Stage::Bundle, Kind::Failed, format!("{} is a socket of the host", first.display()))
-        .because("a payload could talk to whoever listens there, past every other protection")
+        .because("a program in the container could talk to whoever listens there, past every other protection")
         .hint("end the service, or have it listen elsewhere; or bind another directory"))
 }
 

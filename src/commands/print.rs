@@ -137,7 +137,7 @@ fn print_columns<const N: usize>(rows: &[[impl AsRef<str>; N]], fit: &Fit) -> Re
 }
 
 /// How many columns the terminal has, if standard output is one.
-fn width() -> Option<usize> {
+pub fn width() -> Option<usize> {
     let stdout = std::io::stdout();
     let size = stdout.is_terminal().then(|| terminal::size(stdout.as_fd())).flatten()?;
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
@@ -152,7 +152,7 @@ enum Fit {
 }
 
 /// No column is made narrower.
-const NARROWEST: usize = 10;
+const NARROWEST: usize = 6;
 
 fn columns<const N: usize>(rows: &[[impl AsRef<str>; N]], room: Option<usize>, fit: &Fit) -> String {
     let mut widths = [0; N];
@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(columns(&ROWS, Some(63), &Fit::Cut), whole);
         let cut = columns(&ROWS, Some(40), &Fit::Cut);
         assert_eq!(cut.lines().map(length).max(), Some(40), "{cut}");
-        assert!(cut.contains("registry.example/…") && cut.contains("killed by signa…"), "{cut}");
+        assert!(cut.contains("registry.example…") && cut.contains("killed by signal…"), "{cut}");
         let ids = [["20261130T062025-fa960a", "x"]];
         assert!(columns(&ids, Some(5), &Fit::Cut).starts_with("20261130T062025-fa960a"));
     }

@@ -40,26 +40,59 @@ pub fn runs(global: &Global, args: &RunsArgs) -> Result<u8> {
         return runs.iter().try_for_each(|run| print::line(run.id.as_str())).map(|()| 0);
     }
     let document = || serde_json::to_value(&runs).map_err(|e| Error::new(Stage::Cli, Kind::Failed, e.to_string()));
-    // A spreadsheet gets every column; on a terminal the caller's own name is no news.
-    if site.caller.sees_everyone() || form == Format::Csv {
-        let head = ["ID", "STARTED", "NAME", "RESEARCHER", "PROJECT", "IMAGE", "TIME", "EXIT", "OUTPUTS", "ENDED"];
-        let mut rows = vec![head.map(Cow::Borrowed)];
-        rows.extend(runs.iter().map(|run| {
-            let [id, started, name, project, image, time, exit, outputs, ended] = row(run);
-            [id, started, name, Cow::Borrowed(&*run.researcher), project, image, time, exit, outputs, ended]
-        }));
-        print::list(form, &rows, document)?;
-    } else {
-        let head = ["ID", "STARTED", "NAME", "PROJECT", "IMAGE", "TIME", "EXIT", "OUTPUTS", "ENDED"];
-        let mut rows = vec![head.map(Cow::Borrowed)];
-        rows.extend(runs.iter().map(row));
-        print::list(form, &rows, document)?;
+    let everyones = site.caller.sees_everyone();
+    // A spreadsheet gets every column. In a table the caller's own name is no news; in a narrow one neither are the time of the start,
+    // with which the id begins, and the exit status, which is told with the end.
+    let narrow = form == Format::Table && print::width().is_some_and(|columns| columns < WIDE);
+    match (form == Format::Csv || everyones, narrow) {
+        (true, false) => print::list(
+            form,
+            &rows(&runs, |[id, started, name, who, project, image, time, exit, files, ended]| {
+                [id, started, name, who, project, image, time, exit, files, ended]
+            }),
+            document,
+        ),
+        (false, false) => print::list(
+            form,
+            &rows(&runs, |[id, started, name, _, project, image, time, exit, files, ended]| {
+                [id, started, name, project, image, time, exit, files, ended]
+            }),
+            document,
+        ),
+        (true, true) => print::list(
+            form,
+            &rows(&runs, |[id, _, name, who, project, image, time, _, files, ended]| {
+                [id, name, who, project, image, time, files, ended]
+            }),
+            document,
+        ),
+        (false, true) => print::list(
+            form,
+            &rows(&runs, |[id, _, name, _, project, image, time, _, files, ended]| {
+                [id, name, project, image, time, files, ended]
+            }),
+            document,
+        ),
     }
-    Ok(0)
+    .map(|()| 0)
 }
 
-/// Id, beginning, name, project, image, wall time, exit status, number of files in the outputs, and how it ended.
-fn row<'a>(run: &'a Entry<'_>) -> [Cow<'a, str>; 9] {
+/// A terminal with fewer columns is narrow.
+const WIDE: usize = 120;
+
+const HEAD: [&str; 10] =
+    ["ID", "STARTED", "NAME", "RESEARCHER", "PROJECT", "IMAGE", "TIME", "EXIT", "OUTPUTS", "ENDED"];
+
+/// The head and a row for each run, with the columns that are chosen.
+fn rows<'a, const N: usize>(
+    runs: &'a [Entry<'_>],
+    choose: impl Fn([Cow<'a, str>; 10]) -> [Cow<'a, str>; N],
+) -> Vec<[Cow<'a, str>; N]> {
+    std::iter::once(HEAD.map(Cow::Borrowed)).chain(runs.iter().map(row)).map(choose).collect()
+}
+
+/// Id, beginning, name, researcher, project, image, wall time, exit status, number of files in the outputs, and how it ended.
+fn row<'a>(run: &'a Entry<'_>) -> [Cow<'a, str>; 10] {
     let or_none = |text: &'a Option<Cow<'_, str>>| Cow::Borrowed(text.as_deref().unwrap_or("-"));
     let number = |number: Option<String>| number.map_or(Cow::Borrowed("-"), Cow::Owned);
     let ended = match run.state {
@@ -73,7 +106,8 @@ fn row<'a>(run: &'a Entry<'_>) -> [Cow<'a, str>; 9] {
     let outputs = number(run.outputs.map(|files| files.to_string()));
     let (id, image) = (Cow::Borrowed(run.id.as_str()), Cow::Borrowed(&*run.image));
     let started = Cow::Owned(to_the_minute(&run.started));
-    [id, started, or_none(&run.name), or_none(&run.project), image, time, exit, outputs, Cow::Borrowed(ended)]
+    let (name, project, who) = (or_none(&run.name), or_none(&run.project), Cow::Borrowed(&*run.researcher));
+    [id, started, name, who, project, image, time, exit, outputs, Cow::Borrowed(ended)]
 }
 
 /// `2026-11-30 06:20` of `2026-11-30T06:20:25.123Z` (UTC).

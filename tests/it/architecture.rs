@@ -121,6 +121,7 @@ fn wall_clock(sources: &[Source]) -> Vec<String> {
         "commands/prepare.rs",
         "commands/facts.rs",
         "image/pull.rs",
+        "image/source/registry/http.rs",
         "commands/pull_outlook.rs",
         "commands/vulndb.rs",
     ];

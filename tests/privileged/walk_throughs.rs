@@ -47,7 +47,7 @@ fn a_researcher_who_knows_podman_comes_to_a_result_by_the_hints() {
     let ran = desk.ces(&["run", "--rm", "--memory", "100g", "lab/tool:1.0", "true"]);
     ran.refuses(125, &["allows 2 GiB at most", "IG, ext. 1234"]);
     // The result is written where nothing is kept: the note says where it belongs.
-    let ran = desk.ces(&["run", "--rm", "--memory", "1g", "lab/tool:1.0", "sh", "-c", script]);
+    let ran = desk.ces(&["run", "--rm", "--user", "0", "--memory", "1g", "lab/tool:1.0", "sh", "-c", script]);
     ran.exits(0);
     assert!(ran.stderr.contains("written outside /safe_outputs and is gone: /result.txt"), "{ran:?}");
     let script = script.replace("/result", "/safe_outputs/result");
@@ -102,11 +102,11 @@ fn a_sysadmin_comes_from_a_bare_host_to_an_enforced_policy_by_what_doctor_says()
     for ran in [root(&["policy", "check", "/etc/ces/policy.toml"]), root(&["doctor"])] {
         assert!(ran.exits(1).contains("/etc/ces/approved.toml") && ran.stdout.contains("FAIL"), "{ran:?}");
     }
+    fs::write(etc.join("approved.toml"), "").unwrap();
     let pulled = root(&["pull", &format!("oci:{}:demo", demo_layout().display())]);
     let digest = pulled.exits(0).trim_end().rsplit_once('@').unwrap().1.to_owned();
-    fs::write(etc.join("approved.toml"), "").unwrap();
     as_user("run localhost/demo true").refuses(125, &["approved", "IG, ext. 1234"]);
-    root(&["approve", "add", &digest, "--until", "2099-01-01"]).exits(0);
+    root(&["approve", "add", &digest, "--project", "*", "--until", "2099-01-01"]).exits(0);
     root(&["policy", "check", "/etc/ces/policy.toml"]).exits(0);
     let doctor = as_user("doctor");
     assert!(doctor.exits(0).contains("\nenforced: ") && !doctor.stdout.contains("FAIL"), "{doctor:?}");
