@@ -218,8 +218,9 @@ pub(super) fn finish(
     Ok((if whole { status } else { status.max(1) }, record))
 }
 
-/// Takes away what the run left, closes the record, and takes away the job. The end of the record waits in the journal meanwhile. A
-/// record that cannot be written stays there, and so does the journal: the next command of the researcher's finishes it.
+/// Takes away what the run left, closes the record, and takes away the job. The end of the record waits in the journal meanwhile,
+/// where there is something to take away. A record that cannot be written stays there, and so does the journal: the next command
+/// of the researcher's finishes it.
 ///
 /// # Errors
 /// When one of the three cannot be done.
@@ -230,8 +231,11 @@ fn close(prepared: &Prepared, job: Job, record: &mut Record) -> Result<()> {
         as_root(|root| record.keep(root, log, Document::Executed, executed));
     }
     let wait = |record: &Record, wait| as_root(|root| pending::keep(root, job.directory_of_its_own(), record, wait));
-    // Where even that cannot be written, a run whose ces is killed now is closed as interrupted.
-    wait(record, Wait::ForDeletion).ok();
+    // Empty directories are gone before the end would have been kept. Where it cannot be written, a run whose ces is killed now is
+    // closed as interrupted.
+    if job.leaves_something() {
+        wait(record, Wait::ForDeletion).ok();
+    }
     let mut deletion = Deletion::of(job.id());
     let discarded = job.discard(&prepared.identity, &mut deletion);
     as_root(|root| record.keep(root, log, Document::Deletion, deletion.document()));

@@ -50,6 +50,9 @@ TREES = {
     "jupyter": Tree("python", pip=["jupyterlab", "nbconvert", "ipykernel", "matplotlib"], run=[USER_1000]),
     "rocker": Tree("python", apt=["gosu"], run=["useradd --create-home --uid 1000 --shell /bin/bash rstudio",
                                                 "mkdir -p /var/lib/rstudio-server"]),
+    "accounts": Tree("python", apt=["sudo", "adduser", "gosu", "pamtester"], run=[
+        "useradd --create-home --uid 1000 --shell /bin/bash rstudio", "useradd --create-home --uid 1001 --gid 100 jovyan",
+        "echo kept > /home/jovyan/settings"]),
     "java": Tree("base", apt=["openjdk-17-jdk-headless"]),
     "node": Tree("base", apt=["nodejs"]),
     # PyPI's own wheel, with all that it brings for GPUs: what `pip install torch` gives.
@@ -69,6 +72,8 @@ IMAGES = {
                             "Cmd": ["jupyter", "lab", "--ip=127.0.0.1", "--port=8888", "--no-browser"],
                             "ExposedPorts": {"8888/tcp": {}}}),
     "rocker": ("rocker", {"Cmd": ["/init"], "ExposedPorts": {"8787/tcp": {}}}),
+    "rocker-init": ("accounts", {"Cmd": ["/init"], "ExposedPorts": {"8787/tcp": {}}}),
+    "jupyter-start": ("accounts", {"Entrypoint": ["start.sh"], "User": "jovyan", "WorkingDir": "/home/jovyan"}),
     "java": ("java", {"Cmd": ["java", "-version"]}),
     "node": ("node", {"Cmd": ["node"]}),
     "torch": ("torch", {"Cmd": ["python3"], "Env": [*ENV, "HF_HUB_OFFLINE=1"]}),

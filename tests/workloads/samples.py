@@ -270,6 +270,29 @@ def rocker(session):
         expect(status == 200 and "uid 1000" in text, f"the page is {status}: {text[:80]}")
 
 
+def rocker_init(session):
+    """Rocker's root entry point, command for command (`--profile service`): `usermod`, `groupmod`, `chpasswd`, `adduser`, a log-in through PAM, `su`, `runuser`, `sudo`, `gosu`"""
+    port, asked = free_port(), {"USER": "ann", "PASSWORD": "a-password", "USERID": "1234", "GROUPID": "1235"}
+    options = [word for name, value in asked.items() for word in ("-e", f"{name}={value}")]
+    with session.service("rocker-init", options=["--profile", "service", "-p", f"{port}:8787", *options]) as running:
+        status, text = clients.patiently(running, lambda: clients.ask(port, "GET", "/"))
+    expect(status == 200 and "uid 1234 gid 1235, ann sudo staff, ann ann ann ann, ann:ann" in text, f"the page is {status}: {text[:120]}")
+
+
+def jupyter_start(session):
+    """Jupyter's root entry point, command for command (`--profile service --user root`): `userdel`, `useradd`, `usermod`, `sudoers`, and `sudo` starts the command"""
+    options = ["--profile", "service", "--user", "root", "-e", "CHOWN_HOME=yes", "-e", "NB_USER=ann",
+               "-e", "CHOWN_EXTRA=/safe_outputs"]
+    say = "echo $(id -un) $(id -u) $(id -g) $HOME $(cat settings) > /safe_outputs/who; cat /safe_outputs/who"
+    session.run("jupyter-start", "sh", "-c", say, options=[*options, "-e", "NB_UID=1234"])
+    expect(session.output("who").split() == b"ann 1234 100 /home/ann kept".split(), f"it said {session.output('who')}")
+    session.run("jupyter-start", "sh", "-c", say, options=options)
+    expect(session.output("who").split() == b"ann 1001 100 /home/ann kept".split(), f"it said {session.output('who')}")
+    # Without root it is the image's own user, as on every host.
+    session.run("jupyter-start", "sh", "-c", "id -un > /safe_outputs/who")
+    expect(session.output("who") == b"jovyan\n", f"it said {session.output('who')}")
+
+
 def java(session):
     """Java: compile and run, threads, a sub-process, a heap told by JAVA_TOOL_OPTIONS (it does not see the limit itself)"""
     source = session.put("Job.java", """
@@ -434,8 +457,8 @@ def guide(session):
 SAMPLES = [
     (guide, "jupyter"), (script, "script"), (hints, "hints"), (python_figure, "figure"), (notebook, "jupyter"), (jupyter, "jupyter"),
     (browser, "jupyter"), (r_plot, "r"), (r_prompt, "r"), (octave, "octave"), (postgres_root, "postgres"), (postgres_user, "postgres"),
-    (rocker, "rocker"), (java, "java"), (node, "node"), (torch_loader, "torch"), (torch_distributed, "torch"),
-    (torch_model, "torch"),
+    (rocker, "rocker"), (rocker_init, "rocker-init"), (jupyter_start, "jupyter-start"), (java, "java"), (node, "node"),
+    (torch_loader, "torch"), (torch_distributed, "torch"), (torch_model, "torch"),
 ]
 
 # What is refused to whom: the words by which it is known, and the reason for the table. Nothing is, at present.

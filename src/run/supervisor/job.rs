@@ -20,6 +20,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use nix::dir::Dir;
 use nix::fcntl::{Flock, OFlag, openat};
 use nix::sys::stat::{Mode, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
@@ -107,7 +108,7 @@ impl Job {
         let inode = |dir: &Option<OwnedFd>| dir.as_ref().and_then(inode_of);
         let noted = Made { scratch: inode(&self.scratch), outputs: inode(&self.outputs) };
         as_root(|root| {
-            noted.save(root, &self.dir)?;
+            noted.save(root, &self.dir, &self.lock)?;
             self.bound(root)
         })?;
         self.give_to_payload(identity)
@@ -210,6 +211,18 @@ impl Job {
             // What is left is tried again, with more power.
             removal::content_counted(scratch, &|uid| uid == own, &self.emptied).ok();
         }
+    }
+
+    /// Whether there is something to remove: in scratch, or over the image. Where that cannot be seen, there may be.
+    pub fn leaves_something(&self) -> bool {
+        let none = |dir: nix::Result<Dir>| {
+            // Two entries are the directory's own names.
+            dir.is_ok_and(|mut dir| dir.iter().take(3).filter(Result::is_ok).count() == 2)
+        };
+        let listed = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let scratch = self.scratch.as_ref().map(|scratch| Dir::openat(scratch, ".", listed, Mode::empty()));
+        let upper = as_root(|_| Dir::open(&self.places.work.join("upper"), listed, Mode::empty()));
+        !(scratch.is_none_or(none) && none(upper))
     }
 
     /// Removes all that is not to be kept: scratch and the throw-away directory; what went, is in `deletion`.

@@ -8,9 +8,9 @@
 //! ```text
 //! RUNNING/.names           held while a job takes a name
 //! RUNNING/.new-<host>:<machine>:<boot>:<pid>:<id>/   being made, renamed when it is whole; or being removed
-//! RUNNING/<id>/lock        held by the supervising ces as long as it lives
+//! RUNNING/<id>/lock        held by the supervising ces as long as it lives; in it, which directories were made for the job, by their
+//!                          inodes (versions before had them in made.json)
 //! RUNNING/<id>/job.json    the journal
-//! RUNNING/<id>/made.json   which directories were made for it, by their inodes
 //! RUNNING/<id>/ending.json the end of its record, while what it left is removed (`super::record::pending`)
 //! ```
 //!
@@ -107,7 +107,7 @@ impl Journal {
 /// An inode: its file system and its number.
 pub type Inode = (u64, u64);
 
-/// The directories that were made for a job (`made.json`).
+/// The directories that were made for a job: the content of its lock, for a file less to be made in every run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Made {
     /// Scratch.
@@ -121,12 +121,9 @@ impl Made {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn save(&self, _: &Root, dir: &Path) -> Result<()> {
-        let write = || -> std::io::Result<()> {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(dir.join(MADE))?;
-            file.write_all(&serde_json::to_vec(self)?)
-        };
-        write().map_err(|e| fail_path("write into", dir, &e))
+    pub fn save(&self, _: &Root, dir: &Path, lock: &File) -> Result<()> {
+        let write = |mut lock: &File| -> std::io::Result<()> { lock.write_all(&serde_json::to_vec(self)?) };
+        write(lock).map_err(|e| fail_path("write into", dir, &e))
     }
 
     /// What was noted; nothing, where `ces` was killed before.
@@ -135,11 +132,12 @@ impl Made {
     /// When it could have been written by others.
     pub fn load(_: &Root, dirs: &Dirs, id: &JobId) -> Result<Self> {
         let Some(dir) = dirs.running.below(OsStr::new(id.as_str()))? else { return Ok(Self::default()) };
-        Ok(document(&dir, MADE)?.unwrap_or_default())
+        let noted = document(&dir, LOCK)?.map_or_else(|| document(&dir, "made.json"), |made| Ok(Some(made)))?;
+        Ok(noted.unwrap_or_default())
     }
 }
 
-const MADE: &str = "made.json";
+const LOCK: &str = "lock";
 /// No journal is longer.
 const LARGEST: u64 = 1 << 20;
 
@@ -176,7 +174,7 @@ pub fn begin(root: &Root, dirs: &Dirs, journal: &Journal) -> Result<(PathBuf, Fl
     let create = |name: &str| OpenOptions::new().write(true).create_new(true).mode(0o600).open(new.join(name));
     let lock = || -> std::io::Result<Flock<File>> {
         private(&new)?;
-        let lock = Flock::lock(create("lock")?, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| e)?;
+        let lock = Flock::lock(create(LOCK)?, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| e)?;
         create("job.json")?.write_all(&serde_json::to_vec_pretty(journal)?)?;
         fs::rename(&new, &dir)?;
         Ok(lock)
@@ -240,9 +238,8 @@ fn one(dirs: &Dirs, here: &Machine, name: &OsStr) -> Result<Option<(Journal, Lif
     let id = name.to_str().map(JobId::parse).transpose()?;
     let (Some(id), Some(dir)) = (id, dirs.running.below(name)?) else { return Ok(None) };
     // Looked at before it is opened to be written, which NFS asks of what is to be locked.
-    let Some(looked_at) = dir.document(OsStr::new("lock"))? else { return Ok(None) };
-    let Ok(lock) = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(dir.join("lock"))
-    else {
+    let Some(looked_at) = dir.document(OsStr::new(LOCK))? else { return Ok(None) };
+    let Ok(lock) = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(dir.join(LOCK)) else {
         return Ok(None);
     };
     drop(looked_at);
@@ -335,7 +332,7 @@ pub fn forget(_: &Root, dirs: &Dirs, id: &JobId, lock: Flock<File>) -> Result<()
     // The end of its record, which is where records are by now.
     fs::remove_file(aside.join("ending.json")).ok();
     // What else may be there is the socket of `ces exec`.
-    let known = ["job.json", MADE, "lock"].iter().try_for_each(|name| fs::remove_file(aside.join(name)));
+    let known = ["job.json", LOCK].iter().try_for_each(|name| fs::remove_file(aside.join(name)));
     let mut removed = known.and_then(|()| fs::remove_dir(&aside)).or_else(|_| fs::remove_dir_all(&aside));
     for _ in 0..LATE_LOOKS {
         match removed.as_ref().map_err(std::io::Error::kind) {

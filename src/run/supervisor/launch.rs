@@ -88,8 +88,8 @@ pub struct Checked {
     pub warnings: Vec<String>,
 }
 
-/// Runs the container to its end, in the process `idle`; `meanwhile` is called in a thread of its own while the container is made
-/// and must succeed before anything starts; `before_start` is called when everything is in force and nothing of the payload has
+/// Runs the container to its end, in the process `idle`; `meanwhile` is called while the container is made, by a process that
+/// would only wait, and must succeed before anything starts; `before_start` is called when everything is in force and nothing of the payload has
 /// run, and may still refuse; `at_end` when nothing of the container runs any more, while the kernel takes its namespaces
 /// apart.
 ///
@@ -98,11 +98,7 @@ pub struct Checked {
 pub fn launch<T>(
     idle: Idle,
     mut launch: Launch<'_>,
-    hooks: (
-        impl FnOnce() -> Result<()> + Send,
-        impl FnOnce(&Checked) -> Result<()>,
-        impl FnOnce(&mut Reading<'_>) -> T,
-    ),
+    hooks: (impl FnOnce() -> Result<()>, impl FnOnce(&Checked) -> Result<()>, impl FnOnce(&mut Reading<'_>) -> T),
 ) -> Result<(Outcome, Usage, T)> {
     let mut signals = Signals::hold()?;
     let identity = launch.identity;
@@ -224,7 +220,7 @@ fn converse<T>(
     stage: StageProcess,
     prepared: Option<Placed>,
     (meanwhile, before_start, at_end): (
-        impl FnOnce() -> Result<()> + Send,
+        impl FnOnce() -> Result<()>,
         impl FnOnce(&Checked) -> Result<()>,
         impl FnOnce(&mut Reading<'_>) -> T,
     ),
@@ -238,24 +234,22 @@ fn converse<T>(
         Err(error) => return (Err(error), prepared.and_then(|(cgroup, _)| cgroup)),
     };
     // Being moved into a cgroup waits for the kernel (an RCU grace period, milliseconds): meanwhile the stage mounts. The
-    // threads have ended before this process forks again.
+    // thread has ended before this process forks again.
     let (created, placed) = std::thread::scope(|scope| {
-        let meanwhile = scope.spawn(meanwhile);
         let mut placed = prepared.map(Ok);
         let mut placing = placed.is_none().then(|| scope.spawn(|| as_root(|root| place(root, launch, pid))));
-        let created = until_created(launch, &stage, || {
+        let in_cgroup = || {
             if let Some(thread) = placing.take() {
                 placed = thread.join().ok();
             }
             matches!(placed, Some(Ok((_, Ok(_)))))
-        });
+        };
+        let created = until_created(launch, &stage, in_cgroup, meanwhile);
         // An early end: the thread is joined all the same.
         if let Some(thread) = placing.take() {
             placed = thread.join().ok();
         }
-        let lost = |_| Err(Error::new(Stage::Run, Kind::Failed, "what was to be done meanwhile has failed"));
-        let meanwhile = meanwhile.join().unwrap_or_else(lost);
-        (created.and_then(|created| meanwhile.map(|()| created)), placed)
+        (created, placed)
     });
     let (cgroup, warnings) = match placed {
         Some(Ok((cgroup, Ok(warnings)))) => (cgroup, warnings),
@@ -285,9 +279,10 @@ fn converse<T>(
         }
         as_root(|root| watch.container(root, init));
         let exec = launch.exec.as_ref().map(|(listener, log)| -> Result<ExecServer<'_>> {
+            let copied = listener.try_clone();
             let copied =
-                |e: std::io::Error| Error::new(Stage::Run, Kind::Failed, "cannot copy a descriptor").because(e);
-            let (listener, cgroup) = (listener.try_clone().map_err(copied)?, cgroup.as_ref());
+                copied.map_err(|e| Error::new(Stage::Run, Kind::Failed, "cannot copy a descriptor").because(e));
+            let (listener, cgroup) = (copied?, cgroup.as_ref());
             let check = move |pid: Pid, terminal: Option<Device>, user: Option<(u32, u32)>| {
                 let limits = as_root(|root| cgroup.map(|cgroup| cgroup.observed(root)).transpose())?;
                 let mut expected = Expected { terminal, ..expected.clone() };
@@ -333,15 +328,28 @@ struct Waiting {
 }
 
 /// Answers the stage process until the container is created; `in_cgroup` waits until it is in its cgroup, and tells
-/// whether that went well.
-fn until_created(launch: &Launch<'_>, stage: &StageProcess, mut in_cgroup: impl FnMut() -> bool) -> Result<Waiting> {
+/// whether that went well. `meanwhile` is called once, as soon as the stage has its ids and makes the container: it asks for
+/// little then, and is not done sooner than what is written to a disk.
+fn until_created(
+    launch: &Launch<'_>,
+    stage: &StageProcess,
+    mut in_cgroup: impl FnMut() -> bool,
+    meanwhile: impl FnOnce() -> Result<()>,
+) -> Result<Waiting> {
     let identity = launch.identity;
+    let mut meanwhile = Some(meanwhile);
+    let mut do_meanwhile = || meanwhile.take().map_or(Ok(()), |meanwhile| meanwhile());
+    if !identity.caller.is_privileged() {
+        // A user's stage has had its ids for long.
+        do_meanwhile()?;
+    }
     loop {
         let (message, mut passed) = stage.receive()?.unzip();
         match message {
             Some(FromStage::NeedsMaps) => {
                 as_root(|_| identity.container.write(stage.pid(), identity.caller.is_privileged()))?;
                 stage.channel.send(&ToStage::MapsWritten)?;
+                do_meanwhile()?;
             }
             Some(FromStage::NeedsCgroup) => {
                 if !in_cgroup() {
@@ -355,15 +363,13 @@ fn until_created(launch: &Launch<'_>, stage: &StageProcess, mut in_cgroup: impl 
                 if terminal.is_some() != launch.tty {
                     return Err(Error::new(Stage::Run, Kind::Failed, "the container's terminal did not come"));
                 }
+                do_meanwhile()?;
                 return Ok(Waiting { init: Pid::from_raw(init), moved, terminal });
             }
             Some(FromStage::Failed(failure)) => return Err(failure.into()),
             Some(FromStage::Finished | FromStage::RelayLost) | None => {
-                return Err(Error::new(
-                    Stage::Run,
-                    Kind::Failed,
-                    "the stage process ended before the container was created",
-                ));
+                let ended = "the stage process ended before the container was created";
+                return Err(Error::new(Stage::Run, Kind::Failed, ended));
             }
         }
     }

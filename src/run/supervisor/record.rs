@@ -289,11 +289,9 @@ impl Record {
         // What ends is recorded in any case.
         let line = self.line(Some(&text));
         let written = audit::write_line(root, log, &line);
-        let told = std::thread::scope(|scope| -> Result<Result<()>> {
-            let waiting = written.map(|written| scope.spawn(|| written.wait().map(drop)));
-            self.put(root, log, &text)?;
-            Ok(waiting.and_then(|waiting| waiting.join().unwrap_or_else(|_| Err(lost_line()))))
-        })?;
+        let put = self.put(root, log, &text);
+        let told = written.and_then(|written| written.wait().map(drop));
+        put?;
         // There is more room now.
         told.or_else(|_| audit::append(root, log, &line).map(drop))
     }
@@ -438,10 +436,6 @@ fn allocate(mut file: &File, bytes: u64) -> std::io::Result<()> {
         }
         done => done.map_err(Into::into),
     }
-}
-
-fn lost_line() -> Error {
-    Error::new(Stage::Record, Kind::Failed, "cannot tell whether a line is in the audit log")
 }
 
 fn fail(path: &Path, e: std::io::Error) -> Error {

@@ -30,11 +30,8 @@ fn honest(attack: &Attack) -> Value {
 fn write(attack: &Attack, name: &str, journal: &Value, made: Option<&Value>) {
     let dir = place(attack, name);
     attack.directory(&dir, (0, 0), 0o700);
-    attack.file(&dir.join("lock"), "", (0, 0), 0o600);
+    attack.file(&dir.join("lock"), &made.map(Value::to_string).unwrap_or_default(), (0, 0), 0o600);
     attack.file(&dir.join("job.json"), &journal.to_string(), (0, 0), 0o600);
-    if let Some(made) = made {
-        attack.file(&dir.join("made.json"), &made.to_string(), (0, 0), 0o600);
-    }
 }
 
 /// What three people's next commands do of it.
@@ -176,7 +173,10 @@ fn a_journal_that_others_than_root_could_have_written_is_left_alone() {
         ("its lock is a fifo", &|| replace("lock", &fifo)),
         ("it is a directory", &|| replace("job.json", &|at| fs::create_dir(at).unwrap())),
         ("it is a device", &|| replace("job.json", &|at| symlink("/dev/zero", at).unwrap())),
-        ("what was made is a researcher's", &|| chown(dir.join("made.json"), Some(own), None).unwrap()),
+        ("what was made, as versions before noted it, is a researcher's", &|| {
+            fs::write(dir.join("lock"), "").unwrap();
+            attack.file(&dir.join("made.json"), &made.to_string(), (own, own), 0o600);
+        }),
     ];
     for (what, change) in odd {
         write(&attack, ID, &honest(&attack), Some(&made));
@@ -201,6 +201,24 @@ fn a_journal_that_others_than_root_could_have_written_is_left_alone() {
     fs::rename(attack.tmp("ces/journal"), &dir).unwrap();
     attack.ces(&["ps"]).exits(0);
     assert!(!scratch.exists() && !dir.exists());
+}
+
+#[test]
+fn a_journal_of_a_version_before_is_obeyed_like_one_of_today() {
+    let Some(attack) = Attack::new() else { return };
+    let own = attack.desk.owner();
+    for (lock, beside) in [(true, false), (false, true)] {
+        let scratch = attack.home(&format!("scratch_{ID}"));
+        attack.directory(&scratch, (own, own), 0o700);
+        let found = fs::metadata(&scratch).unwrap();
+        let made = json!({"scratch": [found.dev(), found.ino()], "outputs": null});
+        write(&attack, ID, &honest(&attack), lock.then_some(&made));
+        if beside {
+            attack.file(&place(&attack, ID).join("made.json"), &made.to_string(), (0, 0), 0o600);
+        }
+        attack.ces(&["ps"]).exits(0);
+        assert!(!scratch.exists() && !place(&attack, ID).exists(), "in the lock: {lock}");
+    }
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn a_directory_of_anothers_with_the_number_of_a_runs_own_is_left_alone_too() {
         let (from, to) = (theirs.display(), place.display());
         attack.sh(&format!("rm -r {to} && mv -T {from} {to}")).exits(0);
         let found = fs::metadata(&place).unwrap();
-        let noted = attack.tmp("ces/run").join(&id).join("made.json");
+        let noted = attack.tmp("ces/run").join(&id).join("lock");
         let mut made: serde_json::Value = serde_json::from_str(&fs::read_to_string(&noted).unwrap()).unwrap();
         made[which] = json!([found.dev(), found.ino()]);
         fs::write(&noted, made.to_string()).unwrap();
