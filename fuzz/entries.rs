@@ -328,7 +328,15 @@ pub fn version(data: &[u8]) {
 
 /// A record of vulnerability data: what is kept of it has bounded names, no control characters, and is the same when it is read again.
 pub fn osv(data: &[u8]) {
-    let Ok(parsed) = vulndb::osv::parse(data) else { return };
+    vulndb::osv::parse(data).into_iter().for_each(kept);
+}
+
+/// The same of a vendor's document.
+pub fn csaf(data: &[u8]) {
+    vulndb::csaf::parse(data).into_iter().for_each(kept);
+}
+
+fn kept(parsed: vulndb::osv::Parsed) {
     for (ecosystem, name, record) in parsed.entries {
         let order = vulndb::ecosystem::order(&ecosystem).expect("an ecosystem with an order");
         let texts =

@@ -38,8 +38,11 @@ pub fn packages(data: &[u8]) {
     check(pacman::desc(data, "var/lib/pacman/local/a-1-1/desc"));
     claims(pacman::files(data, "var/lib/pacman/local/a-1-1/files"));
     check(python::metadata(data, "x.dist-info/METADATA"));
-    claims([python::record(data, "x", "a/x.dist-info/RECORD"), python::installed_files(data, "x", "a/x.egg-info/y")]);
-    both(conda::record(data, "opt/conda/conda-meta/x.json"));
+    claims([
+        python::record(data, "x", "a/x.dist-info/RECORD", &|_| true),
+        python::installed_files(data, "x", "a/x.egg-info/y", &|_| false),
+    ]);
+    both(conda::record(data, "opt/conda/conda-meta/x.json", &|_| true));
     both(npm::read(data, "a/node_modules/x/package.json"));
     both(gem::read(data, "g/specifications/x-1.gemspec"));
     both(description::read(data, PackageType::Cran, "l/x/DESCRIPTION"));

@@ -28,6 +28,8 @@ pub struct Entry {
     pub approver: String,
     /// The request that it answers.
     pub request: Option<String>,
+    /// What was read of it, as `ces stack` names it.
+    pub stack: Option<String>,
     /// What else there is to say.
     pub note: Option<String>,
 }
@@ -47,6 +49,7 @@ pub fn add(text: &str, entry: &Entry) -> Result<String> {
     };
     optional("name", &entry.name);
     optional("request", &entry.request);
+    optional("stack", &entry.stack);
     optional("note", &entry.note);
     table.insert("projects", value(Array::from_iter(&entry.projects)));
     table.insert("approved", day(entry.approved)?);
@@ -233,6 +236,7 @@ mod tests {
             expires: Some("2027-01-31".parse().unwrap()),
             approver: "A. Person".to_owned(),
             request: None,
+            stack: Some(B.to_owned()),
             note: Some("says \"quoted\"\n[[image]]\ndigest = 'x'".to_owned()),
         }
     }
@@ -245,6 +249,7 @@ mod tests {
         let [_, _, added] = read.all() else { panic!("{new}") };
         assert_eq!((added.digest.as_str(), added.projects.as_slice()), (A, ["projz".to_owned()].as_slice()));
         assert_eq!(added.note, entry(A, &[]).note, "a text is a text, whatever is in it");
+        assert_eq!(added.stack.as_deref(), Some(B));
         let first = add("", &entry(A, &["*"])).unwrap();
         assert!(first.starts_with("[[image]]\n"), "{first}");
         assert_eq!(Approved::parse(&first, "a.toml").unwrap().all().len(), 1);

@@ -2,6 +2,8 @@
 
 use clap::{Args, Subcommand};
 
+use crate::policy::approved;
+
 /// Examples of `ces request`.
 pub const REQUEST_EXAMPLES: &str = "\
 Examples:
@@ -75,7 +77,7 @@ pub enum ApproveCommand {
         json: bool,
     },
     /// Take approvals of an image back; what runs goes on
-    Revoke(RevokeArgs),
+    Revoke(ChangeArgs),
     /// Give approvals of an image another last day
     Renew(RenewArgs),
     /// Decline a request
@@ -106,6 +108,9 @@ pub struct AddArgs {
     /// The last day that it counts, such as 2027-01-31 [default: it does not end]
     #[arg(long, value_name = "DATE")]
     pub until: Option<String>,
+    /// What was read of the image, as `ces stack` names it (sha256:…): no run of another stack
+    #[arg(long, value_name = "DIGEST", value_parser = stack_digest)]
+    pub stack: Option<String>,
     /// Whatever else there is to say
     #[arg(long, value_name = "TEXT")]
     pub note: Option<String>,
@@ -114,9 +119,9 @@ pub struct AddArgs {
     pub json: bool,
 }
 
-/// `ces approve revoke`.
+/// `ces approve revoke`, and what `ces approve renew` has in common with it: which approvals to change.
 #[derive(Debug, Clone, Args)]
-pub struct RevokeArgs {
+pub struct ChangeArgs {
     /// The image: its name in the store, or sha256:…
     #[arg(value_name = "IMAGE")]
     pub image: String,
@@ -134,21 +139,12 @@ pub struct RevokeArgs {
 /// `ces approve renew`.
 #[derive(Debug, Clone, Args)]
 pub struct RenewArgs {
-    /// The image: its name in the store, or sha256:…
-    #[arg(value_name = "IMAGE")]
-    pub image: String,
     /// The new last day, such as 2027-12-31
     #[arg(long, value_name = "DATE")]
     pub until: String,
-    /// For this project alone [default: for all that it is approved for]
-    #[arg(long, value_name = "PROJECT")]
-    pub project: Option<String>,
-    /// Why, for the audit log
-    #[arg(long, value_name = "TEXT")]
-    pub note: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    /// Which approvals, and why.
+    #[command(flatten)]
+    pub change: ChangeArgs,
 }
 
 /// `ces approve check`.
@@ -163,4 +159,9 @@ pub struct CheckArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// The digest of a stack.
+fn stack_digest(text: &str) -> Result<String, String> {
+    approved::digest(text).ok_or_else(|| "it is not \"sha256:\" and 64 hexadecimal digits".to_owned())
 }

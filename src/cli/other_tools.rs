@@ -110,11 +110,11 @@ pub fn explain(error: &clap::Error) -> Option<String> {
             let option = option.split([' ', '=']).next().unwrap_or_default().to_owned();
             let value = text(error, ContextKind::InvalidValue).unwrap_or_default();
             match (value.is_empty(), texts(error, ContextKind::ValidValue)) {
-                (true, _) => (format!("{at}: {option} needs a value"), help),
+                (true, _) => (format!("{option} needs a value"), help),
                 (false, Some(valid)) => {
-                    (format!("{at}: {option} cannot be `{value}`"), format!("it is one of: {}", valid.join(", ")))
+                    (format!("{option} cannot be `{value}`"), format!("it is one of: {}", valid.join(", ")))
                 }
-                (false, None) => (format!("{at}: {option} cannot be `{value}`"), help),
+                (false, None) => (format!("{option} cannot be `{value}`"), help),
             }
         }
         ErrorKind::ArgumentConflict => {
@@ -209,7 +209,7 @@ mod tests {
             ("ces show", "error: ces show needs ID\nhint: ces show --help shows its options and examples\n"),
             (
                 "ces runs --state lost",
-                "error: ces runs: --state cannot be `lost`\nhint: it is one of: running, finished, refused, interrupted\n",
+                "error: --state cannot be `lost`\nhint: it is one of: running, finished, refused, interrupted\n",
             ),
             (
                 "ces images --json --format csv",
@@ -217,7 +217,7 @@ mod tests {
             ),
             (
                 "ces runs --since",
-                "error: ces runs: --since needs a value\nhint: ces runs --help shows its options and examples\n",
+                "error: --since needs a value\nhint: ces runs --help shows its options and examples\n",
             ),
             (
                 "ces doctor now",

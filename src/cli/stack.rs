@@ -15,6 +15,7 @@ Examples:
   ces stack tool:1.2 --only pypi                          one type of packages
   ces stack tool:1.2 --format cyclonedx -o sbom.json      for other programs
   ces stack tool:1.2 --owner /usr/local/bin/tool          which package a file belongs to
+  ces stack --approved                                    what is known today against all that is approved
 
 Exit status: 0; 1 failed; 2 usage; 3 the policy's rules for stacks (images.stack) refuse the image.";
 
@@ -43,9 +44,12 @@ pub struct StackArgs {
     /// Show what the waivers in FILE (OpenVEX or CSAF) would change; the site's own are in the policy
     #[arg(long, value_name = "FILE")]
     pub vex: Option<PathBuf>,
+    /// Judge every image that is approved by the data of today, those among them that are in the store no more (who may approve)
+    #[arg(long, conflicts_with_all = ["image", "diff", "only", "all", "owner", "vex"])]
+    pub approved: bool,
     /// Reference or digest
-    #[arg(value_name = "IMAGE")]
-    pub image: String,
+    #[arg(value_name = "IMAGE", required_unless_present = "approved")]
+    pub image: Option<String>,
 }
 
 /// How a stack is written.

@@ -7,7 +7,8 @@ use clap::{Args, Subcommand};
 const IMPORT_EXAMPLES: &str = "\
 Files of these formats, fetched elsewhere and carried in:
   OSV's export of an ecosystem           PyPI.zip, npm.zip, Debian.zip, … of osv-vulnerabilities
-  one OSV record                         GHSA-….json
+  Red Hat's and SUSE's CSAF documents    an archive of them: .tar.zst, .tar.gz, .tar, .zip
+  one OSV record or CSAF document        GHSA-….json
   Debian's security tracker              its data.json
   Alpine's security database             main.json and community.json of a release
 

@@ -9,12 +9,12 @@ use jiff::civil::Date;
 use serde_json::{Value, json};
 
 use super::image_request::{self, NamedImage, named, still_open};
-use super::{Site, events, facts, print};
+use super::{Site, events, facts, print, stack_approved, stack_gate};
 use crate::approval::edit::{self, Entry};
 use crate::approval::image_request::{Decided, Request, RequestId, State, told};
 use crate::approval::{file, requests};
 use crate::cli::Global;
-use crate::cli::approve::{AddArgs, ApproveCommand, CheckArgs, RenewArgs, RevokeArgs};
+use crate::cli::approve::{AddArgs, ApproveCommand, ChangeArgs, CheckArgs, RenewArgs};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::evidence::line::Event;
 use crate::host::privilege::{Root, as_root};
@@ -121,13 +121,16 @@ impl Approvals {
             };
             asked.as_ref().map(still_open).transpose()?;
             let entry = self.entry(args, image.as_ref(), asked.as_ref(), (today, last), note.clone())?;
+            let place = (&self.site.dirs, &self.site.caller, &self.site.policy);
+            stack_gate::may_be_approved(place, &self.site.store()?, &entry.digest, entry.stack.as_deref())?;
             let edit = |text: &str, list: &Approved| {
                 refuse_double(list, &entry, today)?;
                 Ok(Some((edit::add(text, &entry)?, ())))
             };
             let about = json!({
                 "action": "added", "digest": entry.digest, "image": entry.name, "projects": entry.projects,
-                "until": last.map(|day| day.to_string()), "request": entry.request, "note": entry.note,
+                "until": last.map(|day| day.to_string()), "request": entry.request, "stack": entry.stack,
+                "note": entry.note,
             });
             self.change(root, &edit, &about)?;
             // Whoever asked for the same has the answer, too.
@@ -138,6 +141,8 @@ impl Approvals {
             }
             Ok::<_, Error>(entry)
         })?;
+        let place = (&self.site.dirs, &self.site.caller, &self.site.policy);
+        stack_approved::keep(place, &self.site.store()?, |approved| approved.as_str() == entry.digest)?;
         let until = last.map_or_else(|| "without an end".to_owned(), |day| format!("until {day}"));
         if args.json {
             print::json(&json!({
@@ -180,6 +185,7 @@ impl Approvals {
             expires: last,
             approver: self.site.caller.name.clone(),
             request: asked.map(|request| request.id.to_string()),
+            stack: args.stack.clone(),
             note,
         })
     }
@@ -190,65 +196,50 @@ impl Approvals {
     }
 
     fn decline(&self, words: &str, note: Option<&str>, json: bool) -> Result<u8> {
-        let (id, note) = (RequestId::parse(words)?, note.map(|note| told("note", note)).transpose()?);
-        let request = as_root(|root| {
-            let held = requests::hold(root, &self.site.dirs.log)?;
-            let mut request = held.find(None, &id)?;
-            still_open(&request)?;
+        let note = note.map(|note| told("note", note)).transpose()?;
+        image_request::settle(&self.site, (None, words), ("declined", json), &|request| {
             request.state = State::Declined;
             request.decided = Some(self.decided(None, note.clone()));
-            self.tell(image_request::summary("declined", &request, note.as_deref()))?;
-            held.settle(&request)?;
-            Ok::<_, Error>(request)
-        })?;
-        if json {
-            print::json(&request)?
-        } else {
-            print::line(&format!("declined {id}"))?
-        }
-        Ok(0)
+            self.tell(image_request::summary("declined", request, note.as_deref()))
+        })
     }
 
-    fn revoke(&self, args: &RevokeArgs) -> Result<u8> {
-        let note = args.note.as_deref().map(|note| told("note", note)).transpose()?;
-        let image = named(&self.site, &args.image)?;
-        let edit = |text: &str, _: &Approved| {
-            let (new, changed) = edit::revoke(text, &image.digest, args.project.as_deref())?;
-            Ok((changed > 0).then_some((new, ())))
-        };
-        self.changed("revoked", (&image, args.project.as_deref(), None), &edit, (note, args.json))
+    fn revoke(&self, args: &ChangeArgs) -> Result<u8> {
+        self.changed("revoked", args, None, |text, digest| edit::revoke(text, digest, args.project.as_deref()))
     }
 
     fn renew(&self, args: &RenewArgs) -> Result<u8> {
-        let note = args.note.as_deref().map(|note| told("note", note)).transpose()?;
-        let (image, last) = (named(&self.site, &args.image)?, day(&args.until)?);
-        let edit = |text: &str, _: &Approved| {
-            let (new, changed) = edit::renew(text, &image.digest, args.project.as_deref(), last)?;
-            Ok((changed > 0).then_some((new, ())))
-        };
-        self.changed("renewed", (&image, args.project.as_deref(), Some(last)), &edit, (note, args.json))
+        let last = day(&args.until)?;
+        let renew = |text: &str, digest: &str| edit::renew(text, digest, args.change.project.as_deref(), last);
+        self.changed("renewed", &args.change, Some(last), renew)
     }
 
-    /// A change of approvals that are there.
+    /// A change of approvals that are there: `change` gives the list's new text, and how many it changed.
     fn changed(
         &self,
         action: &str,
-        (image, project, last): (&NamedImage, Option<&str>, Option<Date>),
-        edit: file::Edit<'_, ()>,
-        (note, as_json): (Option<String>, bool),
+        args: &ChangeArgs,
+        last: Option<Date>,
+        change: impl Fn(&str, &str) -> Result<(String, usize)>,
     ) -> Result<u8> {
+        let note = args.note.as_deref().map(|note| told("note", note)).transpose()?;
+        let (image, project) = (named(&self.site, &args.image)?, args.project.as_deref());
+        let edit = |text: &str, _: &Approved| {
+            let (new, changed) = change(text, &image.digest)?;
+            Ok((changed > 0).then_some((new, ())))
+        };
         let until = last.map(|day| day.to_string());
         let about = json!({
             "action": action, "digest": image.digest, "image": image.name, "project": project, "until": until, "note": note,
         });
-        if !as_root(|root| self.change(root, edit, &about))? {
+        if !as_root(|root| self.change(root, &edit, &about))? {
             let whom = project.map_or_else(String::new, |project| format!(" for {project} by name"));
             return Err(Error::new(Stage::Policy, Kind::Missing, format!("{} is not approved{whom}", image.digest))
                 .hint("ces approve list lists what is"));
         }
         let whom = project.map_or_else(String::new, |project| format!(" for {project}"));
         let until = until.map_or_else(String::new, |day| format!(" until {day}"));
-        if as_json {
+        if args.json {
             print::json(&about)?
         } else {
             print::line(&format!("{action} {}{whom}{until}", image.digest))?
@@ -348,7 +339,10 @@ fn refuse_double(list: &Approved, entry: &Entry, today: Date) -> Result<()> {
     };
     let has = |project: &String| {
         let project = if project == "*" { None } else { Some(project.as_str()) };
-        list.of(&entry.digest, project).first().is_some_and(|approval| approval.counts_on(today) && lasts(approval))
+        // One that names the stack that was read is none for another.
+        let same = |approval: &Approval| approval.stack.is_none() || approval.stack == entry.stack;
+        let covers = |approval: &&Approval| approval.counts_on(today) && lasts(approval) && same(approval);
+        list.of(&entry.digest, project).iter().any(covers)
     };
     if entry.projects.iter().all(has) {
         return Err(Error::new(Stage::Policy, Kind::Failed, format!("{} is approved already", entry.digest))
@@ -373,6 +367,7 @@ fn shown(approval: &Approval, today: Date) -> Value {
         "digest": approval.digest, "image": approval.name, "projects": approval.projects,
         "approved": approval.approved.map(|day| day.to_string()), "expires": approval.expires.map(|day| day.to_string()),
         "days_left": approval.expires.map(|last| days(today, last)), "counts": approval.counts_on(today),
-        "approver": approval.approver, "request": approval.request, "note": approval.note, "place": approval.origin,
+        "approver": approval.approver, "request": approval.request, "stack": approval.stack, "note": approval.note,
+        "place": approval.origin,
     })
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::precheck::kept_precheck;
 use super::{Site, events, print, records};
 use crate::cli::Global;
 use crate::cli::audit::{AuditCommand, LogArgs, VerifyArgs};
@@ -153,21 +154,24 @@ fn records_of(site: &Site, found: &Checked) -> Vec<Problem> {
             .map(|_| Problem { line: 0, what: "all records are gone".to_owned() })
             .collect();
     };
+    let records = found.records.iter().map(|(run, sha256)| ("record", format!("{run}.json"), run, sha256));
+    let prechecks = found.prechecks.iter().map(|(run, sha256)| ("pre-check", kept_precheck(run), run, sha256));
     let mut problems = Vec::new();
-    for (run, sha256) in &found.records {
-        let what = match as_root(|_| runs.document(OsStr::new(&format!("{run}.json")))) {
+    for (document, name, run, sha256) in records.chain(prechecks) {
+        let what = match as_root(|_| runs.document(OsStr::new(&name))) {
             Ok(Some(mut file)) => {
                 let mut text = Vec::new();
                 match (&mut file).take(LARGEST).read_to_end(&mut text) {
                     Ok(_) if hex(&line::hash(&text)) == *sha256 => continue,
-                    Ok(_) => "is not what it was when the run ended".to_owned(),
+                    Ok(_) if document == "record" => "is not what it was when the run ended".to_owned(),
+                    Ok(_) => "is not what it was when it was made".to_owned(),
                     Err(e) => format!("cannot be read: {e}"),
                 }
             }
             Ok(None) => "is gone".to_owned(),
             Err(error) => error.to_string(),
         };
-        problems.push(Problem { line: 0, what: format!("the record of run {run} {what}") });
+        problems.push(Problem { line: 0, what: format!("the {document} of run {run} {what}") });
     }
     problems
 }

@@ -143,7 +143,7 @@ impl Context {
 }
 
 /// What the policy says about sizes, over what is built in.
-fn limits(stated: &ImageLimits) -> Limits {
+pub(super) fn limits(stated: &ImageLimits) -> Limits {
     let built_in = Limits::default();
     let value = |rule: &Option<Rule<u64>>, otherwise| rule.as_ref().map_or(otherwise, |rule| rule.value);
     Limits {

@@ -6,6 +6,7 @@
 use serde_json::{Value, json};
 
 use super::Site;
+use crate::bundle::safe_data;
 use crate::cli::{Command, Global};
 use crate::error::{Error, Kind, Result};
 use crate::evidence::line::{Entry, Event};
@@ -13,18 +14,33 @@ use crate::evidence::log;
 use crate::host::caller::Caller;
 use crate::host::log_dir::LogDir;
 use crate::host::privilege::as_root;
+use crate::policy::document::is_project_name;
 
 /// Appends a line on behalf of the caller.
 ///
 /// # Errors
 /// When it cannot be written.
 pub(super) fn tell(logs: &LogDir, caller: &Caller, event: Event, run: Option<&str>, about: Value) -> Result<()> {
+    tell_of(logs, caller, event, (None, run), about)
+}
+
+/// The same of what was for a project.
+///
+/// # Errors
+/// As [`tell`].
+pub(super) fn tell_of(
+    logs: &LogDir,
+    caller: &Caller,
+    event: Event,
+    (project, run): (Option<String>, Option<&str>),
+    about: Value,
+) -> Result<()> {
     let entry = Entry {
         event,
         mode: caller.mode,
         uid: caller.uid.as_raw(),
         name: caller.name.clone(),
-        project: None,
+        project,
         rule: None,
         run: run.map(str::to_owned),
         about,
@@ -58,7 +74,15 @@ fn written(global: &Global, command: &Command, event: Event, error: &Error) -> R
     let about = json!({
         "verb": verb(command), "image": image(command), "result": "failed", "what": error.what(), "because": error.causes()
     });
-    tell(&site.dirs.log, &site.caller, event, None, about)
+    tell_of(&site.dirs.log, &site.caller, event, (project(&site, command), None), about)
+}
+
+/// The project that a refused run would have been for: the one that was named, or that a run finds.
+fn project(site: &Site, command: &Command) -> Option<String> {
+    let Command::Run(args) = command else { return None };
+    let named = args.options.project.clone().filter(|name| is_project_name(name));
+    let found = || safe_data::find(&site.caller, site.policy.data_root(), None).ok()?.project;
+    named.or_else(found)
 }
 
 fn verb(command: &Command) -> String {

@@ -4,6 +4,7 @@ use super::{Context, print};
 use crate::error::Result;
 use crate::image::store::check::{Damage, Findings, What};
 use crate::image::unpack::parent::Unpacker;
+use crate::stack::kept::Kept;
 
 /// What `ces fsck` is asked.
 #[derive(Debug, Clone, Default)]
@@ -20,7 +21,10 @@ pub struct FsckArgs {
 /// When the store cannot be read.
 pub fn fsck(ctx: &Context, args: &FsckArgs) -> Result<u8> {
     let store = ctx.store()?;
-    let findings = store.check(&Unpacker::new(&ctx.caller, &ctx.limits)?, args.repair)?;
+    let mut findings = store.check(&Unpacker::new(&ctx.caller, &ctx.limits)?, args.repair)?;
+    if findings.everything {
+        findings.damaged.extend(stacks(ctx, args.repair)?);
+    }
     if args.json {
         print::json(&findings)?;
     } else {
@@ -30,12 +34,34 @@ pub fn fsck(ctx: &Context, args: &FsckArgs) -> Result<u8> {
     Ok(u8::from(!findings.is_clean()))
 }
 
+/// Stacks of approved images that were kept, and cannot be read back.
+fn stacks(ctx: &Context, repair: bool) -> Result<Vec<Damage>> {
+    let Some(kept) = Kept::existing(&ctx.dirs.store)? else { return Ok(Vec::new()) };
+    let mut damaged = Vec::new();
+    for image in kept.stacks()? {
+        let Err(error) = kept.stack(&image) else { continue };
+        if repair {
+            kept.remove_stack(&image)?;
+        }
+        damaged.push(Damage {
+            what: What::Stack,
+            name: image.to_string(),
+            because: error.causes().first().cloned().unwrap_or_else(|| error.to_string()),
+            differences: Vec::new(),
+            images: Vec::new(),
+            removed: repair,
+        });
+    }
+    Ok(damaged)
+}
+
 fn show(damage: &Damage, repair: bool) -> Result<()> {
     let what = match damage.what {
         What::Name => "name",
         What::Image => "image",
         What::Layer => "layer",
         What::Facts => "what is known of the packages of layer",
+        What::Stack => "the stack that was kept of image",
     };
     let of = if damage.images.is_empty() { String::new() } else { format!(" of {}", damage.images.join(", ")) };
     print::line(&format!("damaged: {what} {}{of}: {}", damage.name, damage.because))?;
@@ -43,6 +69,7 @@ fn show(damage: &Damage, repair: bool) -> Result<()> {
         print::line(&format!("  {}: {}", difference.path, difference.what))?;
     }
     match (damage.removed, repair) {
+        (true, _) if damage.what == What::Stack => print::line("  removed; it is kept anew when the image is read"),
         (true, _) if damage.what == What::Facts => print::line("  removed; it is read anew when somebody asks"),
         (true, _) if damage.images.is_empty() => print::line("  removed"),
         (true, _) => print::line(&format!("  removed; pull again: {}", damage.images.join(", "))),

@@ -207,21 +207,36 @@ pub(super) fn state(request: &Request) -> String {
 }
 
 fn withdraw(site: &Site, words: &str, json: bool) -> Result<u8> {
-    let (id, uid) = (RequestId::parse(words)?, site.caller.uid.as_raw());
+    // One's own, whoever asks: others' are declined.
+    settle(site, (Some(site.caller.uid.as_raw()), words), ("withdrew", json), &|request| {
+        request.state = State::Withdrawn;
+        tell(site, "withdrawn", request)
+    })
+}
+
+/// Settles an open request as `change` says, which tells the audit log before the request is written; `whose`: of this researcher alone.
+///
+/// # Errors
+/// When there is none of that name, it is not open any more, or it cannot be written.
+pub(super) fn settle(
+    site: &Site,
+    (whose, words): (Option<u32>, &str),
+    (done, json): (&str, bool),
+    change: &dyn Fn(&mut Request) -> Result<()>,
+) -> Result<u8> {
+    let id = RequestId::parse(words)?;
     let request = as_root(|root| {
         let held = requests::hold(root, &site.dirs.log)?;
-        // One's own, whoever asks: others' are declined.
-        let mut request = held.find(Some(uid), &id)?;
+        let mut request = held.find(whose, &id)?;
         still_open(&request)?;
-        request.state = State::Withdrawn;
-        tell(site, "withdrawn", &request)?;
+        change(&mut request)?;
         held.settle(&request)?;
         Ok::<_, Error>(request)
     })?;
     if json {
         print::json(&request)?
     } else {
-        print::line(&format!("withdrew {id}"))?
+        print::line(&format!("{done} {id}"))?
     }
     Ok(0)
 }

@@ -31,6 +31,10 @@ pub mod inspect;
 /// `ces stack`.
 pub mod stack;
 mod stack_verdict;
+/// What the site's rules for stacks make of an image.
+mod stack_gate;
+/// Every approved image judged again.
+mod stack_approved;
 /// What a failed run may have wanted.
 mod advice;
 /// How scratch and outputs are bounded.
@@ -77,6 +81,8 @@ pub mod verify;
 pub mod precheck;
 /// The list of a run's outputs, line by line.
 mod listed;
+/// What was done in a month.
+mod month;
 /// `ces report`.
 pub mod report;
 /// `ces export`.

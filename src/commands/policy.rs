@@ -133,7 +133,7 @@ fn which_project(asked: &RunRequest, data: &Result<SafeData>) -> Decision {
             (project.clone(), format!("{how}: {}", path.display()))
         }
         Ok(data) => ("none".to_owned(), format!("the data is in your home: {}", data.path.display())),
-        Err(_) => ("none".to_owned(), "not available".to_owned()),
+        Err(error) => ("none".to_owned(), format!("not available: {error}")),
     };
     Decision { what: "project".to_owned(), value, because }
 }

@@ -1,6 +1,8 @@
 //! `ces precheck`: what a program can see of outputs before a person looks.
 
+use std::ffi::OsStr;
 use std::fs::File;
+use std::io::{BufReader, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -8,17 +10,21 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::Uid;
+use serde::Deserialize;
+use serde_json::json;
 
-use super::{Site, print, records};
+use super::{Site, events, print, records};
 use crate::cli::Global;
 use crate::cli::precheck::PrecheckArgs;
 use crate::error::{Error, Kind, Result, Stage};
+use crate::evidence::line::{Event, hash, hex};
+use crate::evidence::replace::replace;
 use crate::host::ids::HostIds;
-use crate::host::privilege::acting_as;
+use crate::host::privilege::{acting_as, as_root};
 use crate::host::sudoer::lookup;
 use crate::policy;
 use crate::precheck::parent::{self, Whose};
-use crate::precheck::report::Report;
+use crate::precheck::report::{Report, Summary};
 use crate::precheck::rules::{self, Level, Rules};
 use crate::run::supervisor::record::{Record, now};
 
@@ -37,7 +43,12 @@ pub fn precheck(global: &Global, args: &PrecheckArgs) -> Result<u8> {
     let site = Site::swept(global)?;
     let report = match directory(&args.what) {
         Some(path) => of_directory(&site, &path)?,
-        None => of_run(&site, &records::read(&site, &args.what)?)?,
+        None => {
+            let record = records::read(&site, &args.what)?;
+            let report = of_run(&site, &record)?;
+            keep(&site, &record, &report)?;
+            report
+        }
     };
     if args.json {
         print::json(&report)?;
@@ -57,6 +68,51 @@ pub fn precheck(global: &Global, args: &PrecheckArgs) -> Result<u8> {
 fn directory(words: &str) -> Option<PathBuf> {
     (words.contains('/') || words == "." || words == "..").then(|| PathBuf::from(words))
 }
+
+/// The name of the last pre-check of a run, beside its record.
+pub(super) fn kept_precheck(run: &str) -> String {
+    format!("{run}.precheck.json")
+}
+
+/// Keeps a report beside the record, in the place of the one before, and tells the audit log its SHA-256.
+fn keep(site: &Site, record: &Record, report: &Report) -> Result<()> {
+    let fail = |e: &dyn std::fmt::Display| {
+        Error::new(Stage::Record, Kind::Failed, format!("cannot keep the pre-check of run {}", record.id))
+            .because(e)
+            .hint("make room on the file system of the log; ces precheck DIR keeps nothing")
+    };
+    let mut text = serde_json::to_vec_pretty(report).map_err(|e| fail(&e))?;
+    text.push(b'\n');
+    as_root(|_| {
+        let runs = site.dirs.log.below(OsStr::new("runs"))?.ok_or_else(|| fail(&"there are no records"))?;
+        replace(&runs, &kept_precheck(record.id.as_str()), &text).map_err(|e| fail(&e))
+    })?;
+    let about = json!({"sha256": hex(&hash(&text)), "summary": report.summary, "rules": report.rules.sha256});
+    let whose = (record.project.clone(), Some(record.id.as_str()));
+    events::tell_of(&site.dirs.log, &site.caller, Event::Precheck, whose, about)
+}
+
+/// What the last pre-check of a run said, in a line; none: there was none, or it cannot be read.
+pub(super) fn kept(site: &Site, run: &str) -> Option<String> {
+    let file = as_root(|_| {
+        let runs = site.dirs.log.below(OsStr::new("runs")).ok().flatten()?;
+        runs.document(OsStr::new(&kept_precheck(run))).ok().flatten()
+    })?;
+    let kept: Kept = serde_json::from_reader(BufReader::new(file.take(LARGEST))).ok()?;
+    let Summary { block, review, note, nothing, .. } = kept.summary;
+    Some(format!("{block} block, {review} review, {note} note, {nothing} nothing found, by {} at {}", kept.by, kept.at))
+}
+
+/// What is read of a report that was kept.
+#[derive(Debug, Deserialize)]
+struct Kept {
+    at: String,
+    by: String,
+    summary: Summary,
+}
+
+/// No report is longer.
+const LARGEST: u64 = 64 << 20;
 
 /// The outputs of a run, with the rights of whose they are.
 ///

@@ -7,7 +7,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use super::facts::{self, Named};
-use super::{Site, after_image, request};
+use super::{Site, after_image, request, stack_gate};
 use crate::bundle::identity::Identity;
 use crate::bundle::image_user::{self, ResolvedUser};
 use crate::bundle::safe_data::{self, SafeData};
@@ -124,7 +124,8 @@ fn decide(
     let mut warnings = std::mem::take(&mut request.warnings);
     warnings.extend(idmap::helper_is_missing(&site.caller)?);
     site.sweep()?;
-    let image = site.store()?.find(&request.image)?;
+    let store = site.store()?;
+    let image = store.find(&request.image)?;
     settle_command(&image, &mut request)?;
     let Site { caller, policy, dirs } = site;
     let data = find(&caller, &policy, request.project.as_deref())?;
@@ -135,7 +136,9 @@ fn decide(
         Some(rehearsed) => rehearsed,
         None => facts::rehearsed((&dirs, &caller, &policy), &facts.digest)?,
     };
-    let grant = policy.grant(&request, &facts)?;
+    let mut grant = policy.grant(&request, &facts)?;
+    let for_whom = (facts.approved.as_ref(), facts.project.as_deref());
+    grant.decisions.extend(stack_gate::may_run((&dirs, &caller, &policy), &store, &image, for_whom)?);
     for (name, place) in &sources {
         refuse_projects(&policy, place, &format!("-v {name}"))?;
     }

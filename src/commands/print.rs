@@ -133,7 +133,7 @@ pub fn page<const N: usize>(rows: &[[impl AsRef<str>; N]]) -> Result<()> {
 }
 
 fn print_columns<const N: usize>(rows: &[[impl AsRef<str>; N]], fit: &Fit) -> Result<()> {
-    if rows.is_empty() { Ok(()) } else { out(&columns(rows, width(), fit)) }
+    if rows.is_empty() { Ok(()) } else { out(&laid_out(rows, width(), fit)) }
 }
 
 /// How many columns the terminal has, if standard output is one.
@@ -154,7 +154,12 @@ enum Fit {
 /// No column is made narrower.
 const NARROWEST: usize = 6;
 
-fn columns<const N: usize>(rows: &[[impl AsRef<str>; N]], room: Option<usize>, fit: &Fit) -> String {
+/// The table as a text, as wide as it is, without a line break at its end.
+pub(super) fn columns<const N: usize>(rows: &[[impl AsRef<str>; N]]) -> String {
+    laid_out(rows, None, &Fit::Cut)
+}
+
+fn laid_out<const N: usize>(rows: &[[impl AsRef<str>; N]], room: Option<usize>, fit: &Fit) -> String {
     let mut widths = [0; N];
     let rows: Vec<[Cow<'_, str>; N]> = rows
         .iter()
@@ -277,25 +282,25 @@ mod tests {
 
     #[test]
     fn a_table_fits_the_terminal_and_its_first_column_is_never_cut() {
-        let whole = columns(&ROWS, None, &Fit::Cut);
+        let whole = laid_out(&ROWS, None, &Fit::Cut);
         assert!(whole.contains("name:1  exit 0\n") && whole.lines().all(|line| line.len() <= 63), "{whole}");
-        assert_eq!(columns(&ROWS, Some(63), &Fit::Cut), whole);
-        let cut = columns(&ROWS, Some(40), &Fit::Cut);
+        assert_eq!(laid_out(&ROWS, Some(63), &Fit::Cut), whole);
+        let cut = laid_out(&ROWS, Some(40), &Fit::Cut);
         assert_eq!(cut.lines().map(length).max(), Some(40), "{cut}");
         assert!(cut.contains("registry.example…") && cut.contains("killed by signal…"), "{cut}");
         let ids = [["20261130T062025-fa960a", "x"]];
-        assert!(columns(&ids, Some(5), &Fit::Cut).starts_with("20261130T062025-fa960a"));
+        assert!(laid_out(&ids, Some(5), &Fit::Cut).starts_with("20261130T062025-fa960a"));
     }
 
     #[test]
     fn a_page_goes_on_below_its_column_and_loses_no_word() {
-        let page = columns(&ROWS, Some(30), &Fit::Wrap);
+        let page = laid_out(&ROWS, Some(30), &Fit::Wrap);
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         assert!(page.lines().all(|line| length(line) <= 30), "{page}");
         for word in ["killed", "by", "signal", "SIGKILL"] {
             assert!(words(&page).iter().any(|found| found == word), "{page}");
         }
-        assert_eq!(columns(&[["a", ""], ["", "b"]], Some(3), &Fit::Wrap), "a\n   b");
+        assert_eq!(laid_out(&[["a", ""], ["", "b"]], Some(3), &Fit::Wrap), "a\n   b");
         assert_eq!(at_a_word("one two", 4), ("one", "two"));
         assert_eq!(at_a_word("one two", 3), ("one", "two"));
         assert_eq!(at_a_word("äöüß", 2), ("äö", "üß"));

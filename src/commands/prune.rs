@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Context, events, print, records_prune};
+use super::{Context, events, print, records_prune, stack_approved};
 use crate::cli::PruneArgs;
 use crate::error::Result;
 use crate::evidence::line::Event;
@@ -18,8 +18,14 @@ pub fn prune(ctx: &Context, args: &PruneArgs) -> Result<u8> {
         return records_prune::prune(ctx, args);
     }
     let store = if args.dry_run { ctx.store()?.changing_nothing() } else { ctx.store()? };
+    let place = (&ctx.dirs, &ctx.caller, ctx.policy());
+    if !args.dry_run {
+        // What was approved can be judged after it is gone.
+        stack_approved::keep(place, &store, |_| true)?;
+    }
     let freed = store.prune(&Unpacker::new(&ctx.caller, &ctx.limits)?)?;
     if !args.dry_run {
+        stack_approved::forget(place, &store)?;
         events::tell(&ctx.dirs.log, &ctx.caller, Event::Prune, None, json!({"images": freed.images}))?;
     }
     if args.json {

@@ -114,8 +114,13 @@ pub(super) fn fetch(ctx: &Context, args: &PullArgs) -> Result<Pulled> {
     pull_outlook::of_owners(&pulled).into_iter().for_each(warn);
     pulled.unused.iter().for_each(|unused| progress.note(unused));
     // What could not be read now is read when somebody asks for it.
-    if let Err(error) = store.find(&pulled.reference).and_then(|image| load::prepare(&store, &unpacker, &image)) {
-        progress.note(&format!("what the image says of packages is not read yet: {error}"));
+    let read = store.find(&pulled.reference).and_then(|image| {
+        load::prepare(&store, &unpacker, &image)?;
+        pull_outlook::of_stack(ctx, &store, &image)
+    });
+    match read {
+        Ok(refused) => refused.into_iter().for_each(warn),
+        Err(error) => progress.note(&format!("what the image says of packages is not read yet: {error}")),
     }
     giving.run(&pulled.reference)?;
     let about = json!({"image": pulled.reference, "digest": pulled.digest, "from": args.source, "result": "done"});

@@ -7,13 +7,14 @@
 //!
 //! What no pull may fetch (`registries.allow`) is refused by the source itself, before it is asked for anything.
 
-use super::Context;
+use super::{Context, stack_gate};
 use crate::bundle::safe_data;
 use crate::error::{Error, Result};
 use crate::host::privilege::as_root;
 use crate::image::document::Platform;
 use crate::image::pull::Pulled;
 use crate::image::reference::{Digest, Reference};
+use crate::image::store::{Store, StoredImage};
 use crate::image::unpack::protocol::RawPath;
 use crate::policy::grant::GrantFacts;
 use crate::text;
@@ -72,6 +73,18 @@ pub(super) fn of_policy(ctx: &Context, name: &Reference, digest: &Digest) -> Res
         return Ok(None);
     }
     Ok(Some(in_one_line(&error)))
+}
+
+/// Why the rules for software stacks refuse the image, if they do; what they need is read, and kept for its first run.
+///
+/// # Errors
+/// When its layers or the vulnerability data cannot be read.
+pub(super) fn of_stack(ctx: &Context, store: &Store, image: &StoredImage) -> Result<Option<String>> {
+    if !ctx.policy().images().stack.stated {
+        return Ok(None);
+    }
+    let standing = stack_gate::standing((&ctx.dirs, &ctx.caller, ctx.policy()), store, image)?;
+    Ok(ctx.policy().stack_is_allowed(image.reference(), &standing).err().map(|error| in_one_line(&error)))
 }
 
 fn in_one_line(error: &Error) -> String {

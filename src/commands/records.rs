@@ -1,17 +1,23 @@
 //! `ces record`, and how a run's record is found.
 
+use std::ffi::OsStr;
+use std::io::Read as _;
+
 use serde_json::json;
 
 use super::{Site, events, print};
 use crate::cli::{Global, RecordArgs};
 use crate::error::{Error, Kind, Result, Stage};
-use crate::evidence::line::Event;
+use crate::evidence::line::{self, Event};
 use crate::host::caller::Caller;
 use crate::host::dirs::Dirs;
 use crate::host::privilege::as_root;
 use crate::run::job_id::JobId;
 use crate::run::supervisor::record::Record;
 use crate::run::supervisor::record::index;
+
+/// No record is longer.
+const LARGEST: u64 = 64 << 20;
 
 /// Prints one record with the documents beside it: 1 where one of them is not what it was.
 ///
@@ -98,6 +104,20 @@ pub(super) fn id_of(site: &Site, word: &str) -> Result<Option<String>> {
         name => entries.iter().rfind(|entry| entry.name.as_deref() == Some(name)),
     };
     Ok(found.map(|entry| entry.id.to_string()))
+}
+
+/// SHA-256 of a record's file, as the audit log has it of a run that has ended.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn sha256(site: &Site, id: &JobId) -> Result<String> {
+    let fail =
+        |why: &str| Error::new(Stage::Record, Kind::Failed, format!("cannot read the record of run {id}")).because(why);
+    let mut text = Vec::new();
+    let runs = as_root(|_| site.dirs.log.below(OsStr::new("runs")))?.ok_or_else(|| fail("it is gone"))?;
+    let file = as_root(|_| runs.document(OsStr::new(&format!("{id}.json"))))?.ok_or_else(|| fail("it is gone"))?;
+    file.take(LARGEST).read_to_end(&mut text).map_err(|e| fail(&e.to_string()))?;
+    Ok(line::hex(&line::hash(&text)))
 }
 
 fn may_see(caller: &Caller, record: &Record) -> bool {

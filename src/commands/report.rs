@@ -1,8 +1,9 @@
-//! `ces report`: one page of a run, for whoever checks its outputs.
+//! `ces report`: one page of a run, for whoever checks its outputs; or of a month.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
 
+use super::month::of_month;
 use super::{Site, listed, precheck, print, records, verify};
 use crate::cli::Global;
 use crate::cli::export::ReportArgs;
@@ -20,12 +21,17 @@ const HASHES: usize = 20_000;
 /// Writes the page to a file, or prints it.
 ///
 /// # Errors
-/// When there is no such run, or its outputs cannot be looked at.
+/// When there is no such run or month, or its outputs cannot be looked at.
 pub fn report(global: &Global, args: &ReportArgs) -> Result<u8> {
     let site = Site::swept(global)?;
-    let record = records::read(&site, &args.id)?;
-    let report = precheck::of_run(&site, &record)?;
-    let text = page(&facts(&site, &record), &report);
+    let text = match (&args.month, &args.id) {
+        (Some(month), _) => of_month(&site, month, args.project.as_deref())?,
+        (None, id) => {
+            let record = records::read(&site, id.as_deref().unwrap_or(records::LAST))?;
+            let report = precheck::of_run(&site, &record)?;
+            page(&facts(&site, &record), &report)
+        }
+    };
     let Some(path) = &args.out else { return print::bytes(text.as_bytes()).map(|()| 0) };
     let write = || named_file::to_write(path)?.write_all(text.as_bytes());
     write().map_err(|e| {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Context, events, print};
+use super::{Context, events, print, stack_approved};
 use crate::cli::RmiArgs;
 use crate::error::{Error, Kind, Result};
 use crate::evidence::line::Event;
@@ -17,7 +17,14 @@ pub fn rmi(ctx: &Context, args: &RmiArgs) -> Result<()> {
     let store = if args.dry_run { ctx.store()?.changing_nothing() } else { ctx.store()? };
     let did = |done: &str, would: &str| if args.dry_run { would.to_owned() } else { done.to_owned() };
     let unpacker = Unpacker::new(&ctx.caller, &ctx.limits)?;
+    let place = (&ctx.dirs, &ctx.caller, ctx.policy());
     for image in &args.images {
+        // What was approved can be judged after it is gone.
+        if !args.dry_run
+            && let Ok(digest) = store.find(image).map(|image| image.manifest_digest().clone())
+        {
+            stack_approved::keep(place, &store, |approved| *approved == digest)?;
+        }
         let freed = store.remove(image, &unpacker).map_err(|error| not_theirs(ctx, error))?;
         if !args.dry_run {
             let about = json!({"asked": image, "names": freed.names, "images": freed.images});
@@ -40,7 +47,7 @@ pub fn rmi(ctx: &Context, args: &RmiArgs) -> Result<()> {
             _ => {}
         }
     }
-    Ok(())
+    stack_approved::forget(place, &store)
 }
 
 /// Whom to ask, where the policy says it.

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::{Site, print, records, verify};
+use super::{Site, precheck, print, records, verify};
 use crate::cli::{Global, RecordArgs};
 use crate::error::Result;
 use crate::evidence::redact::{Variable, WITHHELD};
@@ -202,6 +202,9 @@ fn outputs(page: &mut Page, site: &Site, record: &Record) {
         Err(error) => format!("not compared: {error}"),
     };
     page.line("outputs", now);
+    if let Some(kept) = precheck::kept(site, record.id.as_str()) {
+        page.line("pre-check", kept);
+    }
     told.refused.lines().iter().for_each(|refused| page.line("outputs", format!("refused: {refused}")));
     told.links.lines().iter().for_each(|link| page.line("outputs", format!("link: {link}")));
 }

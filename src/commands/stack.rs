@@ -7,17 +7,19 @@ use std::io::Write as _;
 
 use serde::Serialize;
 
-use super::stack_verdict::{self, Judged};
-use super::{Context, print};
+use super::stack_gate::{self, Place};
+use super::stack_verdict::{Judge, Judged};
+use super::{Context, print, stack_approved};
 use crate::cli::Global;
 use crate::cli::stack::{Format, StackArgs};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::named_file;
 use crate::host::privilege::as_root;
-use crate::image::reference::Reference;
+use crate::image::reference::{Digest, Reference};
 use crate::image::store::{Store, StoredImage};
 use crate::image::unpack::parent::Unpacker;
 use crate::stack::diff::{self, Diff};
+use crate::stack::kept::Kept;
 use crate::stack::load;
 use crate::stack::merge::Owned;
 use crate::stack::package::{PackageType, Stack};
@@ -31,6 +33,8 @@ const REFUSED: u8 = 3;
 /// The document of `--format json`.
 #[derive(Serialize)]
 struct Document<'a> {
+    /// What names all of the stack, whatever is shown of it.
+    digest: Option<Digest>,
     stack: &'a Stack,
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<&'a Diff>,
@@ -57,25 +61,23 @@ pub fn stack(global: &Global, args: &StackArgs) -> Result<u8> {
     let ctx = Context::new(global)?;
     let store = ctx.store()?;
     let unpacker = Unpacker::new(&ctx.caller, &ctx.limits)?;
-    let image = store.find(&args.image)?;
+    let place = (&ctx.dirs, &ctx.caller, ctx.policy());
+    let Some(image) = &args.image else { return approved_images(place, &store, args) };
+    let image = store.find(image)?;
     if let Some(path) = &args.owner {
         return owner(&store, &unpacker, &image, path, args);
     }
-    let now = read(&store, &unpacker, &image)?;
+    let now = stack_gate::read(place, &store, &image)?;
+    let of =
+        |image: &StoredImage| Ok::<_, Error>((image.reference().to_owned(), stack_gate::read(place, &store, image)?));
     let before = match args.diff.as_deref() {
         None => None,
-        Some("approved") => Some(approved(&ctx, &store, &image)?),
-        Some(other) => Some(store.find(other)?),
+        Some("approved") => Some(approved(&ctx, &store, &image, of)?),
+        Some(other) => Some(of(&store.find(other)?)?),
     };
-    let since = match &before {
-        Some(before) => {
-            let stack = read(&store, &unpacker, before)?;
-            Some((before.reference().to_owned(), diff::diff(&stack, &now, diff::order)))
-        }
-        None => None,
-    };
+    let since = before.map(|(name, stack)| (name, diff::diff(&stack, &now, diff::order)));
     let since = since.as_ref().map(|(name, diff)| (name.as_str(), diff));
-    let judged = stack_verdict::judge(&ctx, &now, args.vex.as_deref())?;
+    let judged = Judge::new(&ctx.dirs, ctx.policy())?.judge(&now, args.vex.as_deref())?;
     let Judged { verdict, breaches } = &judged;
     let refused = judged.is_refused();
     let known = || Some(known::section(&now, verdict, breaches, args.all));
@@ -85,7 +87,13 @@ pub fn stack(global: &Global, args: &StackArgs) -> Result<u8> {
             // What is known names packages by their places in the list: it is of all of them, whatever is shown.
             let mut shown = now.clone();
             shown.packages.retain(|package| args.only.is_none_or(|only| only == package.kind));
-            json(&Document { stack: &shown, since: since.map(|(_, diff)| diff), verdict, breaches })?
+            json(&Document {
+                digest: now.digest().ok(),
+                stack: &shown,
+                since: since.map(|(_, diff)| diff),
+                verdict,
+                breaches,
+            })?
         }
         Format::Cyclonedx => json(&cyclonedx::document(&now, Some(verdict)))?,
         Format::Spdx => json(&spdx::document(&now))?,
@@ -104,9 +112,18 @@ fn json(document: &impl Serialize) -> Result<String> {
     Ok(crate::text::json(&serde_json::to_string_pretty(document).map_err(|e| failed(&e))?) + "\n")
 }
 
-fn read(store: &Store, unpacker: &Unpacker, image: &StoredImage) -> Result<Stack> {
-    let (merge, about) = load::image(store, unpacker, image)?;
-    Ok(merge.finish(about))
+/// Every approved image, judged.
+fn approved_images(place: Place<'_>, store: &Store, args: &StackArgs) -> Result<u8> {
+    let all = stack_approved::judge(place, store)?;
+    match args.format {
+        Format::Text => write(args, &stack_approved::text(&all))?,
+        Format::Json => write(args, &json(&all)?)?,
+        Format::Html | Format::Cyclonedx | Format::Spdx => {
+            return Err(Error::new(Stage::Cli, Kind::Usage, "--approved is written as text or JSON")
+                .hint("name an image for a page or a document of its stack"));
+        }
+    }
+    Ok(if all.iter().any(stack_approved::Judged::is_refused) { REFUSED } else { 0 })
 }
 
 fn owner(store: &Store, unpacker: &Unpacker, image: &StoredImage, path: &str, args: &StackArgs) -> Result<u8> {
@@ -130,8 +147,14 @@ fn owner(store: &Store, unpacker: &Unpacker, image: &StoredImage, path: &str, ar
     Ok(0)
 }
 
-/// The image of the same name that is approved: the one pulled last, of those that are not the image itself.
-fn approved(ctx: &Context, store: &Store, image: &StoredImage) -> Result<StoredImage> {
+/// The image of the same name that is approved: the one pulled last, of those that are not the image itself. Of those that are in the
+/// store no more, the one approved last, for who may see all of them.
+fn approved(
+    ctx: &Context,
+    store: &Store,
+    image: &StoredImage,
+    read: impl Fn(&StoredImage) -> Result<(String, Stack)>,
+) -> Result<(String, Stack)> {
     let fail = |why: String, hint: &str| {
         Error::new(Stage::Store, Kind::Missing, format!("no approved image to compare {} with", image.reference()))
             .because(why)
@@ -152,13 +175,25 @@ fn approved(ctx: &Context, store: &Store, image: &StoredImage) -> Result<StoredI
             known.insert(at, digest);
         }
     }
-    match known.into_values().next() {
-        Some(digest) => store.find(&digest),
-        None => Err(fail(
-            "the list of approved images has no other image of that name that is in the store".to_owned(),
-            "pull the approved version, or name an image: --diff IMAGE2",
-        )),
+    if let Some(digest) = known.into_values().next() {
+        return read(&store.find(&digest)?);
     }
+    if ctx.policy().may_approve(&ctx.caller).is_ok() {
+        let kept = Kept::open(&ctx.dirs.store)?;
+        for approval in list.all().iter().rev().filter(|approval| approval.digest != image.manifest_digest().as_str()) {
+            let Some(name) = approval.name.as_ref().filter(|name| repository(name) == own && own.is_some()) else {
+                continue;
+            };
+            if let Some(stack) = kept.stack(&approval.digest.parse()?)? {
+                return Ok((name.clone(), stack));
+            }
+        }
+    }
+    Err(fail(
+        "the list of approved images has no other image of that name that is in the store, or whose stack was kept"
+            .to_owned(),
+        "pull the approved version, or name an image: --diff IMAGE2",
+    ))
 }
 
 /// To the file that was named, as the caller; else to standard output.

@@ -3,14 +3,17 @@
 use std::io::Read as _;
 use std::path::Path;
 
-use super::{Context, facts};
+use super::facts;
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::dirs::Dirs;
 use crate::host::named_file;
 use crate::host::privilege::as_root;
+use crate::policy::Policy;
 use crate::stack::package::Stack;
-use crate::stack::rules::{self, Action, Breach};
+use crate::stack::rules::{self, Action, Breach, Rules};
 use crate::stack::verdict::{self, Verdict};
 use crate::stack::vex::{self, Waivers};
+use crate::stack::vulndb::database::Database;
 use crate::stack::vulndb::place::Place;
 
 /// No document of waivers that a caller names is longer.
@@ -32,28 +35,47 @@ impl Judged {
     }
 }
 
-/// Judges a stack by the data that was imported, the site's waivers, and those of `vex`: a caller's own document, which is shown
-/// and which the site's rules do not know of.
-///
-/// # Errors
-/// When a source or a document of waivers is damaged.
-pub fn judge(ctx: &Context, stack: &Stack, vex: Option<&Path>) -> Result<Judged> {
-    let database = Place::open(&ctx.dirs.store)?.database()?;
-    let site = as_root(|root| ctx.policy().waivers(root))?;
-    let of = |waivers: &Waivers| {
-        verdict::judge(stack, &database, waivers, facts::today()).map_err(|e| {
-            Error::new(Stage::Store, Kind::Failed, "the vulnerability data cannot be read")
-                .because(e)
-                .hint("root imports it again: ces vulndb import FILE…")
+/// What stacks are judged by: the data that was imported, the site's waivers and rules.
+#[derive(Debug)]
+pub struct Judge {
+    database: Database,
+    waivers: Waivers,
+    rules: Rules,
+}
+
+impl Judge {
+    /// Opens and reads them.
+    ///
+    /// # Errors
+    /// When a source or a document of waivers is damaged.
+    pub fn new(dirs: &Dirs, policy: &Policy) -> Result<Self> {
+        Ok(Self {
+            database: Place::open(&dirs.store)?.database()?,
+            waivers: as_root(|root| policy.waivers(root))?,
+            rules: policy.images().stack.values(),
         })
-    };
-    let verdict = of(&site)?;
-    let breaches = rules::refusals(&verdict, &ctx.policy().images().stack.values());
-    let verdict = match vex {
-        Some(path) => of(&site.and(own(path)?))?,
-        None => verdict,
-    };
-    Ok(Judged { verdict, breaches })
+    }
+
+    /// Judges a stack; `vex` is a caller's own document of waivers, which is shown and which the site's rules do not know of.
+    ///
+    /// # Errors
+    /// When a source is damaged, or the caller's document is none.
+    pub fn judge(&self, stack: &Stack, vex: Option<&Path>) -> Result<Judged> {
+        let of = |waivers: &Waivers| {
+            verdict::judge(stack, &self.database, waivers, facts::today()).map_err(|e| {
+                Error::new(Stage::Store, Kind::Failed, "the vulnerability data cannot be read")
+                    .because(e)
+                    .hint("root imports it again: ces vulndb import FILE…")
+            })
+        };
+        let verdict = of(&self.waivers)?;
+        let breaches = rules::refusals(&verdict, &self.rules);
+        let verdict = match vex {
+            Some(path) => of(&self.waivers.clone().and(own(path)?))?,
+            None => verdict,
+        };
+        Ok(Judged { verdict, breaches })
+    }
 }
 
 fn own(path: &Path) -> Result<Vec<vex::Statement>> {

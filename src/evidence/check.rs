@@ -51,6 +51,9 @@ pub struct Checked {
     /// Runs whose records were removed because the policy keeps them no longer.
     #[serde(skip)]
     pub removed: BTreeSet<String>,
+    /// The same of the last pre-check of each run.
+    #[serde(skip)]
+    pub prechecks: BTreeMap<String, String>,
 }
 
 impl Checked {
@@ -151,6 +154,11 @@ impl State {
             && let Some(sha256) = line.about.get("record").and_then(|sha256| sha256.as_str())
         {
             self.checked.records.insert(run.clone(), sha256.to_owned());
+        }
+        if let (Event::Precheck, Some(run)) = (line.event, &line.run)
+            && let Some(sha256) = line.about.get("sha256").and_then(|sha256| sha256.as_str())
+        {
+            self.checked.prechecks.insert(run.clone(), sha256.to_owned());
         }
     }
 

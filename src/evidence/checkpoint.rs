@@ -9,18 +9,14 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, renameat};
-use nix::sys::stat::Mode;
-use nix::unistd::{UnlinkatFlags, unlinkat};
 use ssh_key::private::{Ed25519Keypair, KeypairData};
 use ssh_key::{HashAlg, LineEnding, PrivateKey, PublicKey, SshSig};
 
 use crate::error::{Error, Kind, Result, Stage};
 use crate::evidence::line::hex;
-use crate::evidence::log::sync_directory;
+use crate::evidence::replace::replace;
 use crate::evidence::tree::Hash;
 use crate::host::privilege::Root;
 use crate::host::site_dir::SiteDir;
@@ -155,14 +151,18 @@ pub fn sign(_: &Root, dir: &SiteDir, checkpoint: &Checkpoint) -> Result<Signed> 
         .map_err(|e| fail("sign the checkpoint").because(e))?;
     let public = key.public_key().to_openssh().map_err(|e| fail("write the public key").because(e))?;
     let public = public.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
-    replace(dir, &format!("{host}.signers"), format!("{host} namespaces=\"{NAMESPACE}\" {public}\n").as_bytes())?;
+    put(dir, &format!("{host}.signers"), format!("{host} namespaces=\"{NAMESPACE}\" {public}\n").as_bytes())?;
     // Two files cannot be replaced at once; a kill in between is told by the signature, and the next checkpoint mends it.
-    replace(dir, &format!("{host}.checkpoint"), text.as_bytes())?;
-    replace(dir, &format!("{host}.checkpoint.sig"), signature.as_bytes())?;
+    put(dir, &format!("{host}.checkpoint"), text.as_bytes())?;
+    put(dir, &format!("{host}.checkpoint.sig"), signature.as_bytes())?;
     Ok(Signed { checkpoint: text, signature, key: public })
 }
 
-fn host_key(dir: &SiteDir, host: &str) -> Result<PrivateKey> {
+/// The key of this host, which is made where there is none.
+///
+/// # Errors
+/// When it cannot be read or made.
+pub(super) fn host_key(dir: &SiteDir, host: &str) -> Result<PrivateKey> {
     let name = format!("{host}.key");
     if let Some(text) = read(dir, &name)? {
         return PrivateKey::from_openssh(&text).map_err(|e| fail("read the key of this host").because(e));
@@ -174,7 +174,7 @@ fn host_key(dir: &SiteDir, host: &str) -> Result<PrivateKey> {
     let pair = KeypairData::from(Ed25519Keypair::from_seed(&seed));
     let key = PrivateKey::new(pair, format!("{ORIGIN}/{host}")).map_err(|e| fail("make a key").because(e))?;
     let text = key.to_openssh(LineEnding::LF).map_err(|e| fail("write a key").because(e))?;
-    replace(dir, &name, text.as_bytes())?;
+    put(dir, &name, text.as_bytes())?;
     Ok(key)
 }
 
@@ -185,22 +185,8 @@ fn read(dir: &SiteDir, name: &str) -> Result<Option<String>> {
     Ok(Some(text))
 }
 
-/// Writes a file aside (0600), puts it on disk, and renames it.
-fn replace(dir: &SiteDir, name: &str, text: &[u8]) -> Result<()> {
-    let aside = format!(".{name}.new");
-    let write = || -> std::io::Result<()> {
-        match unlinkat(dir, aside.as_str(), UnlinkatFlags::NoRemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => {}
-            Err(e) => return Err(e.into()),
-        }
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let mut file = File::from(openat(dir, aside.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
-        file.write_all(text)?;
-        file.sync_all()?;
-        renameat(dir, aside.as_str(), dir, name)?;
-        sync_directory(dir)
-    };
-    write().map_err(|e| fail("write").because(format!("{}: {e}", dir.join(name).display())))
+fn put(dir: &SiteDir, name: &str, text: &[u8]) -> Result<()> {
+    replace(dir, name, text).map_err(|e| fail("write").because(format!("{}: {e}", dir.join(name).display())))
 }
 
 fn fail(what: &str) -> Error {

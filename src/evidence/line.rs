@@ -45,6 +45,9 @@ pub enum Event {
     /// Somebody changed which images are approved, or declined a request.
     #[serde(rename = "approve")]
     Approve,
+    /// Outputs of a run were looked at before a person does.
+    #[serde(rename = "precheck")]
+    Precheck,
     /// Outputs of a run were copied into a form for elsewhere.
     #[serde(rename = "export")]
     Export,

@@ -13,6 +13,8 @@
 
 /// Commands and variables without what is not to be kept.
 pub mod redact;
+/// Bytes as digits for documents.
+pub mod base64;
 /// What a file holds, by its first bytes.
 pub mod sniff;
 /// Events, a line each.
@@ -23,10 +25,14 @@ pub mod tree;
 pub mod copy;
 /// Lines on disk.
 pub mod log;
+/// A file in the place of another.
+pub mod replace;
 /// Lines against what they say of each other, and of records.
 pub mod check;
 /// The signed state of a log.
 pub mod checkpoint;
+/// A document, signed for programs that know DSSE.
+pub mod envelope;
 /// What shows that a run's lines are in a log.
 pub mod proof;
 

@@ -1,14 +1,15 @@
 //! What a file holds, by its first bytes: never by its name, which whoever made it chose.
 //!
-//! Takes up to 512 bytes; gives a kind and a media type, as good a guess as the begin of a file allows; trusts nothing: a guess is
-//! told to people and compared, and decides nothing. Nothing is parsed, decompressed or followed.
+//! Takes the first bytes, 512 of an output that is listed and more where outputs are looked at; gives a word, a kind and a media type,
+//! as good a guess as the begin of a file allows; trusts nothing: a guess is told to people and compared. Nothing is parsed,
+//! decompressed or followed.
 //!
-//! Signatures are those of the formats' own specifications; the rest is text if it is UTF-8 without control characters, and then
+//! Signatures are those of the formats' own specifications, and of file(1)'s magic; the rest is text if it is UTF-8 without control characters, and then
 //! looked at for the words and shapes that it begins with.
 
 use serde::{Deserialize, Serialize};
 
-/// So much of a file is looked at.
+/// So much of a file is looked at for the list of outputs.
 pub const HEAD: usize = 512;
 
 /// What sort of thing a file is, for who decides what may leave.
@@ -39,6 +40,8 @@ pub enum Content {
     Database,
     /// Objects of a program, which run code when they are read.
     Objects,
+    /// A trained model.
+    Model,
     /// A program.
     Program,
     /// Something else.
@@ -48,73 +51,91 @@ pub enum Content {
 /// What a file seems to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sniffed {
+    /// The word for it.
+    pub name: &'static str,
     /// What sort of thing.
     pub content: Content,
     /// Its media type.
     pub media: &'static str,
 }
 
-const fn sniffed(content: Content, media: &'static str) -> Sniffed {
-    Sniffed { content, media }
+const fn sniffed(name: &'static str, content: Content, media: &'static str) -> Sniffed {
+    Sniffed { name, content, media }
 }
 
 /// What a file begins with, at which place, and what it is then; the first that fits counts.
-const SIGNATURES: [(usize, &[u8], Sniffed); 33] = [
-    (0, b"\x7fELF", sniffed(Content::Program, "application/x-executable")),
-    (0, b"MZ", sniffed(Content::Program, "application/vnd.microsoft.portable-executable")),
-    (0, b"\xcf\xfa\xed\xfe", sniffed(Content::Program, "application/x-mach-binary")),
-    (0, b"\0asm", sniffed(Content::Program, "application/wasm")),
-    (0, b"\x1f\x8b", sniffed(Content::Compressed, "application/gzip")),
-    (0, b"\x28\xb5\x2f\xfd", sniffed(Content::Compressed, "application/zstd")),
-    (0, b"\xfd7zXZ\0", sniffed(Content::Compressed, "application/x-xz")),
-    (0, b"BZh", sniffed(Content::Compressed, "application/x-bzip2")),
-    (0, b"\x04\x22\x4d\x18", sniffed(Content::Compressed, "application/x-lz4")),
-    (0, b"7z\xbc\xaf\x27\x1c", sniffed(Content::Archive, "application/x-7z-compressed")),
-    (0, b"PK\x03\x04", sniffed(Content::Archive, "application/zip")),
-    (0, b"PK\x05\x06", sniffed(Content::Archive, "application/zip")),
-    (0, b"Rar!\x1a\x07", sniffed(Content::Archive, "application/vnd.rar")),
-    (257, b"ustar", sniffed(Content::Archive, "application/x-tar")),
-    (0, b"!<arch>\n", sniffed(Content::Archive, "application/x-archive")),
-    (0, b"\x89PNG\r\n\x1a\n", sniffed(Content::Image, "image/png")),
-    (0, b"\xff\xd8\xff", sniffed(Content::Image, "image/jpeg")),
-    (0, b"GIF87a", sniffed(Content::Image, "image/gif")),
-    (0, b"GIF89a", sniffed(Content::Image, "image/gif")),
-    (0, b"II*\0", sniffed(Content::Image, "image/tiff")),
-    (0, b"MM\0*", sniffed(Content::Image, "image/tiff")),
-    (8, b"WEBP", sniffed(Content::Image, "image/webp")),
-    (128, b"DICM", sniffed(Content::Image, "application/dicom")),
-    (0, b"%PDF-", sniffed(Content::Document, "application/pdf")),
-    (0, b"%!PS", sniffed(Content::Document, "application/postscript")),
-    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", sniffed(Content::Document, "application/x-ole-storage")),
-    (0, b"\x89HDF\r\n\x1a\n", sniffed(Content::Array, "application/x-hdf5")),
-    (0, b"CDF\x01", sniffed(Content::Array, "application/x-netcdf")),
-    (0, b"\x93NUMPY", sniffed(Content::Array, "application/x-npy")),
-    (0, b"PAR1", sniffed(Content::Array, "application/vnd.apache.parquet")),
-    (0, b"ARROW1\0\0", sniffed(Content::Array, "application/vnd.apache.arrow.file")),
-    (0, b"SQLite format 3\0", sniffed(Content::Database, "application/vnd.sqlite3")),
-    (0, b"DUCK", sniffed(Content::Database, "application/x-duckdb")),
+const SIGNATURES: [(usize, &[u8], Sniffed); 45] = [
+    (0, b"\x7fELF", sniffed("elf", Content::Program, "application/x-executable")),
+    (0, b"MZ", sniffed("exe", Content::Program, "application/vnd.microsoft.portable-executable")),
+    (0, b"\xcf\xfa\xed\xfe", sniffed("mach-o", Content::Program, "application/x-mach-binary")),
+    (0, b"\0asm", sniffed("wasm", Content::Program, "application/wasm")),
+    (0, b"\x1f\x8b", sniffed("gzip", Content::Compressed, "application/gzip")),
+    (0, b"\x28\xb5\x2f\xfd", sniffed("zstd", Content::Compressed, "application/zstd")),
+    (0, b"\xfd7zXZ\0", sniffed("xz", Content::Compressed, "application/x-xz")),
+    (0, b"BZh", sniffed("bzip2", Content::Compressed, "application/x-bzip2")),
+    (0, b"\x04\x22\x4d\x18", sniffed("lz4", Content::Compressed, "application/x-lz4")),
+    (0, b"7z\xbc\xaf\x27\x1c", sniffed("7z", Content::Archive, "application/x-7z-compressed")),
+    (0, b"PK\x03\x04", sniffed("zip", Content::Archive, "application/zip")),
+    (0, b"PK\x05\x06", sniffed("zip", Content::Archive, "application/zip")),
+    (0, b"Rar!\x1a\x07", sniffed("rar", Content::Archive, "application/vnd.rar")),
+    (257, b"ustar", sniffed("tar", Content::Archive, "application/x-tar")),
+    (0, b"!<arch>\n", sniffed("ar", Content::Archive, "application/x-archive")),
+    (0, b"\x89PNG\r\n\x1a\n", sniffed("png", Content::Image, "image/png")),
+    (0, b"\xff\xd8\xff", sniffed("jpeg", Content::Image, "image/jpeg")),
+    (0, b"GIF87a", sniffed("gif", Content::Image, "image/gif")),
+    (0, b"GIF89a", sniffed("gif", Content::Image, "image/gif")),
+    (0, b"II*\0", sniffed("tiff", Content::Image, "image/tiff")),
+    (0, b"MM\0*", sniffed("tiff", Content::Image, "image/tiff")),
+    (8, b"WEBP", sniffed("webp", Content::Image, "image/webp")),
+    (0, b"BM", sniffed("bmp", Content::Image, "image/bmp")),
+    (128, b"DICM", sniffed("dicom", Content::Image, "application/dicom")),
+    (4, b"ftyp", sniffed("mp4", Content::Data, "video/mp4")),
+    (0, b"%PDF-", sniffed("pdf", Content::Document, "application/pdf")),
+    (0, b"%!PS", sniffed("postscript", Content::Document, "application/postscript")),
+    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", sniffed("ole", Content::Document, "application/x-ole-storage")),
+    (0, b"\x89HDF\r\n\x1a\n", sniffed("hdf5", Content::Array, "application/x-hdf5")),
+    (0, b"CDF\x01", sniffed("netcdf", Content::Array, "application/x-netcdf")),
+    (0, b"CDF\x02", sniffed("netcdf", Content::Array, "application/x-netcdf")),
+    (0, b"\x93NUMPY", sniffed("npy", Content::Array, "application/x-npy")),
+    (0, b"PAR1", sniffed("parquet", Content::Array, "application/vnd.apache.parquet")),
+    (0, b"ARROW1", sniffed("arrow", Content::Array, "application/vnd.apache.arrow.file")),
+    (0, b"FEA1", sniffed("feather", Content::Array, "application/vnd.apache.arrow.file")),
+    (0, b"Obj\x01", sniffed("avro", Content::Array, "application/vnd.apache.avro")),
+    (0, b"ORC", sniffed("orc", Content::Array, "application/vnd.apache.orc")),
+    (0, b"$FL2", sniffed("spss", Content::Array, "application/x-spss-sav")),
+    (0, b"$FL3", sniffed("spss", Content::Array, "application/x-spss-sav")),
+    (0, b"<stata_dta>", sniffed("stata", Content::Array, "application/x-stata-dta")),
+    (0, b"SQLite format 3\0", sniffed("sqlite", Content::Database, "application/vnd.sqlite3")),
+    (8, b"DUCK", sniffed("duckdb", Content::Database, "application/x-duckdb")),
+    (0, b"RDX", sniffed("rdata", Content::Objects, "application/x-r-data")),
+    (0, b"X\n\0\0", sniffed("rds", Content::Objects, "application/x-r-data")),
+    (0, b"GGUF", sniffed("gguf", Content::Model, "application/x-gguf")),
 ];
 
-/// What a file seems to be that begins with `head`, and is longer if that is [`HEAD`] bytes.
+/// What a file seems to be that begins with `head`, and may be longer if that is [`HEAD`] bytes or more.
 pub fn sniff(head: &[u8]) -> Sniffed {
     if head.is_empty() {
-        return sniffed(Content::Empty, "application/x-empty");
+        return sniffed("text", Content::Empty, "application/x-empty");
     }
     let begins =
         |(at, signature, _): &&(usize, &[u8], Sniffed)| head.get(*at..).is_some_and(|rest| rest.starts_with(signature));
-    // "DUCK" is a word, too, and so are "MZ", "BZh" and "PAR1": none of these formats is text.
+    // "MZ", "BZh", "BM" and "PAR1" are words, too: none of these formats is text.
     match SIGNATURES.iter().find(begins) {
         Some((_, signature, found)) if !(signature.is_ascii() && text(head).is_some() && !is_text_format(found)) => {
             *found
         }
-        _ if is_pickle(head) => sniffed(Content::Objects, "application/x-python-pickle"),
-        _ => text(head).map_or(sniffed(Content::Data, "application/octet-stream"), of_text),
+        _ if is_pickle(head) => sniffed("pickle", Content::Objects, "application/x-python-pickle"),
+        _ if is_safetensors(head) => sniffed("safetensors", Content::Model, "application/x-safetensors"),
+        _ => text(head).map_or(sniffed("binary", Content::Data, "application/octet-stream"), of_text),
     }
 }
 
 /// Formats whose whole head may be plain text.
 fn is_text_format(found: &Sniffed) -> bool {
-    matches!(found.media, "application/pdf" | "application/postscript" | "application/x-archive")
+    matches!(
+        found.media,
+        "application/pdf" | "application/postscript" | "application/x-archive" | "application/x-stata-dta"
+    )
 }
 
 /// Python's pickle, from protocol 2 on: its first instruction names the protocol (pickletools, `PROTO`), and the next one is a
@@ -125,6 +146,12 @@ fn is_pickle(head: &[u8]) -> bool {
         [0x80, 2..=5, next, ..] => b"}])(cX\x8cKJGN".contains(next),
         _ => false,
     }
+}
+
+/// A file of safetensors begins with the length of a JSON header (eight bytes, little endian).
+fn is_safetensors(head: &[u8]) -> bool {
+    let length = head.get(..8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+    (2..1 << 27).contains(&length) && head.get(8) == Some(&b'{')
 }
 
 /// The head as text, without a character that was cut at its end; none where there is anything but text.
@@ -144,30 +171,30 @@ fn text(head: &[u8]) -> Option<&str> {
 
 fn of_text(text: &str) -> Sniffed {
     let begin = text.trim_start();
-    let lower = begin.to_ascii_lowercase();
+    let lower: String = begin.chars().take(4096).map(|c| c.to_ascii_lowercase()).collect();
     let holds = |word: &str| lower.contains(word);
     if begin.starts_with("#!") {
-        return sniffed(Content::Program, "text/x-script");
+        return sniffed("script", Content::Program, "text/x-script");
     }
     if lower.starts_with("<svg") || (lower.starts_with("<?xml") && holds("<svg")) || lower.starts_with("<!doctype svg")
     {
-        return sniffed(Content::Image, "image/svg+xml");
+        return sniffed("svg", Content::Image, "image/svg+xml");
     }
     if lower.starts_with("<!doctype html")
         || ["<html", "<head", "<body", "<script"].iter().any(|tag| lower.starts_with(tag))
     {
-        return sniffed(Content::Document, "text/html");
+        return sniffed("html", Content::Document, "text/html");
     }
     if lower.starts_with("<?xml") {
-        return sniffed(Content::Structured, "application/xml");
+        return sniffed("text", Content::Structured, "application/xml");
     }
     if begin.starts_with('{') || begin.starts_with('[') {
         return of_json(begin);
     }
     match columns(text) {
-        Some('\t') => sniffed(Content::Table, "text/tab-separated-values"),
-        Some(_) => sniffed(Content::Table, "text/csv"),
-        None => sniffed(Content::Text, "text/plain"),
+        Some('\t') => sniffed("text", Content::Table, "text/tab-separated-values"),
+        Some(_) => sniffed("text", Content::Table, "text/csv"),
+        None => sniffed("text", Content::Text, "text/plain"),
     }
 }
 
@@ -183,9 +210,9 @@ fn of_json(begin: &str) -> Sniffed {
     // Where a notebook says so is at its end as often as not; its cells come first (nbformat 4).
     let notebook = ["\"cells\"", "\"nbformat\"", "\"cell_type\""].iter().any(|word| begin.contains(word));
     match (is_json, notebook && begin.starts_with('{')) {
-        (true, true) => sniffed(Content::Notebook, "application/x-ipynb+json"),
-        (true, false) => sniffed(Content::Structured, "application/json"),
-        (false, _) => sniffed(Content::Text, "text/plain"),
+        (true, true) => sniffed("notebook", Content::Notebook, "application/x-ipynb+json"),
+        (true, false) => sniffed("json", Content::Structured, "application/json"),
+        (false, _) => sniffed("text", Content::Text, "text/plain"),
     }
 }
 
@@ -220,8 +247,16 @@ mod tests {
             head.extend_from_slice(&[0, 1, 2, 3]);
             assert_eq!(sniff(&head), found);
         }
-        for text in ["MZ is a man", "BZh", "PAR1 was played", "DUCK", "DUCK,1\nGOOSE,2\n", "CDF", "GIF89a is a format"]
-        {
+        for text in [
+            "MZ is a man",
+            "BZh",
+            "PAR1 was played",
+            "12345678DUCK",
+            "RDX,n\n1,2\n",
+            "BMI,n\n27,100\n",
+            "CDF",
+            "GIF89a is a format",
+        ] {
             assert!(media(text.as_bytes()).starts_with("text/"), "{text}: {}", media(text.as_bytes()));
         }
         assert_eq!(media(b"%PDF-1.7\n1 0 obj\n"), "application/pdf");

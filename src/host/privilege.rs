@@ -18,7 +18,7 @@
 //! | `host::dirs`, `host::site_dir` | opening the site's directories | 0700, root's |
 //! | `image::store`, `image::pull` | layers, images, names | shared by projects that may not see each other |
 //! | `image::unpack::parent` | starting the child that unpacks, its id maps | files of ids that belong to no one |
-//! | `stack::vulndb::place` | vulnerability data | the site's, as its policy is |
+//! | `stack::vulndb::place`, `stack::kept` | vulnerability data, what was judged by it | the site's, as its policy is |
 //! | `run::supervisor::{journal, record, detach}` | journals, records, logs | what root obeys, root wrote; evidence |
 //! | `run::supervisor::{job, collect, sweep, quota, watch}`, `run::pipes` | throw-away layers, changing owners, counting, limits | ids of the container |
 //! | `run::supervisor::{spawn, launch, supervise}` | stage process, id maps, control group, the check, signals | namespaces, idmapped mounts |

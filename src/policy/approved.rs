@@ -12,6 +12,7 @@
 //! name = "ghcr.io/lab/tool:1"    # what follows is for people, and may be left out: how it was called,
 //! approved = 2026-11-30          # on which day it was approved,
 //! request = "req-3fa94c01d2b7"   # on whose request (`ces request`),
+//! stack = "sha256:…"             # what was read of it (`ces stack`): another stack is refused
 //! note = "table builder"         # and whatever else there is to say
 //! ```
 //!
@@ -40,6 +41,8 @@ pub struct Approval {
     pub approved: Option<Date>,
     /// The request that it answers.
     pub request: Option<String>,
+    /// What was read of it, as `ces stack` names it.
+    pub stack: Option<String>,
     /// What else there is to say.
     pub note: Option<String>,
     /// Where the list says so.
@@ -157,17 +160,15 @@ impl Approved {
 }
 
 fn read(mut table: Table<'_>) -> Result<Approval> {
-    let digest = table.text("digest", "\"sha256:\" and 64 hexadecimal digits", |text| {
-        let hex = text.strip_prefix("sha256:")?;
-        let plain = hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        plain.then(|| text.to_owned())
-    })?;
+    let sha256 = "\"sha256:\" and 64 hexadecimal digits";
+    let digest = table.text("digest", sha256, self::digest)?;
     let projects = table.strings("projects")?;
     let expires = table.date("expires")?;
     let approver = table.string("approver")?;
     let name = table.string("name")?;
     let approved = table.date("approved")?;
     let request = table.string("request")?;
+    let stack = table.text("stack", sha256, self::digest)?;
     let note = table.string("note")?;
     let place = table.origin("digest");
     table.finish()?;
@@ -185,9 +186,17 @@ fn read(mut table: Table<'_>) -> Result<Approval> {
         name: name.map(|rule| rule.value),
         approved: approved.map(|rule| rule.value),
         request: request.map(|rule| rule.value),
+        stack: stack.map(|rule| rule.value),
         note: note.map(|rule| rule.value),
         origin: digest.origin.to_string(),
     })
+}
+
+/// A digest as the list has it.
+pub fn digest(text: &str) -> Option<String> {
+    let hex = text.strip_prefix("sha256:")?;
+    let plain = hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    plain.then(|| text.to_owned())
 }
 
 #[cfg(test)]

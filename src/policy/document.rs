@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::identity::Identity;
 use super::reader::{Rule, Table, wrong};
 use super::stack_rules::StackRules;
 use super::{
@@ -36,6 +37,7 @@ impl Policy {
             mode: None,
             contact: None,
             site: Places::default(),
+            identity: Identity::default(),
             registries: Registries::default(),
             images: Images {
                 approved: None,
@@ -108,7 +110,14 @@ impl Policy {
         if let Some(mut table) = top.table("site")? {
             let mut place = |key| Ok::<_, crate::error::Error>(absolute(&mut table, key)?.map(|rule| rule.value));
             policy.site = Places { store: place("store")?, state: place("state")?, log: place("log")? };
+            policy.identity.read_site(&mut table)?;
             table.finish()?;
+        }
+        if let Some(table) = top.table("organisations")? {
+            policy.identity.read_organisations(table)?;
+        }
+        if let Some(table) = top.table("people")? {
+            policy.identity.read_people(table)?;
         }
         policy.registries.contact = policy.contact.as_ref().map(|rule| rule.value.clone());
         if let Some(table) = top.table("registries")? {
@@ -129,10 +138,11 @@ impl Policy {
         }
         check_default_profile(&policy.profiles)?;
         if let Some(mut table) = top.table("projects")? {
-            for (name, origin, table) in table.named_tables()? {
+            for (name, origin, mut table) in table.named_tables()? {
                 if !is_project_name(&name) {
                     return Err(wrong(&origin, "is not a project's name: letters, digits, `-`, `_` and `.`"));
                 }
+                policy.identity.read_project(&name, &mut table)?;
                 let project = read_project(table, &policy.profiles.allow)?;
                 policy.projects.insert(name, project);
             }

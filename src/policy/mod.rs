@@ -13,6 +13,8 @@ use std::time::Duration;
 pub mod units;
 /// TOML read key by key, with lines.
 pub mod reader;
+/// What exports say of the site, its people and projects.
+pub mod identity;
 /// What a payload may do: batch, service.
 pub mod profile;
 /// The site's file as text, to rules.
@@ -29,6 +31,8 @@ pub mod podman;
 pub mod grant;
 /// What the site allows of an image's software stack.
 pub mod stack_rules;
+/// Whether an image may run with what is known of its stack.
+pub mod stack_grant;
 /// The rules in force, one a line.
 pub mod show;
 
@@ -268,6 +272,7 @@ pub struct Policy {
     mode: Option<Rule<Mode>>,
     contact: Option<Rule<String>>,
     site: Places,
+    identity: identity::Identity,
     registries: Registries,
     images: Images,
     data: Data,
@@ -302,6 +307,11 @@ impl Policy {
     /// Where the site keeps store, journals and records.
     pub fn places(&self) -> &Places {
         &self.site
+    }
+
+    /// What exports say of the site, its people and projects.
+    pub fn identity(&self) -> &identity::Identity {
+        &self.identity
     }
 
     /// From where images may come.

@@ -21,6 +21,9 @@ impl Policy {
         for (what, place) in places.into_iter().filter_map(|(what, place)| Some((what, place.as_ref()?))) {
             say(&format!("site {what}"), place.display().to_string(), None);
         }
+        for (what, value, origin) in self.identity.lines() {
+            say(&what, value, Some(origin));
+        }
         let allow = self.registries.allow.as_ref();
         say("registries", allow.map_or("any".to_owned(), |r| r.value.join(", ")), allow.map(|r| &r.origin));
         for (host, mirror) in &self.registries.mirrors {

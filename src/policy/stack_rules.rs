@@ -17,6 +17,8 @@ const MAX_AGE: Duration = Duration::from_secs(30 * 86_400);
 /// The rules, each with where it is stated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StackRules {
+    /// Whether the policy has the section: without it no run depends on what is known of its image's stack.
+    pub stated: bool,
     /// What is done about a vulnerability above `max_severity`, a malicious package, and data that is too old.
     pub on_finding: Rule<Action>,
     /// The worst that passes without a waiver.
@@ -39,6 +41,7 @@ impl Default for StackRules {
     fn default() -> Self {
         let action = |key: &str, action| Rule::builtin(&format!("images.stack.{key}"), action);
         Self {
+            stated: false,
             on_finding: action("on_finding", Action::Report),
             max_severity: Rule::builtin("images.stack.max_severity", Severity::High),
             unknown_severity: action("unknown_severity", Action::Report),
@@ -60,7 +63,7 @@ impl StackRules {
         mut table: Table<'_>,
         waivers: impl FnOnce(&mut Table<'_>) -> Result<Option<Rule<PathBuf>>>,
     ) -> Result<Self> {
-        let mut rules = Self::default();
+        let mut rules = Self { stated: true, ..Self::default() };
         for (key, rule) in [
             ("on_finding", &mut rules.on_finding),
             ("unknown_severity", &mut rules.unknown_severity),
@@ -106,7 +109,9 @@ impl StackRules {
             Action::Refuse => "refuse".to_owned(),
         };
         let waivers = self.waivers.as_ref();
+        let binds = if self.stated { "yes" } else { "no, as there is no [images.stack]; ces stack tells them" };
         vec![
+            ("stack: rules bind runs", binds.to_owned(), None),
             ("stack: worse vulnerabilities", word(&self.on_finding), Some(&self.on_finding.origin)),
             (
                 "stack: vulnerabilities that pass, up to",
@@ -128,6 +133,22 @@ impl StackRules {
                 waivers.map(|rule| &rule.origin),
             ),
         ]
+    }
+}
+
+impl StackRules {
+    /// Where a rule is stated that a stack breaks.
+    pub(super) fn origin(&self, rule: &str) -> Option<&Origin> {
+        Some(match rule {
+            "on_finding" => &self.on_finding.origin,
+            "max_severity" => &self.max_severity.origin,
+            "unknown_severity" => &self.unknown_severity.origin,
+            "unjudged" => &self.unjudged.origin,
+            "database_max_age" => &self.database_max_age.origin,
+            "unowned" => &self.unowned.origin,
+            "secrets" => &self.secrets.origin,
+            _ => return None,
+        })
     }
 }
 

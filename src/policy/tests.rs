@@ -74,8 +74,33 @@ fn every_key_of_the_documentation_is_read() {
         limits.memory.max.as_ref().unwrap().origin.to_string(),
         format!("policy.toml line {}: limits.memory.max", memory_line())
     );
-    assert_eq!(policy.rules().iter().filter(|rule| rule.because.contains("policy.toml")).count(), 56);
+    assert_eq!(policy.rules().iter().filter(|rule| rule.because.contains("policy.toml")).count(), 67);
     assert!(policy.is_enforced());
+    let site = policy.identity();
+    assert_eq!(site.url.as_ref().unwrap().value, "https://safehaven.example.ac.uk/");
+    assert_eq!(site.person("A. Researcher"), site.person("ann"));
+    assert_eq!(site.person("ann").unwrap().affiliation.as_deref(), Some("uni"));
+    assert_eq!(site.projects.get("projx").unwrap().members.as_ref().unwrap().value, ["uni"]);
+}
+
+#[test]
+fn what_exports_say_has_addresses_and_names_organisations_that_are_there() {
+    let uni = "[organisations.uni]\nname = \"U\"\nid = \"https://ror.org/0\"\n";
+    for (text, why) in [
+        ("[site]\nurl = \"https://tre.example\"", "ends in a slash"),
+        ("[site]\nlicence = \"none\"", "an address such as"),
+        ("[site]\nname = \" \"", "not empty"),
+        ("[organisations.uni]\nname = \"U\"", "lacks one of: id, name"),
+        ("[people.ann]\nid = \"https://orcid.org/0\"", "lacks one of: id, name"),
+        ("[people.ann]\nname = \"A\"\nid = \"https://orcid.org/0\"\naffiliation = \"x\"", "no [organisations.x]"),
+        ("[projects.p]\nmembers = [\"x\"]", "no [organisations.x]"),
+        ("[projects.p]\nmembers = []", "at least one organisation"),
+        ("[projects.p]\ngrants = \"https://a/\"", "is not a key"),
+    ] {
+        let error = parse(&format!("{uni}{text}\n").replacen(uni, if text.starts_with("[org") { "" } else { uni }, 1));
+        let shown = error.unwrap_err().report();
+        assert!(shown.contains(why), "{text}: {shown}");
+    }
 }
 
 #[test]

@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::finding::{Finding, Findings};
 use super::rules::{RuleName, Rules};
-use super::sniff::{Class, sniff};
+use super::sniff::{Class, class_of};
 use super::table::{self, Table};
 use super::{document, identifiers, image, sniff};
+use crate::evidence::sniff::sniff as sniffed_of;
 use crate::text;
 
 /// A name, exactly: as text where it is plain, else as the hexadecimal digits of its bytes, as in the list of outputs.
@@ -78,7 +79,7 @@ pub struct Stat {
 pub fn file(path: &[u8], stat: Stat, bytes: &[u8], rules: &Rules) -> Looked {
     let mut findings = Findings::new(rules);
     name(path, &mut findings);
-    let sniffed = sniff(bytes.get(..bytes.len().min(sniff::HEAD)).unwrap_or_default());
+    let sniffed = sniffed_of(bytes.get(..bytes.len().min(sniff::HEAD)).unwrap_or_default());
     let ending = ending(path);
     if !rules.expects(&ending) {
         let ending = if ending.is_empty() { "a name without an ending" } else { ending.as_str() };
@@ -104,7 +105,7 @@ pub fn file(path: &[u8], stat: Stat, bytes: &[u8], rules: &Rules) -> Looked {
     if stat.executable {
         findings.add(RuleName::Executable, "it has the permission");
     }
-    let table = content(sniffed.class, sniffed.name, (bytes, whole), &ending, &mut findings);
+    let table = content(class_of(sniffed), sniffed.name, (bytes, whole), &ending, &mut findings);
     Looked {
         name: Name::new(path),
         kind: sniffed.name.to_owned(),
@@ -246,7 +247,7 @@ mod tests {
             ("raw.csv", csv.as_slice(), RuleName::IdColumn),
             ("figure.png", csv, RuleName::TypeDiffers),
             ("table.csv", b"PK\x03\x04....", RuleName::Archive),
-            ("d.parquet", b"PAR1....", RuleName::DataFile),
+            ("d.parquet", b"PAR1\0...", RuleName::DataFile),
             ("m.pkl", b"\x80\x04\x95.", RuleName::Model),
             ("weights.txt", b"\x3c\0\0\0\0\0\0\0{\"w\":{}}", RuleName::Model),
             ("tool", b"\x7fELF\x02", RuleName::Program),

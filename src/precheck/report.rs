@@ -3,7 +3,7 @@
 //! Takes entries as they come; gives counts of all and the entries themselves, up to a number; trusts nothing; refuses to be longer:
 //! of too many entries those with findings are kept first, and the rest is counted.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::finding::{NOTHING, verdict};
 use super::look::Looked;
@@ -52,7 +52,7 @@ pub struct ByRules {
 }
 
 /// How many of each.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// Entries that are no directories.
     pub files: u64,

@@ -12,6 +12,8 @@ use crate::image::unpack::Readers;
 pub mod package;
 /// What one layer says: a reader a format.
 pub mod facts;
+/// ZIP archives: Java's, models', and vulnerability data.
+pub mod zip;
 /// A layer's listing as entries.
 pub mod listing;
 /// One layer's facts, read in a process that is shut into it.
@@ -28,6 +30,8 @@ pub mod load;
 pub mod diff;
 /// The orders of versions, one for each package manager.
 pub mod version;
+/// CSAF documents: waivers, and what vendors say of their packages.
+pub mod csaf;
 /// What is known to be vulnerable, kept on this host.
 pub mod vulndb;
 /// Who said that a vulnerability does not matter here, why, and until when.
@@ -36,6 +40,8 @@ pub mod vex;
 pub mod verdict;
 /// What the site allows of a stack.
 pub mod rules;
+/// What was judged and read of images before, kept on this host.
+pub mod kept;
 /// Licences as declared, and as SPDX expressions where that can be proved.
 pub mod licence;
 /// A stack for people, and as documents that other programs read.

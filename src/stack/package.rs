@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::image::reference::Digest;
+
 /// Which package manager or format describes a package. The names are those of package URLs
 /// (<https://github.com/package-url/purl-spec>) where they exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -179,4 +181,15 @@ pub struct Stack {
     pub packages: Vec<Package>,
     /// Findings, sorted.
     pub findings: Vec<Finding>,
+}
+
+impl Stack {
+    /// What names all that was read of the image, `sha256:…`: the same for everybody, whenever it was pulled. Other readers than
+    /// those of this version may read more, and give another.
+    ///
+    /// # Errors
+    /// When it cannot be written as JSON.
+    pub fn digest(&self) -> std::io::Result<Digest> {
+        Ok(Digest::of(&serde_json::to_vec(&Self { pulled: String::new(), ..self.clone() })?))
+    }
 }

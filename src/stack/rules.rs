@@ -2,6 +2,7 @@
 //!
 //! Takes a verdict and the site's rules; gives each rule that it breaks, and whether that is a refusal or a remark.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use super::vulndb::record::Class;
 use super::vulndb::severity::Severity;
 
 /// What is done about something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
     /// It is told.
@@ -54,10 +55,10 @@ impl Default for Rules {
 }
 
 /// A rule that a stack breaks.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Breach {
     /// The rule, as a key of `[images.stack]`.
-    pub rule: &'static str,
+    pub rule: Cow<'static, str>,
     /// What breaks it, in words.
     pub what: String,
     /// What is done about it.
@@ -70,7 +71,7 @@ const NAMES: usize = 8;
 /// The rules that a stack breaks; those that refuse it have [`Action::Refuse`].
 pub fn refusals(verdict: &Verdict, rules: &Rules) -> Vec<Breach> {
     let mut out = Vec::new();
-    let mut say = |rule, action, what: String| out.push(Breach { rule, what, action });
+    let mut say = |rule, action, what: String| out.push(Breach { rule: Cow::Borrowed(rule), what, action });
     // What the distribution calls harmless, what is waived, and what is no vulnerability breaks no rule.
     let open = || {
         verdict.known.iter().filter(|known| {
@@ -111,6 +112,11 @@ pub fn refusals(verdict: &Verdict, rules: &Rules) -> Vec<Breach> {
     if packages > 0 {
         let why = verdict.unjudged.iter().map(|unjudged| unjudged.why.as_str()).collect();
         say("unjudged", rules.unjudged, format!("{packages} packages were not judged: {}", list(why)));
+    }
+    if verdict.unread > 0 {
+        // Who hides a database of packages behind damage is not judged either.
+        let what = "places of the image could not be read, so that what is there was not judged";
+        say("unjudged", rules.unjudged, format!("{} {what}", verdict.unread));
     }
     if let Some(most) = rules.database_max_age {
         let days = |source: &&super::verdict::Used| {

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use jiff::civil::{Date, date};
 use serde_json::json;
 
+use super::facts;
 use super::package::{Distribution, Finding, FindingKind, LayerOrigin, Package, PackageType, Stack};
 use super::rules::{Action, Rules, refusals};
 use super::verdict::{Known, State, Verdict, judge};
@@ -20,20 +21,7 @@ const TODAY: Date = date(2026, 11, 30);
 const IMAGE: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
 pub(super) fn package(kind: PackageType, name: &str, version: &str) -> Package {
-    Package {
-        kind,
-        name: name.to_owned(),
-        version: version.to_owned(),
-        source: None,
-        architecture: None,
-        licence: None,
-        place: format!("usr/lib/{name}"),
-        layer: 0,
-        owner: None,
-        module: None,
-        unjudged: false,
-        changelog_fixes: Vec::new(),
-    }
+    facts::package(kind, name, version, &format!("usr/lib/{name}")).unwrap()
 }
 
 pub(super) fn stack(packages: Vec<Package>) -> Stack {
@@ -272,10 +260,10 @@ fn every_rule_of_the_site_can_refuse() {
         secrets: Action::Refuse,
     };
     let rules = |breaches: Vec<super::rules::Breach>| {
-        breaches.into_iter().map(|breach| (breach.rule, breach.action)).collect::<Vec<_>>()
+        breaches.into_iter().map(|breach| (breach.rule.into_owned(), breach.action)).collect::<Vec<_>>()
     };
     let all = ["on_finding", "max_severity", "unknown_severity", "unjudged", "database_max_age", "unowned", "secrets"];
-    assert_eq!(rules(refusals(&verdict, &refuse)), all.map(|rule| (rule, Action::Refuse)));
+    assert_eq!(rules(refusals(&verdict, &refuse)), all.map(|rule| (rule.to_owned(), Action::Refuse)));
     // Without an age limit no data is too old; else all is told.
     let told = rules(refusals(&verdict, &Rules::default()));
     assert_eq!(told.len(), all.len() - 1);

@@ -128,6 +128,9 @@ pub struct Verdict {
     pub unowned: usize,
     /// What looks like a secret.
     pub secrets: usize,
+    /// Places that could not be read, or not whole: packages may be there that nobody judged.
+    #[serde(default)]
+    pub unread: usize,
 }
 
 /// Judges a stack.
@@ -138,6 +141,7 @@ pub fn judge(stack: &Stack, database: &Database, waivers: &Waivers, today: Date)
     let mut verdict = Verdict { version: 1, image: stack.image.clone(), day: Some(today), ..Verdict::default() };
     let count = |kind| stack.findings.iter().filter(|finding| finding.kind == kind).count();
     (verdict.unowned, verdict.secrets) = (count(FindingKind::Unowned), count(FindingKind::Secret));
+    verdict.unread = count(FindingKind::NotReadable);
     let mut places: BTreeMap<(Place, PackageType, bool), Vec<usize>> = BTreeMap::new();
     let mut unjudged: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (number, package) in stack.packages.iter().enumerate() {

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
+use super::csaf::{self, Products};
 use super::package::{Package, Stack};
 use super::write::purl;
 
@@ -131,7 +132,7 @@ pub fn parse(bytes: &[u8], file: &str) -> Result<Vec<Statement>, String> {
     let kind: Kind = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     match (kind.statements, kind.product_tree) {
         (Some(_), None) => openvex(bytes, file),
-        (None, Some(_)) => csaf(bytes, file),
+        (None, Some(_)) => of_csaf(bytes, file),
         _ => Err("it is neither an OpenVEX document nor a CSAF one of the VEX profile".to_owned()),
     }
 }
@@ -252,130 +253,12 @@ fn openvex(bytes: &[u8], file: &str) -> Result<Vec<Statement>, String> {
     Ok(document.statements.into_iter().map(statement).collect())
 }
 
-#[derive(Deserialize)]
-struct Csaf {
-    document: CsafDocument,
-    product_tree: Tree,
-    #[serde(default)]
-    vulnerabilities: Vec<CsafVulnerability>,
-}
-
-#[derive(Deserialize)]
-struct CsafDocument {
-    publisher: Publisher,
-    tracking: Tracking,
-}
-
-#[derive(Deserialize)]
-struct Publisher {
-    name: String,
-}
-
-#[derive(Deserialize)]
-struct Tracking {
-    current_release_date: String,
-}
-
-#[derive(Deserialize, Default)]
-struct Tree {
-    #[serde(default)]
-    branches: Vec<Branch>,
-    #[serde(default)]
-    full_product_names: Vec<FullName>,
-    #[serde(default)]
-    relationships: Vec<Relationship>,
-}
-
-#[derive(Deserialize)]
-struct Branch {
-    #[serde(default)]
-    branches: Vec<Branch>,
-    #[serde(default)]
-    product: Option<FullName>,
-}
-
-#[derive(Deserialize)]
-struct FullName {
-    product_id: String,
-    #[serde(default)]
-    product_identification_helper: Helper,
-}
-
-#[derive(Deserialize, Default)]
-struct Helper {
-    #[serde(default)]
-    purl: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Relationship {
-    product_reference: String,
-    relates_to_product_reference: String,
-    full_product_name: FullName,
-}
-
-#[derive(Deserialize)]
-struct CsafVulnerability {
-    #[serde(default)]
-    cve: Option<String>,
-    #[serde(default)]
-    ids: Vec<CsafId>,
-    #[serde(default)]
-    product_status: BTreeMap<String, Vec<String>>,
-    #[serde(default)]
-    flags: Vec<Flag>,
-    #[serde(default)]
-    threats: Vec<Threat>,
-}
-
-#[derive(Deserialize)]
-struct CsafId {
-    text: String,
-}
-
-#[derive(Deserialize)]
-struct Flag {
-    label: String,
-    #[serde(default)]
-    product_ids: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct Threat {
-    category: String,
-    details: String,
-    #[serde(default)]
-    product_ids: Vec<String>,
-}
-
-fn csaf(bytes: &[u8], file: &str) -> Result<Vec<Statement>, String> {
-    let document: Csaf = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-    let mut urls: BTreeMap<&str, &str> = BTreeMap::new();
-    let mut look: Vec<&Branch> = document.product_tree.branches.iter().collect();
-    let mut products: Vec<&FullName> = document.product_tree.full_product_names.iter().collect();
-    while let Some(branch) = look.pop() {
-        products.extend(&branch.product);
-        look.extend(&branch.branches);
-    }
-    products.extend(document.product_tree.relationships.iter().map(|relation| &relation.full_product_name));
-    for product in products {
-        urls.extend(
-            product.product_identification_helper.purl.as_deref().map(|url| (product.product_id.as_str(), url)),
-        );
-    }
-    let related: BTreeMap<&str, (&str, &str)> = document
-        .product_tree
-        .relationships
-        .iter()
-        .map(|relation| {
-            let parts = (relation.product_reference.as_str(), relation.relates_to_product_reference.as_str());
-            (relation.full_product_name.product_id.as_str(), parts)
-        })
-        .collect();
+fn of_csaf(bytes: &[u8], file: &str) -> Result<Vec<Statement>, String> {
+    let document: csaf::Document = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    let products = document.product_tree.products();
     let mut statements = Vec::new();
     for vulnerability in &document.vulnerabilities {
-        let ids: Vec<String> =
-            vulnerability.cve.iter().chain(vulnerability.ids.iter().map(|id| &id.text)).cloned().collect();
+        let ids = vulnerability.ids();
         let Some(name) = ids.first() else { continue };
         for (status, listed) in &vulnerability.product_status {
             let status = match status.as_str() {
@@ -405,7 +288,7 @@ fn csaf(bytes: &[u8], file: &str) -> Result<Vec<Statement>, String> {
                         expires: None,
                     },
                     ids: ids.clone(),
-                    subjects: csaf_subject(product, &urls, &related).into_iter().collect(),
+                    subjects: csaf_subject(product, &products).into_iter().collect(),
                 });
             }
         }
@@ -414,15 +297,15 @@ fn csaf(bytes: &[u8], file: &str) -> Result<Vec<Statement>, String> {
 }
 
 /// A product of the tree, or one as a part of another.
-fn csaf_subject(product: &str, urls: &BTreeMap<&str, &str>, related: &BTreeMap<&str, (&str, &str)>) -> Option<Subject> {
+fn csaf_subject(product: &str, products: &Products<'_>) -> Option<Subject> {
     let subject = |id: &str| {
-        let url = urls.get(id)?;
+        let url = products.named(id)?.purl()?;
         match image_digest(url) {
             Some(digest) => Some(Subject::Image(digest, None)),
-            None => purl::is_package(url).then(|| Subject::Package((*url).to_owned())),
+            None => purl::is_package(url).then(|| Subject::Package(url.to_owned())),
         }
     };
-    match related.get(product) {
+    match products.component(product) {
         None => subject(product),
         Some((part, whole)) => match (subject(part)?, subject(whole)) {
             (Subject::Package(part), Some(Subject::Image(digest, None))) => Some(Subject::Image(digest, Some(part))),

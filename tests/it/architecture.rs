@@ -255,13 +255,14 @@ fn circles(sources: &[Source]) -> Vec<String> {
 }
 
 /// Where root's power is named, lent or taken, and what for. Everything else has the caller's rights and no more.
-const POWER: [(&str, &str); 61] = [
+const POWER: [(&str, &str); 64] = [
     ("commands/finding.rs", "files that the policy names may be closed to users"),
     ("host/privilege.rs", "lends it"),
     ("host/site_dir.rs", "opens what root alone can change"),
     ("host/dirs.rs", "the site's directories"),
     ("host/cgroup.rs", "control groups are root's"),
     ("stack/vulndb/place.rs", "vulnerability data is root's"),
+    ("stack/kept.rs", "what was judged is root's"),
     ("policy/load.rs", "policy and approvals may be closed to users"),
     ("bundle/image_files.rs", "reads from layers, which are in the store"),
     ("bundle/safe_data.rs", "asks the kernel as the payload, who has fewer groups"),
@@ -317,18 +318,23 @@ const POWER: [(&str, &str); 61] = [
     ("commands/ps.rs", "journals, records, signals"),
     ("commands/stack_verdict.rs", "reads the site's waivers"),
     ("commands/stack.rs", "reads the approvals"),
+    ("commands/stack_approved.rs", "reads the approvals"),
+    ("commands/stack_gate.rs", "looks at vulnerability data and waivers"),
 ];
 
 /// The same for what is the record's.
-const RECORDS: [(&str, &str); 28] = [
+const RECORDS: [(&str, &str); 31] = [
     ("commands/outputs_prune.rs", "records are root's"),
     ("commands/records_prune.rs", "records are root's"),
     ("commands/runs.rs", "records are root's"),
     ("run/supervisor/record/retention.rs", "records are root's"),
-    ("commands/export.rs", "opens outputs as whose they are"),
+    ("commands/export.rs", "signs with the key of the audit log"),
+    ("commands/export/copies.rs", "opens outputs as whose they are"),
+    ("commands/month.rs", "records and the audit log are root's"),
+    ("evidence/envelope.rs", "its key is root's"),
     ("commands/listed.rs", "lists of outputs are root's"),
     ("precheck/parent.rs", "starts the process that looks, writes its id map"),
-    ("commands/precheck.rs", "opens outputs as whose they are"),
+    ("commands/precheck.rs", "opens outputs as whose they are, keeps reports beside records"),
     ("approval/file.rs", "the list of approved images is root's"),
     ("approval/requests.rs", "requests are root's to read"),
     ("commands/approve.rs", "the list of approved images is root's"),

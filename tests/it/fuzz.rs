@@ -154,6 +154,11 @@ fn no_record_of_vulnerability_data_is_kept_that_cannot_be_shown_or_read_again() 
 }
 
 #[test]
+fn no_vendors_document_is_kept_that_cannot_be_shown_or_read_again() {
+    run("csaf", 2000, entries::csaf);
+}
+
+#[test]
 fn no_document_waives_without_an_author() {
     run("waivers", 2000, entries::waivers);
 }

@@ -2,6 +2,7 @@
 //! `tests/schema/spdx`, CC-BY-3.0; unchanged).
 
 use boon::{Compiler, Schemas};
+use ces::stack::facts;
 use ces::stack::package::{Distribution, LayerOrigin, Package, PackageType, Stack};
 use ces::stack::verdict::{Known, State, Verdict};
 use ces::stack::vex::{Status, Waiver};
@@ -30,20 +31,7 @@ fn objections(files: &[(&str, &str)], document: &Value) -> Option<String> {
 }
 
 fn package(kind: PackageType, name: &str, version: &str) -> Package {
-    Package {
-        kind,
-        name: name.to_owned(),
-        version: version.to_owned(),
-        source: None,
-        architecture: None,
-        licence: None,
-        place: format!("usr/lib/{name}"),
-        layer: 0,
-        owner: None,
-        module: None,
-        unjudged: false,
-        changelog_fixes: Vec::new(),
-    }
+    facts::package(kind, name, version, &format!("usr/lib/{name}")).unwrap()
 }
 
 /// A package of each kind, with texts that try to be more.
@@ -66,7 +54,7 @@ fn stack() -> Stack {
         package(PackageType::Maven, "org.example:thing", "1.0-SNAPSHOT"),
         package(PackageType::Golang, "github.com/a/b", "v1.0.0"),
         package(PackageType::Model, "weights.safetensors", ""),
-        package(PackageType::Generic, "name with ? # and % and \n", "1 2"),
+        Package { name: "name with ? # and % and \n".to_owned(), ..package(PackageType::Generic, "x", "1 2") },
         Package { module: Some("nodejs:18".to_owned()), ..package(PackageType::Rpm, "nodejs", "1:18.0-1.module") },
     ];
     packages.sort();

@@ -21,8 +21,10 @@ mod docs;
 /// Several researchers, one store, one policy.
 mod through_sudo;
 mod store_holders;
-/// What is in an image.
+/// What is in an image, and what the site allows of it.
 mod stack;
+mod stack_rules;
+mod stack_managers;
 /// What a run leaves, however odd, deep, hollow or many.
 mod outputs;
 /// Lists, pages and places of runs that are over.
@@ -81,6 +83,10 @@ mod approvals;
 mod precheck;
 /// Pages and exports of a run.
 mod exports;
+/// Exports as other programs see them.
+mod crates;
+/// From a request to an auditor.
+mod officer;
 /// What the engine would do by itself.
 mod engine_traps;
 /// Killed at any moment, out of descriptors, out of space.

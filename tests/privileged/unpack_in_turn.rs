@@ -107,6 +107,40 @@ fn of_a_name_on_both_sides_of_a_link_of_a_lower_layer_the_later_entry_holds() {
 }
 
 #[test]
+fn a_directory_listed_by_one_of_its_two_paths_is_what_it_is_listed_as() {
+    // `lib/d` and `usr/lib/d` are one directory, of which the layer lists one name and implies the other, in either order; below,
+    // there may be such a directory already.
+    let listed = |tar: Tar, path: &str, mode| {
+        tar.raw(path.as_bytes(), b'5', b"", |h| {
+            h.set_mode(mode);
+            h.set_uid(7);
+            h.set_mtime(99);
+        })
+    };
+    for below in [false, true] {
+        let base = if below { listed(base(), "usr/lib/d/", 0o755) } else { base() };
+        let x = |tar: Tar, side: &str| tar.file(&format!("{side}/d/x"), b"x");
+        for (side, other) in [("lib", "usr/lib"), ("usr/lib", "lib"), ("lib", "lib"), ("abs", "lib")] {
+            let name = format!("{side}/d/");
+            for upper in [
+                x(listed(Tar::default(), &name, 0o710), other),
+                listed(x(Tar::default(), other), &name, 0o710),
+                x(listed(x(Tar::default(), "usr/lib"), &name, 0o710), other),
+            ] {
+                let seen = merged(&Site::new(), &[base.clone(), upper], "stat -c %a usr/lib/d; cat usr/lib/d/x");
+                assert_eq!(seen, "710\nx", "{name}, then {other}/d/x, below: {below}");
+            }
+        }
+        // Both are listed: the later counts, or they say the same.
+        for (first, second) in [("lib", "usr/lib"), ("usr/lib", "lib")] {
+            let upper = listed(listed(Tar::default(), &format!("{first}/d/"), 0o700), &format!("{second}/d/"), 0o710);
+            let seen = merged(&Site::new(), &[base.clone(), x(upper, first)], "stat -c %a usr/lib/d");
+            assert_eq!(seen, "710", "{first}, then {second}, below: {below}");
+        }
+    }
+}
+
+#[test]
 fn a_layer_that_is_unpacked_in_turn_is_its_images_own_and_checked_like_any_other() {
     let site = Site::new();
     let upper = Tar::default().file("lib/f", b"first").file("usr/lib/f", b"second");

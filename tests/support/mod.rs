@@ -24,6 +24,8 @@ pub mod rehearsal;
 pub mod schema;
 /// Records with the documents beside them.
 pub mod records;
+/// Programs of others that check exports.
+pub mod validators;
 
 use std::ffi::OsStr;
 use std::fs;

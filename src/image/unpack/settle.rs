@@ -9,6 +9,7 @@
 //! 2. A hard link to a file of a layer below becomes a copy of that file in this layer, under both names: what
 //!    overlayfs would do when the file is touched.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -22,6 +23,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstat, futim
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, mkfifoat, symlinkat, unlinkat};
 
+use super::listing;
 use super::merged::{Found, Merged};
 use super::plan::Parts;
 use super::protocol::{Fault, FaultKind, Open};
@@ -37,20 +39,32 @@ pub fn settle(layer: &OwnedFd, lower: &[OwnedFd], open: &Open) -> Result<Vec<u64
     let mut implied: Vec<Parts> = open.implied.iter().map(|path| parts(&path.0)).collect();
     // Parents first: what lies below a link moves with it.
     implied.sort();
+    let mut names: BTreeSet<Parts> = implied.iter().cloned().collect();
+    let mut listed = BTreeSet::new();
     let mut times = Vec::new();
     let mut links: Vec<(Parts, Parts)> =
         open.links.iter().map(|(link, target)| (parts(&link.0), parts(&target.0))).collect();
     for next in 0..implied.len() {
         let Some(path) = implied.get(next).cloned() else { break };
-        let moved =
-            implied_directory(layer, &merged, &path, &mut times).map_err(|fault| fault.at(&tree::join(&path)))?;
+        if listed.contains(&path) {
+            continue;
+        }
+        let known = Names { implied: &names, listed: &mut listed };
+        let moved = implied_directory(layer, &merged, &path, known, &mut times)
+            .map_err(|fault| fault.at(&tree::join(&path)))?;
         if let Some(to) = moved {
-            // What was below it is now below where the link leads.
-            for other in implied.iter_mut().skip(next).chain(links.iter_mut().map(|(link, _)| link)) {
-                if other.starts_with(&path) {
-                    other.splice(..path.len(), to.iter().cloned());
-                }
+            if !names.contains(&to) {
+                // By its own path it is listed, or has been given what it is below.
+                listed.insert(to.clone());
             }
+            // What was below it is now below where the link leads.
+            let lead = |other: &mut Parts| drop(other.splice(..path.len(), to.iter().cloned()));
+            for other in implied.iter_mut().skip(next).filter(|other| other.starts_with(&path)) {
+                names.remove(other);
+                lead(other);
+                names.insert(other.clone());
+            }
+            links.iter_mut().map(|(link, _)| link).filter(|link| link.starts_with(&path)).for_each(lead);
         }
     }
     let mut made = Vec::new();
@@ -58,7 +72,7 @@ pub fn settle(layer: &OwnedFd, lower: &[OwnedFd], open: &Open) -> Result<Vec<u64
         made.push(copy_up(layer, &merged, link, target).map_err(|fault| fault.at(&tree::join(link)))?);
     }
     // Deepest first, and after all changes: working in a directory changes its time.
-    for path in implied.iter().rev() {
+    for path in implied.iter().rev().filter(|path| !listed.contains(*path)) {
         drop_if_empty(layer, &merged, path)?;
     }
     for (path, mtime) in times.iter().rev() {
@@ -69,11 +83,25 @@ pub fn settle(layer: &OwnedFd, lower: &[OwnedFd], open: &Open) -> Result<Vec<u64
     Ok(made)
 }
 
+/// Which directories of the layer no entry lists, by their paths so far; and which of them turn out to be listed after all, by
+/// another path that leads to the same directory.
+struct Names<'a> {
+    implied: &'a BTreeSet<Parts>,
+    listed: &'a mut BTreeSet<Parts>,
+}
+
+impl Names<'_> {
+    fn is_listed(&self, path: &Parts) -> bool {
+        self.listed.contains(path) || !self.implied.contains(path)
+    }
+}
+
 /// Adapts one directory that the layer only implies; tells where to, if its entries have moved.
 fn implied_directory(
     layer: &OwnedFd,
     merged: &Merged<'_>,
     path: &[Vec<u8>],
+    names: Names<'_>,
     times: &mut Vec<(Parts, TimeSpec)>,
 ) -> Result<Option<Parts>, Fault> {
     let Ok(own) = open_plain(layer, &tree::join(path)) else { return Ok(None) };
@@ -94,7 +122,7 @@ fn implied_directory(
             let Some(real) = merged.resolve(path)? else {
                 return Err(in_turn("lies below a symbolic link of another layer that leads nowhere".to_owned()));
             };
-            move_content(layer, merged, path, &real, times)?;
+            move_content(layer, merged, (path, &real), names, times)?;
             Ok(Some(real))
         }
         // A file gives way to a directory, as when the layers are applied in turn.
@@ -124,14 +152,14 @@ fn hidden_by_layer(layer: &OwnedFd, path: &[Vec<u8>]) -> Result<bool, Fault> {
 fn move_content(
     layer: &OwnedFd,
     merged: &Merged<'_>,
-    from: &[Vec<u8>],
-    to: &[Vec<u8>],
+    (from, to): (&[Vec<u8>], &[Vec<u8>]),
+    mut names: Names<'_>,
     times: &mut Vec<(Parts, TimeSpec)>,
 ) -> Result<(), Fault> {
     let fail = |e| Fault::host("move an entry to where a link leads", e);
     let target = make_directories(layer, merged, to, times)?;
     let source = open_plain(layer, &tree::join(from)).map_err(fail)?;
-    merge_into(&source, &target)?;
+    merge_into((&source, from), (&target, to), &mut names)?;
     let (name, parent) = from.split_last().ok_or_else(|| Fault::refused("the root cannot be moved"))?;
     let parent = open_plain(layer, &tree::join(parent)).map_err(fail)?;
     let before = fstat(&parent).map_err(fail)?;
@@ -139,28 +167,68 @@ fn move_content(
     futimens(&parent, &mtime(&before), &mtime(&before)).map_err(fail)
 }
 
-/// Moves all entries of one directory to another; directories that exist in both become one.
-fn merge_into(source: &OwnedFd, target: &OwnedFd) -> Result<(), Fault> {
+/// Moves all entries of one directory to another, whose time stays; directories that exist in both become one.
+fn merge_into(
+    (source, from): (&OwnedFd, &[Vec<u8>]),
+    (target, to): (&OwnedFd, &[Vec<u8>]),
+    known: &mut Names<'_>,
+) -> Result<(), Fault> {
     let fail = |e| Fault::host("move an entry to where a link leads", e);
+    let before = mtime(&fstat(target).map_err(fail)?);
     for name in names(source)? {
         match renameat2(source, name.as_os_str(), target, name.as_os_str(), RenameFlags::RENAME_NOREPLACE) {
             Ok(()) => {}
             Err(Errno::EEXIST) => {
-                match (tree::open_dir(source, &name), tree::open_dir(target, &name)) {
-                    (Ok(from), Ok(to)) => merge_into(&from, &to)?,
-                    _ => {
-                        return Err(in_turn(format!(
-                            "\"{}\" comes by its own path and through a symbolic link of another layer",
-                            crate::text::neutral_bytes(name.as_bytes())
-                        )));
-                    }
-                }
+                let (Ok(one), Ok(other)) = (tree::open_dir(source, &name), tree::open_dir(target, &name)) else {
+                    return Err(by_two_paths(&name));
+                };
+                let below = |path: &[Vec<u8>]| [path, &[name.as_bytes().to_vec()]].concat();
+                let (from, to) = (below(from), below(to));
+                become_one((&one, &from), (&other, &to), known)?.then_some(()).ok_or_else(|| by_two_paths(&name))?;
+                merge_into((&one, &from), (&other, &to), known)?;
                 unlinkat(source, name.as_os_str(), UnlinkatFlags::RemoveDir).map_err(fail)?;
             }
             Err(e) => return Err(fail(e)),
         }
     }
-    Ok(())
+    futimens(target, &before, &before).map_err(fail)
+}
+
+fn by_two_paths(name: &OsStr) -> Fault {
+    in_turn(format!(
+        "\"{}\" comes by its own path and through a symbolic link of another layer",
+        crate::text::neutral_bytes(name.as_bytes())
+    ))
+}
+
+/// Gives the directory that comes by two paths the metadata of the one that is listed, if one is; false where both are, and not
+/// alike: then the later counts.
+fn become_one(
+    (one, from): (&OwnedFd, &Parts),
+    (other, to): (&OwnedFd, &Parts),
+    known: &mut Names<'_>,
+) -> Result<bool, Fault> {
+    let fail = |e| Fault::host("look at a directory", e);
+    // What it hides of the layers below is another matter than what it is.
+    if xattrs::is_opaque(one).map_err(fail)? {
+        return Ok(false);
+    }
+    let (is, was) = (fstat(one).map_err(fail)?, fstat(other).map_err(fail)?);
+    match (known.is_listed(from), known.is_listed(to)) {
+        (false, false) => return Ok(true),
+        (false, true) => {}
+        (true, false) => {
+            copy_metadata(one, other)?;
+            futimens(other, &mtime(&is), &mtime(&is)).map_err(fail)?;
+        }
+        (true, true) => {
+            let plain = |stat: &FileStat| (stat.st_uid, stat.st_gid, stat.st_mode, stat.st_mtime, stat.st_mtime_nsec);
+            let bare = |fd: &OwnedFd| listing::attributes(fd.as_fd()).is_ok_and(|found| found == "-");
+            return Ok(plain(&is) == plain(&was) && bare(one) && bare(other));
+        }
+    }
+    known.listed.insert(to.clone());
+    Ok(true)
 }
 
 /// The directory `path` of the layer, made where it is missing, with the metadata that it has below.

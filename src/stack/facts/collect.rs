@@ -3,12 +3,16 @@
 //! Takes the layer's entries and its files; gives its facts, in a fixed order. A file that cannot be read, or not whole, is a
 //! finding; the others are read all the same.
 
+use std::collections::HashSet;
+use std::rc::Rc;
+
 use super::super::listing::{Entry, Kind};
 use super::super::package::{Finding, FindingKind, Package, PackageType};
 use super::rpm::Form;
 use super::{
-    Claims, Facts, Files, Program, ProgramKind, Source, VERSION, apk, conda, description, dpkg, elf, gem, jar, julia,
-    model, not_readable, npm, os_release, package, pacman, perl, python, rpm, secret, split,
+    Claims, Facts, Files, Program, ProgramKind, Source, VERSION, apk, conda, description, dpkg, elf, gem,
+    is_worth_claiming, jar, julia, model, not_readable, npm, os_release, package, pacman, perl, python, rpm, secret,
+    split,
 };
 
 /// The largest database of a distribution's packages.
@@ -25,10 +29,14 @@ const FINDINGS_MAX: usize = 20_000;
 
 /// Collects what the layer with these entries says. `tree` is the digest of its listing.
 pub fn collect(entries: &[Entry], files: &dyn Files, tree: &str) -> Facts {
-    let mut collector = Collector { files, facts: Facts::default(), claimed: 0, cut: Vec::new() };
+    let files_of = || entries.iter().filter(|entry| entry.kind == Kind::File);
+    let is_script = |entry: &&Entry| entry.mode & 0o111 != 0 && !is_worth_claiming(&entry.path);
+    let scripts = files_of().filter(is_script).map(|entry| entry.path.as_str()).collect::<HashSet<_>>();
+    let scripts = Rc::new(scripts);
+    let mut collector = Collector { files, scripts, facts: Facts::default(), claimed: 0, cut: Vec::new() };
     collector.facts.version = VERSION;
     tree.clone_into(&mut collector.facts.tree);
-    for entry in entries.iter().filter(|entry| entry.kind == Kind::File) {
+    for entry in files_of() {
         collector.file(entry);
     }
     collector.finish()
@@ -36,6 +44,8 @@ pub fn collect(entries: &[Entry], files: &dyn Files, tree: &str) -> Facts {
 
 struct Collector<'a> {
     files: &'a dyn Files,
+    /// Sources that can be executed.
+    scripts: Rc<HashSet<&'a str>>,
     facts: Facts,
     claimed: usize,
     cut: Vec<&'static str>,
@@ -139,8 +149,10 @@ impl Collector<'_> {
         if python::describes(path) {
             self.python(path);
         } else if conda::describes(path) {
+            let scripts = Rc::clone(&self.scripts);
             self.one(path, LIST_MAX, |bytes| {
-                conda::record(bytes, path).map(|(package, claims)| (package, Some(claims)))
+                conda::record(bytes, path, &|path| scripts.contains(path))
+                    .map(|(package, claims)| (package, Some(claims)))
             });
         } else if npm::describes(path) {
             self.npm(path);
@@ -201,12 +213,12 @@ impl Collector<'_> {
         if name == "METADATA" {
             let record = format!("{directory}/RECORD");
             if let Ok(bytes) = self.files.read(&record, LIST_MAX) {
-                self.claim(python::record(&bytes, &found.name, &record));
+                self.claim(python::record(&bytes, &found.name, &record, &|path| self.scripts.contains(path)));
             }
         } else {
             let record = format!("{directory}/installed-files.txt");
             if let Ok(bytes) = self.files.read(&record, LIST_MAX) {
-                self.claim(python::installed_files(&bytes, &found.name, &record));
+                self.claim(python::installed_files(&bytes, &found.name, &record, &|path| self.scripts.contains(path)));
             }
         }
         self.add(found);

@@ -23,8 +23,8 @@ pub fn describes(path: &str) -> bool {
     split(directory).1 == "conda-meta" && name.ends_with(".json")
 }
 
-/// The package, and the files that it claims.
-pub fn record(bytes: &[u8], place: &str) -> Option<(Package, Claims)> {
+/// The package, and the files that it claims; `is_script` tells which sources can be executed: those are programs.
+pub fn record(bytes: &[u8], place: &str, is_script: &dyn Fn(&str) -> bool) -> Option<(Package, Claims)> {
     let record: Record = serde_json::from_slice(bytes).ok()?;
     let mut found = package(PackageType::Conda, &record.name, &record.version, place)?;
     found.licence = record.license.as_deref().and_then(licence);
@@ -32,8 +32,9 @@ pub fn record(bytes: &[u8], place: &str) -> Option<(Package, Claims)> {
     let prefix = split(split(place).0).0;
     let describes =
         |path: &str| path.ends_with("METADATA") || path.ends_with("PKG-INFO") || path.ends_with(".egg-info");
-    let paths = record.files.iter().filter(|path| is_worth_claiming(path) || describes(path));
-    let paths: Vec<String> = paths.filter(|path| !path.contains('\n')).map(|path| join(prefix, path)).collect();
+    let paths = record.files.iter().filter(|path| !path.contains('\n')).map(|path| join(prefix, path));
+    let paths: Vec<String> =
+        paths.filter(|path| is_worth_claiming(path) || describes(path) || is_script(path)).collect();
     let claims = Claims {
         kind: PackageType::Conda,
         package: found.name.clone(),
@@ -50,13 +51,13 @@ mod tests {
     #[test]
     fn a_record_describes_a_package_and_claims_its_files() {
         let text = br#"{"name":"numpy","version":"1.26.0","build":"x","license":"BSD-3-Clause","subdir":"linux-64","files":["bin/f2py","lib/python3.11/site-packages/numpy/__init__.py","lib/python3.11/site-packages/numpy-1.26.0.dist-info/METADATA"],"more":{}}"#;
-        let (found, claims) = record(text, "opt/conda/conda-meta/numpy-1.26.0-x.json").unwrap();
+        let (found, claims) = record(text, "opt/conda/conda-meta/numpy-1.26.0-x.json", &|_| false).unwrap();
         assert_eq!((found.name.as_str(), found.licence.as_deref()), ("numpy", Some("BSD-3-Clause")));
         assert_eq!(
             claims.paths,
             "opt/conda/bin/f2py\nopt/conda/lib/python3.11/site-packages/numpy-1.26.0.dist-info/METADATA"
         );
-        assert!(record(b"{}", "x").is_none() && record(b"[", "x").is_none());
+        assert!(record(b"{}", "x", &|_| false).is_none() && record(b"[", "x", &|_| false).is_none());
         assert!(describes("opt/conda/conda-meta/x.json") && !describes("opt/conda/conda-meta/history"));
     }
 }

@@ -1,10 +1,15 @@
 //! Java archives: what Maven has written into them (`META-INF/maven/…/pom.properties`), else the manifest (JAR File
 //! Specification), else the file's name. Archives in archives are read down to the fourth level.
 
+use std::io;
+
 use super::super::package::{Package, PackageType};
-use super::zip::Archive;
+use super::super::zip::{Archive, Member};
 use super::{Source, licence, package, split};
 
+/// The largest directory of an archive, and the most members.
+const DIRECTORY_MAX: usize = 48 << 20;
+const MEMBERS_MAX: usize = 200_000;
 /// Levels of archives in archives; the jar itself counts.
 const DEPTH_MAX: usize = 4;
 /// The largest archive in an archive.
@@ -13,6 +18,8 @@ const NESTED_MAX: usize = 64 << 20;
 const NESTED_TOTAL: usize = 256 << 20;
 /// The largest description.
 const TEXT_MAX: usize = 256 << 10;
+/// After so many that cannot be read the rest is not tried.
+const UNREAD_MAX: usize = 100;
 /// The most packages of one archive.
 const PACKAGES_MAX: usize = 10_000;
 
@@ -39,24 +46,33 @@ pub fn read(source: &(impl Source + ?Sized), place: &str) -> Found {
 }
 
 fn archive(source: &(impl Source + ?Sized), place: &str, depth: usize, left: &mut usize, found: &mut Found) {
-    let zip = match Archive::open(source) {
+    let opened = || -> io::Result<_> {
+        let mut zip = Archive::open(source, DIRECTORY_MAX)?;
+        let members = zip.members(MEMBERS_MAX)?;
+        Ok((zip, members))
+    };
+    let (zip, members) = match opened() {
         Ok(zip) => zip,
         Err(e) => return found.unread.push((place.to_owned(), e.to_string())),
     };
     let before = found.packages.len();
     let text = |name: &str| {
-        let bytes = zip.read(source, zip.find(name)?, TEXT_MAX).ok()?;
+        let bytes = zip.read(members.iter().find(|member| member.name == name)?, TEXT_MAX).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     };
     let manifest = text("META-INF/MANIFEST.MF").map(|text| text.replace("\r\n ", "").replace("\n ", ""));
     let declared = manifest.as_deref().and_then(|text| attribute(text, "Bundle-License")).and_then(licence);
-    for member in zip.members.iter().filter(|member| is_properties(&member.name)) {
+    for member in members.iter().filter(|member| is_properties(&member.name)) {
+        if found.unread.len() > UNREAD_MAX {
+            break;
+        }
         if found.packages.len() - before >= PACKAGES_MAX {
             found.unread.push((place.to_owned(), format!("more than {PACKAGES_MAX} packages in one archive")));
             break;
         }
-        if let Ok(bytes) = zip.read(source, member, TEXT_MAX) {
-            found.packages.extend(properties(&String::from_utf8_lossy(&bytes), place));
+        match zip.read(member, TEXT_MAX) {
+            Ok(bytes) => found.packages.extend(properties(&String::from_utf8_lossy(&bytes), place)),
+            Err(e) => found.unread.push((inner(place, member), e.to_string())),
         }
     }
     match found.packages.get_mut(before..) {
@@ -71,8 +87,8 @@ fn archive(source: &(impl Source + ?Sized), place: &str, depth: usize, left: &mu
         }
         _ => {}
     }
-    for member in zip.members.iter().filter(|member| is_archive(&member.name) && !member.name.ends_with('/')) {
-        let inner = format!("{place}!/{}", member.name);
+    for member in members.iter().filter(|member| is_archive(&member.name) && !member.name.ends_with('/')) {
+        let inner = inner(place, member);
         if inner.len() > 4096 {
             continue;
         }
@@ -80,17 +96,22 @@ fn archive(source: &(impl Source + ?Sized), place: &str, depth: usize, left: &mu
             found.unread.push((inner, format!("archives nested deeper than {DEPTH_MAX}")));
             continue;
         }
-        match zip.read(source, member, NESTED_MAX.min(*left)) {
+        match zip.read(member, NESTED_MAX.min(*left)) {
             Ok(bytes) => {
                 *left = left.saturating_sub(bytes.len());
                 archive(bytes.as_slice(), &inner, depth + 1, left, found);
             }
             Err(e) => found.unread.push((inner, e.to_string())),
         }
-        if found.unread.len() > 100 || found.packages.len() > 10 * PACKAGES_MAX {
+        if found.unread.len() > UNREAD_MAX || found.packages.len() > 10 * PACKAGES_MAX {
             return;
         }
     }
+}
+
+/// The place of a member of the archive at `place`.
+fn inner(place: &str, member: &Member) -> String {
+    format!("{place}!/{}", member.name)
 }
 
 fn is_properties(name: &str) -> bool {
@@ -127,7 +148,7 @@ fn by_manifest(text: &str, place: &str) -> Option<Package> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::zip::stored;
+    use super::super::super::zip::stored;
     use super::*;
 
     fn pom(artifact: &str) -> (String, Vec<u8>) {

@@ -37,8 +37,6 @@ pub mod gem;
 pub mod perl;
 /// Java archives.
 pub mod jar;
-/// ZIP archives, of which a few small members are read.
-pub mod zip;
 /// Programs: ELF, and what Go and Rust write into it.
 pub mod elf;
 /// Files of models, and pickles.
@@ -51,7 +49,7 @@ pub mod os_release;
 pub mod collect;
 
 /// Version of the readers: facts that an older one wrote are made anew.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The longest name, version or other word that is kept; what is longer is no name.
 pub const WORD_MAX: usize = 512;
 /// The longest licence text that is kept.
@@ -296,7 +294,7 @@ pub fn split(path: &str) -> (&str, &str) {
 }
 
 /// Whether a file that a language's package claims is worth keeping: programs, libraries, data that may be findings, and what
-/// describes a package itself. Sources, which no finding is made of, are most of a list.
+/// describes a package itself. Sources, which no finding is made of unless they can be executed, are most of a list.
 pub fn is_worth_claiming(path: &str) -> bool {
     const NOISE: [&str; 22] = [
         "py", "pyi", "h", "hpp", "cuh", "txt", "rst", "md", "html", "css", "json", "csv", "svg", "png", "js", "ts",

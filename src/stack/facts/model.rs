@@ -1,8 +1,12 @@
 //! Files of machine-learning models, known by name and by how they begin; a pickle runs code when it is loaded
 //! (Python, "pickle — Warning").
 
-use super::zip::Archive;
+use super::super::zip::Archive;
 use super::{Source, split};
+
+/// The largest directory of an archive, and the most members.
+const DIRECTORY_MAX: usize = 48 << 20;
+const MEMBERS_MAX: usize = 200_000;
 
 /// What a file of a model is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,9 +59,18 @@ pub fn read(source: &(impl Source + ?Sized), path: &str) -> Option<Model> {
         "h5" | "hdf5" => head.starts_with(b"\x89HDF\r\n\x1a\n").then_some(Model::Data("HDF5")),
         "keras" => is_zip.then_some(Model::Data("Keras")),
         "pt" | "pth" | "ckpt" | "bin" | "mar" if is_zip => {
-            let archive = Archive::open(source).ok()?;
-            let pickled = archive.members.iter().any(|member| member.name.ends_with("data.pkl"));
-            pickled.then_some(Model::Pickle("PyTorch archive with a pickle"))
+            let members = Archive::open(source, DIRECTORY_MAX).and_then(|mut archive| archive.members(MEMBERS_MAX));
+            match members {
+                Ok(members) => members
+                    .iter()
+                    .any(|member| member.name.ends_with("data.pkl"))
+                    .then_some(Model::Pickle("PyTorch archive with a pickle")),
+                // Another program may find one in it.
+                Err(_) if matches!(extension, "pt" | "pth" | "ckpt") => {
+                    Some(Model::Pickle("PyTorch archive whose members cannot be told"))
+                }
+                Err(_) => None,
+            }
         }
         "pt" | "pth" | "ckpt" | "bin" => is_pickle(&head).then_some(Model::Pickle("PyTorch pickle")),
         "pkl" | "pickle" => is_pickle(&head).then_some(Model::Pickle("pickle")),
@@ -74,7 +87,7 @@ fn is_pickle(head: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::zip::stored;
+    use super::super::super::zip::stored;
     use super::*;
 
     #[test]
@@ -85,6 +98,7 @@ mod tests {
         assert_eq!(read(b"GGUF\x03\0\0\0".as_slice(), "m.gguf"), Some(Model::Data("GGUF")));
         let archive = stored(&[("m/data.pkl", b"\x80\x02}.")]);
         assert!(matches!(read(archive.as_slice(), "m.pt"), Some(Model::Pickle(_))));
+        assert!(matches!(read(&archive[..archive.len() - 1], "m.pt"), Some(Model::Pickle(_))));
         assert!(matches!(read(b"\x80\x04\x95".as_slice(), "x.pkl"), Some(Model::Pickle(_))));
         assert_eq!(read(b"abc".as_slice(), "x.bin"), None);
         assert!(may_be("a/b.pt") && !may_be("a/b.txt"));

@@ -47,20 +47,23 @@ pub fn metadata(bytes: &[u8], place: &str) -> Option<Package> {
     Some(found)
 }
 
-/// What a `RECORD` claims: paths relative to the directory that the dist-info directory is in.
-pub fn record(bytes: &[u8], package: &str, place: &str) -> Claims {
+/// What a `RECORD` claims: paths relative to the directory that the dist-info directory is in. `is_script` tells which sources can be
+/// executed: those are programs.
+pub fn record(bytes: &[u8], package: &str, place: &str, is_script: &dyn Fn(&str) -> bool) -> Claims {
     let base = split(split(place).0).0;
     let text = String::from_utf8_lossy(bytes);
-    let paths = text.lines().map(first_field).filter(|path| is_worth_claiming(path)).map(|path| join(base, &path));
+    let paths = text.lines().map(first_field).map(|path| join(base, &path));
+    let paths = paths.filter(|path| is_worth_claiming(path) || is_script(path));
     let paths = paths.collect::<Vec<_>>().join("\n");
     Claims { kind: PackageType::Pypi, package: package.to_owned(), place: place.to_owned(), paths }
 }
 
 /// What an `installed-files.txt` claims: paths relative to the egg-info directory.
-pub fn installed_files(bytes: &[u8], package: &str, place: &str) -> Claims {
+pub fn installed_files(bytes: &[u8], package: &str, place: &str, is_script: &dyn Fn(&str) -> bool) -> Claims {
     let base = split(place).0;
     let text = String::from_utf8_lossy(bytes);
-    let paths = text.lines().filter(|path| is_worth_claiming(path)).map(|path| join(base, path));
+    let paths = text.lines().map(|path| join(base, path));
+    let paths = paths.filter(|path| is_worth_claiming(path) || is_script(path));
     let paths = paths.collect::<Vec<_>>().join("\n");
     Claims { kind: PackageType::Pypi, package: package.to_owned(), place: place.to_owned(), paths }
 }
@@ -111,10 +114,12 @@ mod tests {
     #[test]
     fn a_record_claims_programs_and_libraries() {
         let record = record(
-            b"../../../bin/pip,sha256=x,227\npip/__init__.py,sha256=y,1\n\"pip/_a,\"\"b.so\",,\n",
+            b"../../../bin/pip,sha256=x,227\npip/__init__.py,sha256=y,1\npip/tool.py,,\n\"pip/_a,\"\"b.so\",,\n",
             "pip",
             "v/lib/python3.11/site-packages/pip-23.dist-info/RECORD",
+            &|path| path.ends_with("/tool.py"),
         );
-        assert_eq!(record.paths, "v/bin/pip\nv/lib/python3.11/site-packages/pip/_a,\"b.so");
+        let packages = "v/lib/python3.11/site-packages/pip";
+        assert_eq!(record.paths, format!("v/bin/pip\n{packages}/tool.py\n{packages}/_a,\"b.so"));
     }
 }

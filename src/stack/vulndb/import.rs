@@ -8,18 +8,15 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 
 use sha2::{Digest as _, Sha256};
 
-use super::archive::Archive;
 use super::builder::{Builder, Source};
-use super::{debian, osv, secdb};
+use super::documents::{self, Container, RECORD};
+use super::osv::Parsed;
+use super::{csaf, debian, osv, secdb};
 
-/// The longest record of a zip file, and the longest document that is read in one piece.
-const RECORD: u64 = 64 << 20;
-/// How many records a zip file may have.
-const RECORDS: u64 = 4_000_000;
-/// Bytes all records of a zip file may have.
-const TOTAL: u64 = 64 << 30;
 /// The longest document that is read as it comes.
 const DOCUMENT: u64 = 4 << 30;
+/// What stands for the part of an ecosystem that one record tells of.
+const ONE: &str = "one record";
 /// How many unreadable records are named.
 const EXAMPLES: usize = 5;
 
@@ -35,10 +32,12 @@ pub fn import(from: &mut File, to: impl Write, imported: &str) -> Result<Source,
     from.rewind().map_err(failed)?;
     let mut builder = Builder::default();
     match format(start.get(..read).unwrap_or_default()) {
-        Some(Format::Zip) => from_zip(from, &mut builder, &mut source)?,
-        Some(Format::Osv) => {
-            source.format = "osv".to_owned();
-            add_osv("the document", &whole(from)?, &mut builder, &mut source)?;
+        Some(Format::Archive(container)) => from_archive(from, container, &mut builder, &mut source)?,
+        Some(Format::Record(kind)) => {
+            source.format = kind.name().to_owned();
+            add(kind, "the document", &whole(from)?, &mut builder, &mut source)?;
+            // One record says nothing of other packages of its ecosystem.
+            source.ecosystems = builder.ecosystems().iter().map(|ecosystem| format!("{ecosystem}/{ONE}")).collect();
         }
         Some(Format::Secdb) => {
             let read = secdb::import(&whole(from)?, &mut builder).map_err(failed)?;
@@ -52,7 +51,7 @@ pub fn import(from: &mut File, to: impl Write, imported: &str) -> Result<Source,
             source.records = debian::import(input, &mut builder).map_err(failed)?;
             (source.format, source.name) = ("debian-tracker".to_owned(), "debian-tracker".to_owned());
         }
-        None => return Err("it is neither a zip file of OSV records, nor a JSON document of OSV, of Debian's security tracker or of Alpine's security database".to_owned()),
+        None => return Err("it is neither an archive (zip, tar, tar.gz, tar.zst) of OSV records or CSAF documents, nor a JSON document of OSV, of CSAF, of Debian's security tracker or of Alpine's security database".to_owned()),
     }
     if source.records == 0 {
         let first = source.examples.first().map_or_else(String::new, |example| format!("; {example}"));
@@ -62,7 +61,7 @@ pub fn import(from: &mut File, to: impl Write, imported: &str) -> Result<Source,
         source.ecosystems = builder.ecosystems();
     }
     if source.name.is_empty() {
-        source.name = osv_name(&source.ecosystems);
+        source.name = name(&source.format, &source.ecosystems);
     }
     // These formats do not say when they were written, or may say what is not so.
     if source.dated.is_empty() || source.dated.as_str() > imported {
@@ -79,25 +78,49 @@ pub fn in_child(from: &mut File, to: File, imported: &str) -> Result<(), String>
     import(from, to, imported).map(drop)
 }
 
-enum Format {
-    Zip,
+/// What a document of one advisory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
     Osv,
+    Csaf,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Osv => "osv",
+            Self::Csaf => "csaf",
+        }
+    }
+
+    fn parse(self, bytes: &[u8]) -> Result<Parsed, String> {
+        match self {
+            Self::Osv => osv::parse(bytes),
+            Self::Csaf => csaf::parse(bytes),
+        }
+    }
+}
+
+enum Format {
+    Archive(Container),
+    Record(Kind),
     Secdb,
     Tracker,
 }
 
-/// By the first bytes: a zip file's signature, or the first key of a JSON document.
+/// By the first bytes: an archive's signature, or the first key of a JSON document.
 fn format(start: &[u8]) -> Option<Format> {
-    if start.starts_with(b"PK\x03\x04") {
-        return Some(Format::Zip);
+    if let Some(container) = Container::of(start) {
+        return Some(Format::Archive(container));
     }
     let text = String::from_utf8_lossy(start);
     let key = text.trim_start_matches('\u{feff}').trim_start().strip_prefix('{')?.trim_start().strip_prefix('"')?;
     let (key, rest) = key.split_once('"')?;
     Some(match key {
         "schema_version" | "id" | "modified" | "published" | "affected" | "aliases" | "summary" | "details" => {
-            Format::Osv
+            Format::Record(Kind::Osv)
         }
+        "document" | "product_tree" | "vulnerabilities" => Format::Record(Kind::Csaf),
         "distroversion" | "reponame" | "urlprefix" | "apkurl" | "archs" | "packages" => Format::Secdb,
         // Every other key is a source package's name, and the keys below it those of vulnerabilities.
         _ => {
@@ -109,8 +132,8 @@ fn format(start: &[u8]) -> Option<Format> {
 
 fn whole(from: &mut File) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    from.take(RECORD + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-    if bytes.len() as u64 > RECORD { Err(format!("it is longer than {RECORD} bytes")) } else { Ok(bytes) }
+    from.take(RECORD as u64 + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    if bytes.len() > RECORD { Err(format!("it is longer than {RECORD} bytes")) } else { Ok(bytes) }
 }
 
 fn digest(from: &mut File) -> Result<String, String> {
@@ -127,30 +150,37 @@ fn digest(from: &mut File) -> Result<String, String> {
     Ok(format!("sha256:{hex}"))
 }
 
-fn from_zip(from: &File, builder: &mut Builder, source: &mut Source) -> Result<(), String> {
-    source.format = "osv-zip".to_owned();
-    let damaged = |e: io::Error| format!("the zip file is damaged or hostile: {e}");
-    let mut archive = Archive::open(from).map_err(damaged)?;
-    let (mut count, mut total, mut bytes) = (0, 0, Vec::new());
-    while let Some(member) = archive.next().map_err(damaged)? {
-        count += 1;
-        if !member.name.ends_with(".json") {
-            continue;
+/// All documents of an archive, which are of one kind: another is no record of this source, and unreadable.
+fn from_archive(from: &File, container: Container, builder: &mut Builder, source: &mut Source) -> Result<(), String> {
+    let mut kind = None;
+    documents::each(from, container, &mut |document| {
+        source.dated = newest(std::mem::take(&mut source.dated), document.packed, &source.imported);
+        let start = document.bytes.get(..document.bytes.len().min(4096)).unwrap_or_default();
+        match (kind, format(start)) {
+            (None, Some(Format::Record(found))) => {
+                kind = Some(found);
+                add(found, document.name, document.bytes, builder, source)
+            }
+            (Some(kind), _) if document.name.ends_with(".json") => {
+                add(kind, document.name, document.bytes, builder, source)
+            }
+            (Some(kind), Some(Format::Record(found))) if kind == found => {
+                add(kind, document.name, document.bytes, builder, source)
+            }
+            // A README, an index, a signature.
+            (_, None) if !document.name.ends_with(".json") => Ok(()),
+            _ => {
+                unreadable(document.name, "it is neither an OSV record nor a CSAF document", source);
+                Ok(())
+            }
         }
-        total += member.size;
-        if member.size > RECORD || total > TOTAL || count > RECORDS {
-            let most = format!("{RECORDS} records, {RECORD} bytes each, {TOTAL} bytes in all");
-            return Err(format!("the zip file is too large at {:?}; at most {most}", member.name));
-        }
-        source.dated = newest(std::mem::take(&mut source.dated), &member.packed, &source.imported);
-        archive.unpack(&member, &mut bytes).map_err(damaged)?;
-        add_osv(&member.name, &bytes, builder, source)?;
-    }
+    })?;
+    source.format = format!("{}-archive", kind.unwrap_or(Kind::Osv).name());
     Ok(())
 }
 
-fn add_osv(name: &str, bytes: &[u8], builder: &mut Builder, source: &mut Source) -> Result<(), String> {
-    match osv::parse(bytes) {
+fn add(kind: Kind, name: &str, bytes: &[u8], builder: &mut Builder, source: &mut Source) -> Result<(), String> {
+    match kind.parse(bytes) {
         Ok(parsed) => {
             source.foreign += parsed.foreign;
             source.withdrawn += u64::from(parsed.withdrawn);
@@ -160,14 +190,16 @@ fn add_osv(name: &str, bytes: &[u8], builder: &mut Builder, source: &mut Source)
                 builder.add(ecosystem, package, record).map_err(|e| e.to_string())?;
             }
         }
-        Err(why) => {
-            source.unreadable += 1;
-            if source.examples.len() < EXAMPLES {
-                source.examples.push(format!("{name}: {why}").chars().take(300).collect());
-            }
-        }
+        Err(why) => unreadable(name, &why, source),
     }
     Ok(())
+}
+
+fn unreadable(name: &str, why: &str, source: &mut Source) {
+    source.unreadable += 1;
+    if source.examples.len() < EXAMPLES {
+        source.examples.push(format!("{name}: {why}").chars().take(300).collect());
+    }
 }
 
 /// The later of two times that are not later than `now`: a record of next year says nothing about its source's age.
@@ -179,13 +211,19 @@ fn newest(known: String, other: &str, now: &str) -> String {
     if plain && other.as_str() <= now && other > known { other } else { known }
 }
 
-/// From its ecosystems: `osv-PyPI`, `osv-Debian`; `osv-several` where they are of several kinds.
-fn osv_name(ecosystems: &[String]) -> String {
-    let base = |ecosystem: &String| ecosystem.split(':').next().unwrap_or_default().replace(' ', "-");
+/// From its kind and ecosystems: `osv-PyPI`, `osv-Debian`, `csaf-Red-Hat`; `osv-several` where they are of several kinds.
+fn name(format: &str, ecosystems: &[String]) -> String {
+    let kind = if format.starts_with(Kind::Csaf.name()) { Kind::Csaf } else { Kind::Osv };
+    let base = |ecosystem: &String| {
+        let base = ecosystem.split([':', '/']).next().unwrap_or_default().replace(' ', "-");
+        // One vendor's, in one archive.
+        if kind == Kind::Csaf && base == "openSUSE" { "SUSE".to_owned() } else { base }
+    };
     let mut bases: Vec<String> = ecosystems.iter().map(base).collect();
+    bases.sort();
     bases.dedup();
     match bases.as_slice() {
-        [one] => format!("osv-{one}"),
-        _ => "osv-several".to_owned(),
+        [one] => format!("{}-{one}", kind.name()),
+        _ => format!("{}-several", kind.name()),
     }
 }

@@ -1,8 +1,8 @@
 //! What is known to be vulnerable, kept on this host: imported from files, looked up without a network.
 //!
 //! ```text
-//! PyPI.zip, the security tracker's data.json, main.json  →  records by package  →  <store>/vulndb/<source>.db
-//!  osv       debian                           secdb            builder                index
+//! PyPI.zip, the security tracker's data.json, main.json, a vendor's CSAF archive  →  records by package  →  <store>/vulndb/<source>.db
+//!  osv       debian                           secdb      csaf                       builder                index
 //! ```
 //!
 //! A source is one file of sorted (ecosystem, name) keys and a compressed block for each; there is no database engine. Importing
@@ -24,10 +24,12 @@ pub mod builder;
 pub mod index;
 /// All files together.
 pub mod database;
-/// Zip files of records.
-mod archive;
 /// OSV records, the database's export files among them.
 pub mod osv;
+/// Vendors' CSAF documents.
+pub mod csaf;
+/// Documents out of archives.
+mod documents;
 /// The Debian security tracker's export.
 pub mod debian;
 /// Alpine's security database.

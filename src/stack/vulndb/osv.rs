@@ -4,6 +4,7 @@
 //! of the schema is malformed. What it says of ecosystems that no image has packages of is left out, and counted.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use serde::{Deserialize, Deserializer};
 
@@ -189,6 +190,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, String> {
     }
     let base = describe(&document, &id);
     let mut parsed = Parsed { modified, foreign: u64::from(document.affected.is_empty()), ..Parsed::default() };
+    let mut places: HashMap<(String, String), usize> = HashMap::new();
     for affected in &document.affected {
         let Some(package) = &affected.package else { continue };
         let Some(order) = ecosystem::order(&package.ecosystem) else {
@@ -203,7 +205,8 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, String> {
         ranges(affected, &mut record)?;
         record.settle(order);
         // One record may name a package more than once, a part of its versions each time.
-        match parsed.entries.iter_mut().find(|(p, n, _)| (p.as_str(), n.as_str()) == (place.as_str(), name.as_str())) {
+        let at = *places.entry((place.clone(), name.clone())).or_insert(parsed.entries.len());
+        match parsed.entries.get_mut(at) {
             Some((_, _, known)) => {
                 known.ranges.append(&mut record.ranges);
                 known.versions.append(&mut record.versions);

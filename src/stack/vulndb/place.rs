@@ -24,6 +24,10 @@ use crate::image::unpack::parent::Unpacker;
 
 /// What the file of a source ends with.
 const EXTENSION: &str = "db";
+/// The same, with its dot.
+pub const ENDING: &str = ".db";
+/// The directory, in the store.
+pub const NAME: &str = "vulndb";
 /// What the name of a source in the making begins with.
 const NEW: &str = ".new-";
 
@@ -37,7 +41,7 @@ impl Place {
     /// # Errors
     /// When it cannot be made.
     pub fn open(store: &SiteDir) -> Result<Self> {
-        let place = Self(store.join("vulndb"));
+        let place = Self(store.join(NAME));
         as_root(|_| DirBuilder::new().recursive(true).mode(0o700).create(&place.0))
             .map_err(|e| place.error("cannot make the directory of vulnerability data").because(e))?;
         Ok(place)

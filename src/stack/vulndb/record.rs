@@ -149,8 +149,11 @@ impl Record {
         });
         let ranges = &self.ranges;
         self.versions.retain(|version| {
-            unordered |= !order.accepts(version);
-            !ranges.iter().any(|range| matches!(in_range(order, range, version), Judgement::Affected(_)))
+            // Most are in a range; one with an end has compared them, so that they have a place in the order.
+            let affected = |range: &&Vec<Event>| matches!(in_range(order, range, version), Judgement::Affected(_));
+            let told = ranges.iter().filter(affected).map(Vec::len).max();
+            unordered |= told.is_none_or(|events| events < 2) && !order.accepts(version);
+            told.is_none()
         });
         self.unordered |= unordered;
     }

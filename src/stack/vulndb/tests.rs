@@ -7,6 +7,7 @@ use super::index::Index;
 use super::record::{Class, Event, Judgement, Note, Record};
 use super::severity::Severity;
 use super::{ecosystem, osv};
+use crate::stack::facts;
 use crate::stack::package::{Distribution, Package, PackageType};
 use crate::stack::version::Order;
 
@@ -269,18 +270,8 @@ fn the_same_records_are_the_same_bytes_and_damage_is_no_answer() {
 #[test]
 fn a_package_is_looked_up_where_it_comes_from_and_nowhere_else() {
     let mut package = Package {
-        kind: PackageType::Deb,
-        name: "libssl3".to_owned(),
-        version: "3.0.1-1+b1".to_owned(),
         source: Some(("openssl".to_owned(), "3.0.1-1".to_owned())),
-        architecture: None,
-        licence: None,
-        place: "var/lib/dpkg/status".to_owned(),
-        layer: 0,
-        owner: None,
-        module: None,
-        unjudged: false,
-        changelog_fixes: Vec::new(),
+        ..facts::package(PackageType::Deb, "libssl3", "3.0.1-1+b1", "var/lib/dpkg/status").unwrap()
     };
     let debian = Distribution {
         id: "debian".to_owned(),
@@ -303,4 +294,71 @@ fn a_package_is_looked_up_where_it_comes_from_and_nowhere_else() {
     assert!(matches!(ecosystem::place(&package, None), Err(ecosystem::Nowhere::Because(_))));
     (package.unjudged, package.name) = (false, "Ruamel.YAML__clib".to_owned());
     assert_eq!(ecosystem::place(&package, None).unwrap().names[0].0, "ruamel-yaml-clib");
+}
+
+/// A tar file of documents.
+fn tarred(documents: &[(&str, &str)]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, text) in documents {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, name, text.as_bytes()).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+#[test]
+fn an_archive_of_vendors_documents_is_one_source_however_it_is_packed() {
+    let red_hat = include_str!("../../../fuzz/seeds/csaf/redhat");
+    let deleted = r#"{"document":{"tracking":{"id":"CVE-2023-0118","status":"deleted"}}}"#;
+    let long = format!("{}/cve-2026-3.json", "d".repeat(98));
+    let documents = [
+        ("2026/cve-2026-1.json", red_hat),
+        ("2026/x.json", deleted),
+        ("README", "no document"),
+        (&long, "{}"),
+        ("a.json", PYPI),
+    ];
+    let plain = tarred(&documents);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&plain).unwrap();
+    let packed =
+        [plain.clone(), gzip.finish().unwrap(), zstd::bulk::compress(&plain, 1).unwrap(), zip_bytes(&documents)];
+    for bytes in &packed {
+        let index = imported(file(bytes)).unwrap();
+        let source = index.source();
+        assert_eq!((source.name.as_str(), source.format.as_str()), ("csaf-Red-Hat", "csaf-archive"));
+        assert_eq!((source.records, source.withdrawn, source.unreadable), (1, 1, 2), "{source:?}");
+        assert_eq!(source.ecosystems, ["Red Hat:enterprise_linux:9::baseos"]);
+        let [found] = index.records(0, "a").unwrap().try_into().unwrap();
+        assert_eq!(found.judge(Order::Rpm, "1:1.0-1.module+el9"), Judgement::Fixed);
+        assert_eq!(
+            found.judge(Order::Rpm, "1.0-2.module+el9"),
+            Judgement::Affected(Some("1:1.0-1.module+el9".to_owned()))
+        );
+        assert_eq!(index.records(0, "c").unwrap()[0].note, Some(Note::EndOfLife));
+    }
+    // What is cut off or damaged anywhere is no source.
+    for at in (0..plain.len() - 1024).step_by(97) {
+        assert!(imported(file(&plain[..at])).is_err(), "{at}");
+    }
+    let mut damaged = plain.clone();
+    damaged[100] ^= 1;
+    assert!(imported(file(&damaged)).is_err());
+    let mut large = tar::Header::new_ustar();
+    large.set_size(1 << 40);
+    large.set_path("x.json").unwrap();
+    large.set_cksum();
+    let error = imported(file(large.as_bytes())).unwrap_err();
+    assert!(error.contains("too large"), "{error}");
+}
+
+#[test]
+fn one_record_tells_of_a_part_of_its_ecosystem_alone() {
+    let index = imported(file(PYPI.as_bytes())).unwrap();
+    assert_eq!(index.source().ecosystems, ["PyPI/one record"]);
+    assert_eq!(index.source().name, "osv-PyPI");
+    let index = imported(zipped(&[("a.json", PYPI)])).unwrap();
+    assert_eq!(index.source().ecosystems, ["PyPI"]);
 }

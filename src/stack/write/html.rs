@@ -13,10 +13,13 @@ h1{font-size:1.5em;margin:0 0 .3em;overflow-wrap:anywhere}\
 h2{font-size:1.15em;border-bottom:1px solid #999;margin:1.6em 0 .5em}\
 p{margin:.3em 0}.about{color:#555;overflow-wrap:anywhere}\
 table{border-collapse:collapse;width:100%;margin:.2em 0 .8em}\
-td{text-align:left;padding:.15em .8em .15em 0;vertical-align:top;border-bottom:1px solid #eee;overflow-wrap:break-word}td:last-child{overflow-wrap:anywhere}\
+td{text-align:left;padding:.15em .8em .15em 0;vertical-align:top;border-bottom:1px solid #eee;overflow-wrap:anywhere}td.s{white-space:nowrap}\
 td:empty{padding:0}summary{cursor:pointer;padding:.15em 0}.item{font-weight:600;margin-top:.6em}\
 @media print{body{margin:0;max-width:none;font-size:9.5pt;padding:0}h2{break-after:avoid}tr{break-inside:avoid}\
 details::details-content{content-visibility:visible;display:block}summary{list-style:none}}";
+
+/// A cell of so many characters stays in one line.
+const SHORT: usize = 20;
 
 /// The page.
 pub fn html(page: &Page) -> String {
@@ -56,7 +59,11 @@ fn write_item(out: &mut String, item: &Item) {
     out.push_str(&format!("{open}{line}{close}<table>\n"));
     for row in &item.rows {
         out.push_str("<tr>");
-        row.iter().for_each(|cell| out.push_str(&format!("<td>{}</td>", escaped(cell))));
+        for cell in row {
+            // A long path is broken anywhere before a short word beside it is broken at all.
+            let short = if cell.chars().count() <= SHORT { " class=\"s\"" } else { "" };
+            out.push_str(&format!("<td{short}>{}</td>", escaped(cell)));
+        }
         out.push_str("</tr>\n");
     }
     out.push_str("</table>\n");

@@ -15,7 +15,9 @@ const SHOWN: usize = 20;
 /// The section.
 pub fn section(stack: &Stack, verdict: &Verdict, breaches: &[Breach], all: bool) -> Section {
     let mut items = Vec::new();
-    for breach in breaches {
+    // What refuses it first.
+    let refused = |breach: &&Breach| breach.action == Action::Refuse;
+    for breach in breaches.iter().filter(refused).chain(breaches.iter().filter(|breach| !refused(breach))) {
         let word = if breach.action == Action::Refuse { "REFUSED" } else { "remark" };
         items.push(line(format!("{word} by images.stack.{}: {}", breach.rule, breach.what)));
     }

@@ -57,6 +57,8 @@ pub struct Item {
 pub fn page(name: &str, stack: &Stack, (since, known): (Option<(&str, &Diff)>, Option<Section>), show: Show) -> Page {
     let mut page = Page { title: format!("Software stack of {name}"), ..Page::default() };
     page.about.push(stack.image.clone());
+    // What an approval names, and what a later page of the same image is compared by.
+    page.about.extend(stack.digest().map(|digest| format!("stack {digest}")));
     let distribution = stack.distribution.as_ref();
     let distribution = distribution.map_or("no distribution that names itself".to_owned(), |d| {
         d.pretty_name.clone().unwrap_or_else(|| format!("{} {}", d.id, d.version_id))

@@ -79,6 +79,8 @@ pub enum What {
     Layer,
     /// What is kept of a layer's packages.
     Facts,
+    /// What is kept of an approved image's stack; a later stage's affair (`stack::kept`).
+    Stack,
 }
 
 impl Findings {
@@ -107,6 +109,7 @@ impl Store {
                         What::Image => self.remove_image(&damage.name)?,
                         What::Layer => self.remove_layer(&damage.name)?,
                         What::Facts => self.remove_facts(&damage.name.parse()?)?,
+                        What::Stack => false,
                     };
                 }
                 self.sweep(unpacker)?;
