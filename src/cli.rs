@@ -32,6 +32,8 @@ pub mod records;
 pub mod run;
 /// `ces stack`.
 pub mod stack;
+/// Options of the verbs that print a table, and of those that delete.
+pub mod table;
 /// `ces vulndb`.
 pub mod vulndb;
 
@@ -41,15 +43,16 @@ mod tests;
 pub use images::{FsckArgs, InspectArgs, PullArgs, RmiArgs, Secret};
 pub use records::{ManArgs, OutputsArgs, RecordArgs, RerunArgs, RunState, RunsArgs};
 pub use run::{BundleArgs, ExplainArgs, RehearseArgs, RunArgs, RunOptions, SpecArgs};
+pub use table::{Format, PruneArgs, TableArgs};
 
 const EXAMPLES: &str = "\
 Examples:
   ces pull ghcr.io/lab/tool:1.2          fetch an approved image
   ces run ghcr.io/lab/tool:1.2           run it on the project's safe data
-  ces show last                          what the last run was, and what it left
-  ces doctor                             check whether this host can run containers safely
+  ces show last                          show the last run and its outputs
+  ces doctor                             check whether this host can run containers
 
-Exit status: the payload's own for `run` (125: nothing ran); else 0, 1 failed, 2 usage, 3 refused by policy.";
+Exit status: the program's own for `run` (125: nothing ran); else 0, 1 failed, 2 usage, 3 refused by policy.";
 
 /// The commit it was built from; told by who builds it for others (`scripts/package`).
 pub const COMMIT: &str = match option_env!("CES_COMMIT") {
@@ -64,7 +67,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 
 /// Runs approved container images on sensitive data in Trusted Research Environments.
 ///
-/// No daemon, no network, one policy. Data is at /safe_data in the container; what the payload leaves in /safe_outputs is
+/// No daemon, no network, one policy. Data is at /safe_data in the container; what the program leaves in /safe_outputs is
 /// kept in ~/outputs_ID; everything else it writes is gone after the run.
 #[derive(Debug, Parser)]
 #[command(name = "ces", version, long_version = VERSION.as_str(), max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
@@ -125,11 +128,12 @@ pub enum Command {
     #[command(after_help = run::REHEARSE_EXAMPLES, override_usage = "ces rehearse [OPTIONS] IMAGE [ARGS]...")]
     Rehearse(Box<RehearseArgs>),
     /// List the images in the store
-    Images(ListArgs),
+    Images(TableArgs),
     /// Remove images from the store; through sudo, what you pulled
     Rmi(RmiArgs),
     /// Delete unused layers and files
-    Prune(ListArgs),
+    #[command(after_help = table::PRUNE_EXAMPLES)]
+    Prune(PruneArgs),
     /// Check the store: every image and layer against its recorded digests
     Fsck(FsckArgs),
     /// Write a complete, portable OCI bundle, for crun and runc
@@ -137,7 +141,7 @@ pub enum Command {
     Bundle(BundleArgs),
     /// Show the configuration and layers of an image
     Inspect(InspectArgs),
-    /// Tell what is in an image, who brought it, and what a reviewer looks at, without running it
+    /// List what is in an image, who brought it, and what a reviewer looks at, without running it
     #[command(after_help = stack::EXAMPLES)]
     Stack(stack::StackArgs),
     /// Print the config.json of a run, without running it
@@ -149,7 +153,7 @@ pub enum Command {
     /// Check whether this host can run containers safely, and how to fix what is missing
     Doctor(ListArgs),
     /// List running containers
-    Ps(ListArgs),
+    Ps(TableArgs),
     /// Stop a run: its image's stop signal (SIGTERM), then SIGKILL after a time of grace
     Stop(StopArgs),
     /// Print what a detached run has written
@@ -165,12 +169,12 @@ pub enum Command {
     Show(RecordArgs),
     /// Print the record of a run, a JSON document
     Record(RecordArgs),
-    /// Print where the outputs of a run are
+    /// Print where the outputs of a run are, or delete old ones (ces outputs prune)
     #[command(after_help = records::OUTPUTS_EXAMPLES)]
     Outputs(OutputsArgs),
     /// Check that the outputs of a run are unchanged
     Verify(RecordArgs),
-    /// Look through outputs for what should not go out, before a person does
+    /// Look through outputs for what should not leave, before a person does
     #[command(after_help = precheck::EXAMPLES)]
     Precheck(precheck::PrecheckArgs),
     /// Write one page about a run, for whoever checks its outputs
@@ -179,13 +183,13 @@ pub enum Command {
     /// Copy a run's outputs, record and pre-check into a form that other programs check
     #[command(after_help = export::EXPORT_EXAMPLES)]
     Export(export::ExportArgs),
-    /// Run a past run again, and tell whether it leaves the same: 0 the same, 1 not, 125 it could not be told
+    /// Run a past run again, and compare the outputs: exit status 0 the same, 1 not, 125 it could not be told
     #[command(after_help = records::RERUN_EXAMPLES, override_usage = "ces rerun [OPTIONS] ID [-- ARGS...]")]
     Rerun(RerunArgs),
-    /// Ask for the approval of an image, and see what became of it
+    /// Ask for the approval of an image, and list your requests
     #[command(after_help = approve::REQUEST_EXAMPLES, override_usage = "ces request [OPTIONS] IMAGE --reason TEXT\n       ces request list|withdraw …")]
     Request(approve::RequestArgs),
-    /// Approve images, and keep the list of those that are
+    /// Approve images, and keep the list of approved images
     #[command(subcommand, after_help = approve::APPROVE_EXAMPLES)]
     Approve(approve::ApproveCommand),
     /// Check, show and sign the audit log
@@ -234,7 +238,7 @@ pub enum PolicyCommand {
 /// `ces logs`.
 #[derive(Debug, Clone, Args)]
 pub struct LogsArgs {
-    /// Go on until the run has ended
+    /// Keep printing until the run has ended
     #[arg(short, long)]
     pub follow: bool,
     /// Print JSON: an object for each line
@@ -248,7 +252,7 @@ pub struct LogsArgs {
 /// `ces stop`.
 #[derive(Debug, Clone, Args)]
 pub struct StopArgs {
-    /// How long the payload has between its stop signal and SIGKILL
+    /// Seconds between the stop signal and SIGKILL
     #[arg(short, long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(..=86400))]
     pub time: u64,
     /// The run's id or name
@@ -271,7 +275,7 @@ pub struct ExecArgs {
     /// Set a variable, over those of the run; NAME alone takes your value
     #[arg(short, long, value_name = "NAME[=VALUE]", action = clap::ArgAction::Append, allow_hyphen_values = true)]
     pub env: Vec<String>,
-    /// Start in this directory of the container [default: the payload's]
+    /// Start in this directory of the container [default: the program's]
     #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<String>,
     /// Become this user of the container first, where the run may (--profile service)
@@ -299,7 +303,25 @@ impl ExecArgs {
 pub struct CompletionsArgs {
     /// The shell
     #[arg(value_enum, value_name = "SHELL")]
-    pub shell: Shell,
+    pub shell: Option<Shell>,
+    /// Print what a completion script offers for a word: one a line
+    #[arg(long, value_enum, hide = true)]
+    pub names: Option<Names>,
+}
+
+/// What completion scripts ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Names {
+    /// Images of the store
+    Images,
+    /// Ids and names of past runs
+    Runs,
+    /// Ids and names of running containers
+    Running,
+    /// Projects of the caller
+    Projects,
+    /// Profiles that the policy allows
+    Profiles,
 }
 
 /// Shells with completions.

@@ -68,21 +68,9 @@ pub fn find(caller: &Caller, root: &Path, project: Option<&str>) -> Result<SafeD
     if let Some(own) = in_home(caller, root)? {
         return Ok(own);
     }
-    let mut projects: Vec<String> = std::fs::read_dir(root)
-        .map(|dir| {
-            dir.flatten().filter(|e| e.path().is_dir()).filter_map(|e| e.file_name().into_string().ok()).collect()
-        })
-        .unwrap_or_default();
-    projects.sort();
-    let names: Vec<String> = caller.groups().iter().filter_map(|gid| Some(Group::from_gid(*gid).ok()??.name)).collect();
-    let named = |project: &str| {
-        names.iter().any(|name| {
-            name == project
-                || name.strip_suffix(project).is_some_and(|prefix| prefix.len() > 1 && prefix.ends_with('-'))
-        })
-    };
-    let found = projects.iter().find(|project| named(project));
-    match found.map(|project| of_project(caller, project, &root.join(project))).transpose()?.flatten() {
+    let names = group_names(caller);
+    let projects = of_groups(&names, root);
+    match projects.first().map(|project| of_project(caller, project, &root.join(project))).transpose()?.flatten() {
         Some(found) => Ok(found),
         None => Err(Error::new(
             Stage::Bundle,
@@ -96,6 +84,31 @@ pub fn find(caller: &Caller, root: &Path, project: Option<&str>) -> Result<SafeD
         ))
         .hint("name the project with --project, or ask for membership of its group")),
     }
+}
+
+/// The projects that groups of the caller's name, in order: the first one is that of a run which names none.
+pub fn projects(caller: &Caller, root: &Path) -> Vec<String> {
+    of_groups(&group_names(caller), root)
+}
+
+fn group_names(caller: &Caller) -> Vec<String> {
+    caller.groups().iter().filter_map(|gid| Some(Group::from_gid(*gid).ok()??.name)).collect()
+}
+
+fn of_groups(names: &[String], root: &Path) -> Vec<String> {
+    let mut projects: Vec<String> = std::fs::read_dir(root)
+        .map(|dir| {
+            dir.flatten().filter(|e| e.path().is_dir()).filter_map(|e| e.file_name().into_string().ok()).collect()
+        })
+        .unwrap_or_default();
+    projects.sort();
+    projects.retain(|project| {
+        names.iter().any(|name| {
+            name == project
+                || name.strip_suffix(project.as_str()).is_some_and(|prefix| prefix.len() > 1 && prefix.ends_with('-'))
+        })
+    });
+    projects
 }
 
 /// The directory of a project; none if it is not there, or not a directory.

@@ -62,6 +62,9 @@ pub struct RmiArgs {
     /// References or digests, as `ces images` prints them
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
+    /// Remove nothing; print what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

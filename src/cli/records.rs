@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::TableArgs;
+
 /// Examples of `ces runs`.
 pub const RUNS_EXAMPLES: &str = "\
 Examples:
   ces runs -n 10                         the last ten
-  ces runs --since 7d --project projx    those of a project, of the last seven days
+  ces runs --since 7d --project projx    runs of a project in the last seven days
   ces -q runs --state refused            ids alone, for scripts";
 
 /// Examples of `ces show`.
@@ -22,7 +24,9 @@ Examples:
 pub const OUTPUTS_EXAMPLES: &str = "\
 Examples:
   ces outputs                            of the last run
-  ls \"$(ces -q outputs fit-2)\"           the directory alone, for scripts";
+  ls \"$(ces -q outputs fit-2)\"           the directory alone, for scripts
+  ces outputs prune --older 30d --dry-run
+                                         what would be deleted: outputs of runs that ended 30 days ago or before";
 
 /// Examples of `ces rerun`.
 pub const RERUN_EXAMPLES: &str = "\
@@ -34,32 +38,32 @@ Examples:
 /// `ces runs`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct RunsArgs {
-    /// Print the last N only
+    /// Print the last N runs
     #[arg(short = 'n', long, value_name = "N")]
     pub last: Option<usize>,
-    /// Print those that began on this day or after it (2026-11-30), or within this time (12h, 7d)
+    /// Print runs that began on or after this day (2026-11-30), or within this time (12h, 7d)
     #[arg(long, value_name = "WHEN")]
     pub since: Option<String>,
-    /// Print those of this project
+    /// Print runs of this project
     #[arg(long, value_name = "PROJECT")]
     pub project: Option<String>,
-    /// Print those of this researcher (root sees everyone's)
+    /// Print runs of this researcher (root sees the runs of all)
     #[arg(long, value_name = "USER")]
     pub user: Option<String>,
-    /// Print those that came so far
+    /// Print runs in this state
     #[arg(long, value_enum, value_name = "STATE")]
     pub state: Option<RunState>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    /// How the list is printed.
+    #[command(flatten)]
+    pub table: TableArgs,
 }
 
 /// How far a run came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RunState {
-    /// The payload is running
+    /// The program is running
     Running,
-    /// The payload has ended
+    /// The program has ended
     Finished,
     /// Nothing ran
     Refused,
@@ -81,9 +85,15 @@ pub struct RecordArgs {
 /// `ces outputs`.
 #[derive(Debug, Clone, Args)]
 pub struct OutputsArgs {
-    /// The run's id or name
-    #[arg(value_name = "ID", default_value = "last")]
+    /// The run's id or name; or `prune`, to delete the outputs of old runs
+    #[arg(value_name = "ID|prune", default_value = "last")]
     pub id: String,
+    /// With prune: delete outputs of runs that ended this long ago or before, such as 30d
+    #[arg(long, value_name = "TIME")]
+    pub older: Option<String>,
+    /// With prune: delete nothing; print what would be deleted
+    #[arg(long)]
+    pub dry_run: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

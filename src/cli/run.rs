@@ -20,7 +20,7 @@ Examples:
 podman options that are already the default here (--rm, --init, --network none, …) are accepted and ignored; options
 that would weaken the isolation (--privileged, --network host, …) are refused.
 
-Exit status: the payload's own; 124 deadline; 125 ces failed or refused; 126 not executable; 127 not found;
+Exit status: the program's own; 124 deadline; 125 ces failed or refused; 126 not executable; 127 not found;
 128+N killed by signal N.";
 
 /// Shown after `ces pull --help`.
@@ -44,7 +44,7 @@ pub struct RunOptions {
     /// The project whose data the run sees [default: found from your groups]
     #[arg(long, value_name = "PROJECT", help_heading = COMMON)]
     pub project: Option<String>,
-    /// What the payload may do: batch, or service for images that start as root and drop to another user
+    /// What the program may do: batch, or service for images that start as root and drop to another user
     #[arg(long, value_name = "PROFILE", help_heading = COMMON)]
     pub profile: Option<String>,
     /// Set a variable; NAME alone takes your value
@@ -77,13 +77,13 @@ pub struct RunOptions {
     /// Pass standard input on: a file, a pipe or a terminal
     #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = TERMINAL)]
     pub interactive: Option<bool>,
-    /// Give the payload a terminal of its own; with -i your keys go to it, also from a standard input that is none
+    /// Give the program a terminal of its own; with -i your keys go to it
     #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = TERMINAL)]
     pub tty: Option<bool>,
     /// Start the run and return: it outlives this terminal, and its output is in a log (`ces logs`)
     #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = COMMON)]
     pub detach: Option<bool>,
-    /// Reach a port of the container from this host's loopback (HOST:CONTAINER; HOST 0 is any free one), or from a
+    /// Publish a port of the container on this host's loopback (HOST:CONTAINER; HOST 0 is any free port), or as a
     /// socket that you alone can open (unix:CONTAINER, unix:PATH:CONTAINER)
     #[arg(short, long, value_name = "PORTS", action = ArgAction::Append, help_heading = TERMINAL)]
     pub publish: Vec<String>,
@@ -96,13 +96,13 @@ pub struct RunOptions {
     /// Make an empty directory in memory
     #[arg(long, value_name = "DST[:OPTIONS]", action = ArgAction::Append, help_heading = DATA)]
     pub tmpfs: Vec<String>,
-    /// Memory at most, such as 8g
+    /// Limit of memory, such as 8g
     #[arg(short, long, value_name = "SIZE", help_heading = RESOURCES)]
     pub memory: Option<String>,
-    /// CPUs at most, such as 2.5
+    /// Limit of CPUs, such as 2.5
     #[arg(long, value_name = "N", help_heading = RESOURCES)]
     pub cpus: Option<String>,
-    /// Processes and threads at most
+    /// Limit of processes and threads
     #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = RESOURCES)]
     pub pids_limit: Option<String>,
     /// Size of /dev/shm [default: half of the memory]
@@ -123,7 +123,7 @@ pub struct RunOptions {
     /// Mount safe data read-only, even where writing is allowed
     #[arg(long, help_heading = DATA)]
     pub data_ro: bool,
-    /// Pass the payload's output to your terminal as it is: escape sequences can then write your clipboard, and more
+    /// Pass the program's output to your terminal unfiltered: escape sequences can then write your clipboard, and more
     #[arg(long, help_heading = TERMINAL)]
     pub raw: bool,
     /// Write a summary of the run to FILE, as JSON

@@ -1,6 +1,6 @@
 //! `ces audit`: the audit log, checked, shown, signed and proven.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io::Read as _;
@@ -97,11 +97,14 @@ fn verify(site: &Site, args: &VerifyArgs) -> Result<u8> {
             found.problems.push(Problem { line: 0, what: "there is no line in it".to_owned() });
         }
         found.problems.extend(unreadable.map(|what| Problem { line: 0, what }));
-        if !site.caller.by_sudo {
-            let changed = records_of(site, &found);
-            found.problems.extend(changed);
-        }
         checked.push((found, marks));
+    }
+    // The line that tells of a removal may be another host's, where several share the log.
+    let removed: BTreeSet<String> = checked.iter().flat_map(|(found, _)| found.removed.iter().cloned()).collect();
+    for (found, _) in checked.iter_mut().filter(|_| !site.caller.by_sudo) {
+        found.records.retain(|run, _| !removed.contains(run));
+        let changed = records_of(site, found);
+        found.problems.extend(changed);
     }
     let holds = checked.iter().all(|(found, _)| found.holds());
     if args.json {
@@ -177,10 +180,14 @@ fn show(site: &Site, args: &LogArgs) -> Result<u8> {
     let dir = directory(site)?;
     let own = (!site.caller.sees_everyone()).then(|| site.caller.uid.as_raw());
     let hosts = as_root(|root| log::hosts(root, &dir)).map_err(|e| failed("cannot read the audit log").because(e))?;
+    let run = match &args.run {
+        Some(word) => Some(records::id_of(site, word)?.unwrap_or_else(|| word.clone())),
+        None => None,
+    };
     for host in hosts {
         let mut each = |_: &[u8], line: Option<Line>| {
             let Some(line) = line else { return Ok(()) };
-            let asked = args.run.as_ref().is_none_or(|run| line.run.as_ref() == Some(run));
+            let asked = run.as_ref().is_none_or(|run| line.run.as_ref() == Some(run));
             if !asked || own.is_some_and(|uid| line.uid != uid) {
                 return Ok(());
             }

@@ -2,9 +2,9 @@
 
 use crate::cli::{Command, Global, PullArgs};
 use crate::commands::{
-    Context, approve, audit, bundle, doctor, events, exec, export, fsck, image_request, images, inspect, logs, manual,
-    metrics, outputs, policy, precheck, prune, ps, pull, records, rehearse, report, rerun, rmi, run, show, stack,
-    verify, vulndb,
+    Context, approve, audit, bundle, completions, doctor, events, exec, export, fsck, image_request, images, inspect,
+    logs, manual, metrics, outputs, policy, precheck, prune, ps, pull, records, rehearse, report, rerun, rmi, run,
+    runs, show, stack, verify, vulndb,
 };
 use crate::error::Result;
 use crate::run::supervisor::spawn::Started;
@@ -21,18 +21,12 @@ fn carry_out(global: &Global, command: &Command, started: Option<Started>) -> Re
     match command {
         Command::Policy(command) => policy::run(global, command),
         Command::Version(args) => manual::version(args),
-        Command::Completions(args) => manual::completions(args),
+        Command::Completions(args) => completions::completions(global, args),
         Command::Man(args) => manual::man(args),
         Command::Pull(args) => pull::pull(&Context::new(global)?, &pull_args(global, args)).map(|()| 0),
-        Command::Images(args) => {
-            let asked = images::ImagesArgs { json: args.json, quiet: global.quiet };
-            images::images(&Context::new(global)?, &asked).map(|()| 0)
-        }
-        Command::Rmi(args) => {
-            let asked = rmi::RmiArgs { images: args.images.clone(), json: args.json };
-            rmi::rmi(&Context::new(global)?, &asked).map(|()| 0)
-        }
-        Command::Prune(args) => prune::prune(&Context::new(global)?, &prune::PruneArgs { json: args.json }).map(|()| 0),
+        Command::Images(args) => images::images(&Context::new(global)?, args, global.quiet).map(|()| 0),
+        Command::Rmi(args) => rmi::rmi(&Context::new(global)?, args).map(|()| 0),
+        Command::Prune(args) => prune::prune(&Context::new(global)?, args),
         Command::Fsck(args) => {
             fsck::fsck(&Context::new(global)?, &fsck::FsckArgs { repair: args.repair, json: args.json })
         }
@@ -50,7 +44,7 @@ fn carry_out(global: &Global, command: &Command, started: Option<Started>) -> Re
         Command::Stop(args) => ps::stop(global, args),
         Command::Logs(args) => logs::logs(global, args),
         Command::Exec(args) => exec::exec(global, args),
-        Command::Runs(args) => records::runs(global, args),
+        Command::Runs(args) => runs::runs(global, args),
         Command::Show(args) => show::show(global, args),
         Command::Record(args) => records::record(global, args),
         Command::Outputs(args) => outputs::outputs(global, args),

@@ -8,8 +8,8 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use oci_spec::runtime::LinuxResources;
-use serde::Serialize;
 
+use super::finding::{self, Finding, Grade, finding};
 use super::{facts, prepare, print};
 use crate::approval::image_request::State;
 use crate::approval::requests;
@@ -31,34 +31,12 @@ use crate::host::privilege::{Root, as_root};
 use crate::host::sys;
 use crate::policy::reader::Rule;
 use crate::policy::units::show_size;
-use crate::policy::{Limit, Policy};
+use crate::policy::{Access, Limit, Policy};
 use crate::run::job_id::JobId;
 use crate::run::stage::in_child;
 use crate::run::supervisor::job;
 use crate::run::supervisor::probe::{self, Seen};
 use crate::run::user_namespace;
-
-/// How much a finding matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Grade {
-    /// As it should be.
-    Ok,
-    /// A run works, with less than there could be.
-    Warning,
-    /// A run would be refused.
-    Refused,
-}
-
-/// One thing looked at.
-#[derive(Debug, Serialize)]
-struct Finding {
-    what: &'static str,
-    grade: Grade,
-    found: String,
-    needed: &'static str,
-    fix: Option<String>,
-}
 
 /// Looks at the host; exit status 1 when a run would be refused.
 ///
@@ -76,8 +54,14 @@ pub fn doctor(global: &Global, args: &ListArgs) -> Result<u8> {
     };
     let limits_required = policy.as_ref().map_or(true, |p| p.limits().required.value);
     let mut findings = host(&caller);
-    findings.extend([policy_file(&policy), ids(&caller), seccomp(), landlock(), data(policy.as_ref().ok())]);
+    findings.extend([policy_file(&policy), ids(&caller), seccomp(), landlock()]);
     if let Ok(policy) = &policy {
+        findings.extend([finding::data(policy), project(policy, &caller)]);
+        findings.extend(
+            [finding::registries(policy), finding::waivers(policy), ordinary_users(policy, &caller)]
+                .into_iter()
+                .flatten(),
+        );
         findings.extend(approvals(policy, &caller, dirs.as_ref().ok()));
     }
     match &dirs {
@@ -104,15 +88,12 @@ pub fn doctor(global: &Global, args: &ListArgs) -> Result<u8> {
         print::json(&serde_json::json!({"findings": findings, "result": word}))?;
     } else {
         let mut rows = vec![["", "CHECK", "FOUND", "NEEDED"].map(str::to_owned)];
-        rows.extend(findings.iter().map(|f| {
-            let mark = match f.grade {
-                Grade::Ok => "OK",
-                Grade::Warning => "WARN",
-                Grade::Refused => "FAIL",
-            };
-            [mark.to_owned(), f.what.to_owned(), f.found.clone(), f.needed.to_owned()]
-        }));
-        print::table(&rows)?;
+        rows.extend(
+            findings
+                .iter()
+                .map(|f| [f.grade.word().to_owned(), f.what.to_owned(), f.found.clone(), f.needed.to_owned()]),
+        );
+        print::page(&rows)?;
         for finding in &findings {
             if let Some(fix) = &finding.fix {
                 print::line(&format!("{}: {fix}", finding.what))?;
@@ -204,11 +185,6 @@ fn quotas(caller: &Caller, dirs: &Dirs) -> Result<[bool; 2]> {
         let outputs = probe::quota(root, &caller.home, &home)?;
         Ok([outputs && probe::quota(root, dirs.store.path(), &store)?, outputs])
     })
-}
-
-fn finding(what: &'static str, needed: &'static str, found: String, problem: Option<(Grade, String)>) -> Finding {
-    let (grade, fix) = problem.map_or((Grade::Ok, None), |(grade, fix)| (grade, Some(fix)));
-    Finding { what, grade, found, needed, fix }
 }
 
 fn host(caller: &Caller) -> Vec<Finding> {
@@ -406,9 +382,39 @@ fn copies(to: &CopyTo) -> Finding {
     }
 }
 
-fn data(policy: Option<&Policy>) -> Finding {
-    let root = policy.map_or_else(|| Path::new("/safe_data").to_path_buf(), |p| p.data_root().to_path_buf());
-    let problem = (!root.is_dir())
-        .then(|| (Grade::Warning, format!("make {}, with a directory for each project", root.display())));
-    finding("safe data", "the directory of the projects", root.display().to_string(), problem)
+/// The caller's own project: without one a run is refused. Root's own are mostly none, and it names one.
+fn project(policy: &Policy, caller: &Caller) -> Finding {
+    let (what, needed) = ("project", "a project of the caller's, or ~/safe_data");
+    let data = match safe_data::find(caller, policy.data_root(), None) {
+        Ok(data) => data,
+        Err(error) if caller.is_privileged() && !caller.by_sudo => {
+            let fix = "root belongs to no project: name one with --project".to_owned();
+            return finding(what, needed, error.to_string(), Some((Grade::Warning, fix)));
+        }
+        Err(error) => return finding::refused(what, needed, &error, "ask for membership of the project's group"),
+    };
+    let access = policy.access_to(data.project.as_deref());
+    match safe_data::check_access(&data, &caller.ids(), access == Access::Rw) {
+        Ok(()) => {
+            let name = data.project.as_deref().unwrap_or("none, but data of your own");
+            let access = if access == Access::Rw { "read and write" } else { "read-only" };
+            finding(what, needed, format!("{name}: {} ({access})", data.path.display()), None)
+        }
+        Err(error) => finding::refused(what, needed, &error, "ask the project's owner for access"),
+    }
+}
+
+/// What researchers get who call ces without sudo: told to root.
+fn ordinary_users(policy: &Policy, caller: &Caller) -> Option<Finding> {
+    if caller.by_sudo || !caller.is_privileged() {
+        return None;
+    }
+    let (what, needed) = ("ordinary users", "calls that go through sudo");
+    Some(if policy.is_enforced() {
+        finding(what, needed, "their calls go through sudo: mode = \"enforced\"".to_owned(), None)
+    } else {
+        let found = "they run with their own rights, records and store".to_owned();
+        let fix = "set mode = \"enforced\" in the policy, and let them call ces through sudo".to_owned();
+        finding(what, needed, found, Some((Grade::Warning, fix)))
+    })
 }

@@ -1,36 +1,28 @@
 //! `ces images`: what the store holds.
 
 use jiff::civil::Date;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Context, facts, print};
 use crate::bundle::safe_data;
+use crate::cli::{Format, TableArgs};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::image::store::Listed;
 use crate::policy::approved::{Approval, Approved, days};
-
-/// What `ces images` is asked.
-#[derive(Debug, Clone, Default)]
-pub struct ImagesArgs {
-    /// JSON on standard output.
-    pub json: bool,
-    /// Names alone.
-    pub quiet: bool,
-}
 
 /// Lists the images, newest first.
 ///
 /// # Errors
 /// When the store cannot be read.
-pub fn images(ctx: &Context, args: &ImagesArgs) -> Result<()> {
+pub fn images(ctx: &Context, args: &TableArgs, quiet: bool) -> Result<()> {
     let images = ctx.store()?.images()?;
     let approvals = Approvals::of(ctx)?;
-    if args.json {
+    let document = || {
         let all: Result<Vec<_>> = images.iter().map(|image| document(image, approvals.as_ref())).collect();
-        return print::json(&all?);
-    }
+        all.map(Value::Array)
+    };
     let name = |reference: &Option<String>| reference.clone().unwrap_or_else(|| "<none>".to_owned());
-    if args.quiet {
+    if quiet && args.form() == Format::Table {
         return images.iter().try_for_each(|image| match &image.reference {
             Some(reference) => print::line(reference),
             None => print::line(image.record.manifest.as_str()),
@@ -46,15 +38,15 @@ pub fn images(ctx: &Context, args: &ImagesArgs) -> Result<()> {
             image.record.by.clone(),
         ]
     }));
-    let Some(approvals) = approvals else { return print::table(&rows) };
-    let word = |image: &Listed| approvals.word(image.record.manifest.as_str());
+    let Some(approved) = &approvals else { return print::list(args.form(), &rows, document) };
+    let word = |image: &Listed| approved.word(image.record.manifest.as_str());
     let column = std::iter::once("APPROVED".to_owned()).chain(images.iter().map(word));
     let wider: Vec<[String; 6]> = rows
         .into_iter()
         .zip(column)
         .map(|([reference, digest, size, pulled, by], approved)| [reference, digest, size, pulled, by, approved])
         .collect();
-    print::table(&wider)
+    print::list(args.form(), &wider, document)
 }
 
 /// What the list of approved images says to the caller, where the policy names one.
@@ -98,7 +90,7 @@ impl Approvals {
 }
 
 /// An image as JSON; with its approval, where the policy wants one.
-fn document(image: &Listed, approvals: Option<&Approvals>) -> Result<serde_json::Value> {
+fn document(image: &Listed, approvals: Option<&Approvals>) -> Result<Value> {
     let mut value = serde_json::to_value(image).map_err(|e| Error::new(Stage::Cli, Kind::Failed, e.to_string()))?;
     if let (Some(approvals), Some(fields)) = (approvals, value.as_object_mut()) {
         let approval = approvals.last(image.record.manifest.as_str()).map(|approval| {

@@ -1,12 +1,10 @@
-//! `ces version`; `ces completions` and `ces man`, for packages: all from the definition of the command line.
-
-use std::io::Write;
+//! `ces version`; `ces man`, for packages: both from the definition of the command line.
 
 use clap::CommandFactory;
 use serde_json::json;
 
 use super::print;
-use crate::cli::{COMMIT, Cli, CompletionsArgs, ListArgs, ManArgs, Shell};
+use crate::cli::{COMMIT, Cli, ListArgs, ManArgs};
 use crate::error::{Error, Kind, Result, Stage};
 
 /// Prints version, commit and target.
@@ -23,41 +21,10 @@ pub fn version(args: &ListArgs) -> Result<u8> {
     Ok(0)
 }
 
-/// Prints completions for a shell.
-///
-/// # Errors
-/// When standard output is closed.
-pub fn completions(args: &CompletionsArgs) -> Result<u8> {
-    let shell = match args.shell {
-        Shell::Bash => clap_complete::Shell::Bash,
-        Shell::Zsh => clap_complete::Shell::Zsh,
-        Shell::Fish => clap_complete::Shell::Fish,
-    };
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut without_hidden(&Cli::command()), "ces", &mut script);
-    // Our own bytes, and a script: not text from outside.
-    let mut stdout = std::io::stdout().lock();
-    stdout
-        .write_all(&script)
-        .and_then(|()| stdout.flush())
-        .map_err(|e| Error::new(Stage::Cli, Kind::Failed, "cannot write to standard output").because(e))?;
-    Ok(0)
-}
+/// Every key of the policy with its explanation.
+const POLICY: &str = include_str!("../../docs/policy.toml");
 
-/// The same verbs less their hidden options, which completions would offer: podman's are understood, not recommended.
-fn without_hidden(command: &clap::Command) -> clap::Command {
-    // Names in a definition live as long as the program, which is about to end.
-    let name: &'static str = Box::leak(command.get_name().to_owned().into_boxed_str());
-    let mut visible = clap::Command::new(name)
-        .args(command.get_arguments().filter(|arg| !arg.is_hide_set()).cloned())
-        .subcommands(command.get_subcommands().map(without_hidden));
-    if let Some(about) = command.get_about() {
-        visible = visible.about(about.clone());
-    }
-    visible
-}
-
-/// Writes a page for `ces` and one for each verb.
+/// Writes a page for `ces` and one for each verb (section 1), and one for the policy (section 5).
 ///
 /// # Errors
 /// When the directory cannot be made or written.
@@ -68,7 +35,26 @@ pub fn man(args: &ManArgs) -> Result<u8> {
     };
     std::fs::create_dir_all(&args.dir).map_err(fail)?;
     clap_mangen::generate_to(Cli::command(), &args.dir).map_err(fail)?;
+    std::fs::write(args.dir.join("ces-policy.toml.5"), policy_page()).map_err(fail)?;
     Ok(0)
+}
+
+/// `ces-policy.toml(5)`, as roff (man-pages(7)): the commented file itself, which has every key.
+fn policy_page() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let mut page = format!(
+        ".TH ces\\-policy.toml 5 \"\" \"ces {version}\"\n.SH NAME\nces\\-policy.toml \\- the site's policy of ces\n.SH SYNOPSIS\n\
+         .I /etc/ces/policy.toml\n.SH DESCRIPTION\nThe rules for every run on this host. The file and the directories above it are to \
+         be root's, and writable by root alone; a file that is malformed refuses every run. Every key may be left out: then a strict \
+         built\\-in rule holds.\n.B ces policy check\ntells whether a file is valid,\n.B ces policy show\nwhat is in force.\n.SH KEYS\n.nf\n"
+    );
+    for line in POLICY.lines() {
+        let line = line.replace('\\', "\\e").replace('-', "\\-");
+        // What begins with one of two characters would be a request of roff's.
+        let guard = if line.starts_with(['.', '\'']) { "\\&" } else { "" };
+        page.push_str(&format!("{guard}{line}\n"));
+    }
+    page + ".fi\n.SH SEE ALSO\n.BR ces (1),\n.BR ces\\-policy (1)\n"
 }
 
 #[cfg(test)]
@@ -79,7 +65,7 @@ mod tests {
     fn there_is_a_page_for_every_verb() {
         let dir = tempfile::tempdir().unwrap();
         man(&ManArgs { dir: dir.path().to_owned() }).unwrap();
-        for page in ["ces.1", "ces-run.1", "ces-pull.1", "ces-policy-explain.1"] {
+        for page in ["ces.1", "ces-run.1", "ces-pull.1", "ces-policy-explain.1", "ces-policy.toml.5"] {
             assert!(dir.path().join(page).is_file(), "{page}");
         }
     }

@@ -8,6 +8,8 @@ mod dispatch;
 pub mod print;
 /// From options and the files they name to a request.
 pub mod request;
+/// Words after the image that were meant for ces.
+mod after_image;
 /// What a grant depends on, found out on this host.
 pub mod facts;
 /// What `run`, `spec`, `bundle` and `policy explain` have in common: everything up to the spec.
@@ -61,8 +63,10 @@ pub mod ps;
 pub mod exec;
 /// `ces logs`.
 pub mod logs;
-/// `ces runs`, `ces record`.
+/// `ces record`, and how records are found.
 pub mod records;
+/// `ces runs`.
+pub mod runs;
 /// `ces request`.
 pub mod image_request;
 /// `ces approve`.
@@ -89,14 +93,22 @@ pub mod show;
 pub mod vulndb;
 /// `ces outputs`.
 pub mod outputs;
+/// `ces outputs prune`.
+mod outputs_prune;
+/// `ces prune --records`.
+mod records_prune;
+/// What `ces doctor` and `ces policy check` have found.
+mod finding;
 /// `ces doctor`.
 pub mod doctor;
 /// `ces policy`.
 pub mod policy;
 /// `ces metrics`.
 pub mod metrics;
-/// `ces completions`, `ces man`.
+/// `ces version`, `ces man`.
 pub mod manual;
+/// `ces completions`.
+pub mod completions;
 
 /// The same call through sudo.
 mod elevate;

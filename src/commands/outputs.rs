@@ -2,16 +2,26 @@
 
 use serde_json::json;
 
-use super::{Site, print, records};
+use super::{Site, outputs_prune, print, records};
 use crate::cli::{Global, OutputsArgs};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::policy::units::show_size;
+
+/// The word for deleting old ones, in the place of an id.
+const PRUNE: &str = "prune";
 
 /// Prints the directory alone with `--quiet`, for scripts: `cd "$(ces -q outputs)"`.
 ///
 /// # Errors
 /// When there is no such run, or it left nothing.
 pub fn outputs(global: &Global, args: &OutputsArgs) -> Result<u8> {
+    if args.id == PRUNE {
+        return outputs_prune::prune(global, args);
+    }
+    if args.older.is_some() || args.dry_run {
+        return Err(Error::new(Stage::Cli, Kind::Usage, "--older and --dry-run are options of ces outputs prune")
+            .hint("ces outputs prune --older 30d --dry-run prints what would be deleted"));
+    }
     let site = Site::swept(global)?;
     let record = records::read(&site, &args.id)?;
     let told = record.outputs.as_ref().ok_or_else(|| {
@@ -21,6 +31,12 @@ pub fn outputs(global: &Global, args: &OutputsArgs) -> Result<u8> {
     })?;
     // Looked at with the researcher's own rights.
     let there = told.path.is_dir();
+    if told.is_empty() && !there && !args.json {
+        if !global.quiet {
+            print::line(&format!("{}: no outputs: nothing was written to /safe_outputs", record.id))?;
+        }
+        return Ok(0);
+    }
     if args.json {
         print::json(
             &json!({"id": record.id, "path": told.path, "there": there, "files": told.files.count(), "bytes": told.bytes}),

@@ -7,7 +7,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use super::facts::{self, Named};
-use super::{Site, request, stack_gate};
+use super::{Site, after_image, request, stack_gate};
 use crate::bundle::identity::Identity;
 use crate::bundle::image_user::{self, ResolvedUser};
 use crate::bundle::safe_data::{self, SafeData};
@@ -126,6 +126,7 @@ fn decide(
     site.sweep()?;
     let store = site.store()?;
     let image = store.find(&request.image)?;
+    settle_command(&image, &mut request)?;
     let Site { caller, policy, dirs } = site;
     let data = find(&caller, &policy, request.project.as_deref())?;
     request.data_ro |= data.read_only;
@@ -155,8 +156,11 @@ fn decide(
     // With a single id all files of the image are the user's own, whatever their group.
     if identity.own_groups.len() < user.groups.len() && !identity.container.is_single() {
         warnings.push(format!(
-            "the image's user is in {} groups of the image that this run does not have: {}",
-            user.groups.len() - identity.own_groups.len(),
+            "the image's user is in {} of the image that this run does not have: {}",
+            match user.groups.len() - identity.own_groups.len() {
+                1 => "1 group".to_owned(),
+                groups => format!("{groups} groups"),
+            },
             if caller.is_privileged() {
                 "they have no ids on this host"
             } else {
@@ -169,6 +173,16 @@ fn decide(
     let places = sources.into_values().chain(data.place.clone()).collect();
     let rehearsed = facts.rehearsed;
     Ok(Prepared { dirs, policy, request, image, data, places, rehearsed, grant, user, identity, warnings })
+}
+
+/// Reads the words after the image, where the first of them is the program: no entrypoint takes it.
+pub(super) fn settle_command(image: &StoredImage, request: &mut RunRequest) -> Result<()> {
+    let config = image.config().config().as_ref();
+    let own = config.and_then(|config| config.entrypoint().as_ref());
+    if request.entrypoint.as_ref().or(own).is_none_or(Vec::is_empty) {
+        request.args = after_image::command(&request.image, &request.args)?;
+    }
+    Ok(())
 }
 
 /// Projects' data comes into a run as `/safe_data` alone, by whatever name: a link in the directory of all projects, or a bind mount
@@ -212,7 +226,7 @@ fn refuse_sockets(data: &SafeData, grant: &Grant) -> Result<()> {
         .map_err(|e| Error::new(Stage::Bundle, Kind::Host, "cannot list the sockets of this host").because(e))?;
     let Some(first) = found.first() else { return Ok(()) };
     Err(Error::new(Stage::Bundle, Kind::Failed, format!("{} is a socket of the host", first.display()))
-        .because("a payload could talk to whoever listens there, past every other protection")
+        .because("a program in the container could talk to whoever listens there, past every other protection")
         .hint("end the service, or have it listen elsewhere; or bind another directory"))
 }
 

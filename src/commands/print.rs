@@ -1,11 +1,15 @@
 //! The only way to standard output: data, not talk.
 
 use std::borrow::Cow;
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
+use std::os::fd::AsFd as _;
 
 use serde::Serialize;
+use serde_json::Value;
 
+use crate::cli::Format;
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::sys::terminal;
 use crate::text;
 
 /// Prints a line, harmless to a terminal.
@@ -74,44 +78,184 @@ fn fail(e: std::io::Error) -> Error {
     Error::new(Stage::Cli, kind, "cannot write to standard output").because(e)
 }
 
-/// Prints rows in columns; the first row is the head. In one piece: a list may have a hundred thousand of them.
+/// Prints a list in the form that was asked for: `rows`, of which the first is the head, or `document`.
+///
+/// # Errors
+/// When standard output is closed; and the document's.
+pub fn list<const N: usize>(
+    form: Format,
+    rows: &[[impl AsRef<str>; N]],
+    document: impl FnOnce() -> Result<Value>,
+) -> Result<()> {
+    match form {
+        Format::Table => table(rows),
+        Format::Json => json(&document()?),
+        Format::Csv => out(&csv(rows)),
+    }
+}
+
+/// Rows as comma-separated values (RFC 4180), the head in lower case.
+fn csv<const N: usize>(rows: &[[impl AsRef<str>; N]]) -> String {
+    let lines = rows.iter().enumerate().map(|(at, row)| {
+        let cells = row.each_ref().map(|cell| {
+            let cell = cell.as_ref();
+            csv_cell(&if at == 0 { cell.to_lowercase() } else { cell.to_owned() })
+        });
+        cells.join(",")
+    });
+    lines.collect::<Vec<_>>().join("\r\n") + "\r"
+}
+
+/// One value. A spreadsheet takes what begins with one of four characters for a formula; an apostrophe before it makes it text
+/// (OWASP, "CSV Injection"). A `-` alone says that there is nothing.
+fn csv_cell(cell: &str) -> String {
+    let cell = text::neutral_line(if cell == "-" { "" } else { cell });
+    let formula = cell.starts_with(['=', '+', '-', '@']);
+    let cell = if formula { format!("'{cell}") } else { cell };
+    if cell.contains([',', '"', '\r', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell }
+}
+
+/// Prints rows in columns; the first row is the head. In one piece: a list may have a hundred thousand of them. On a terminal that is
+/// too narrow the widest columns are cut, the first one never: it names what the row is about.
 ///
 /// # Errors
 /// When standard output is closed.
 pub fn table<const N: usize>(rows: &[[impl AsRef<str>; N]]) -> Result<()> {
-    if rows.is_empty() { Ok(()) } else { out(&columns(rows)) }
+    print_columns(rows, &Fit::Cut)
 }
 
-/// The same as a text, without a line break at its end.
+/// The same with nothing cut: what is too wide goes on in the next line, below its column.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn page<const N: usize>(rows: &[[impl AsRef<str>; N]]) -> Result<()> {
+    print_columns(rows, &Fit::Wrap)
+}
+
+fn print_columns<const N: usize>(rows: &[[impl AsRef<str>; N]], fit: &Fit) -> Result<()> {
+    if rows.is_empty() { Ok(()) } else { out(&laid_out(rows, width(), fit)) }
+}
+
+/// How many columns the terminal has, if standard output is one.
+pub fn width() -> Option<usize> {
+    let stdout = std::io::stdout();
+    let size = stdout.is_terminal().then(|| terminal::size(stdout.as_fd())).flatten()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+/// What becomes of text that does not fit.
+enum Fit {
+    /// It ends in `…`.
+    Cut,
+    /// It goes on in the next line.
+    Wrap,
+}
+
+/// No column is made narrower.
+const NARROWEST: usize = 6;
+
+/// The table as a text, as wide as it is, without a line break at its end.
 pub(super) fn columns<const N: usize>(rows: &[[impl AsRef<str>; N]]) -> String {
+    laid_out(rows, None, &Fit::Cut)
+}
+
+fn laid_out<const N: usize>(rows: &[[impl AsRef<str>; N]], room: Option<usize>, fit: &Fit) -> String {
     let mut widths = [0; N];
-    let rows: Vec<[(Cow<'_, str>, usize); N]> = rows
+    let rows: Vec<[Cow<'_, str>; N]> = rows
         .iter()
         .map(|row| {
-            let row = row.each_ref().map(|cell| {
-                let cell = text::neutral_cell(cell.as_ref());
-                let width = if cell.is_ascii() { cell.len() } else { cell.chars().count() };
-                (cell, width)
-            });
-            widths.iter_mut().zip(&row).for_each(|(width, (_, own))| *width = (*width).max(*own));
+            let row = row.each_ref().map(|cell| text::neutral_cell(cell.as_ref()));
+            widths.iter_mut().zip(&row).for_each(|(width, cell)| *width = (*width).max(length(cell)));
             row
         })
         .collect();
+    if let Some(room) = room {
+        narrow(&mut widths, room);
+    }
     let line = widths.iter().map(|width| width.saturating_add(2)).sum::<usize>();
     let blanks = " ".repeat(line);
     let mut text = String::with_capacity(line.saturating_mul(rows.len()));
-    for row in &rows {
+    let mut put = |cells: [&str; N], ends_in: [&str; N]| {
         if !text.is_empty() {
             text.push('\n');
         }
         let start = text.len();
-        for ((cell, own), width) in row.iter().zip(widths) {
+        for ((cell, end), width) in cells.iter().zip(ends_in).zip(widths) {
             text.push_str(cell);
-            text.push_str(blanks.get(..width.saturating_sub(*own).saturating_add(2)).unwrap_or_default());
+            text.push_str(end);
+            let own = length(cell).saturating_add(length(end));
+            text.push_str(blanks.get(..width.saturating_sub(own).saturating_add(2)).unwrap_or_default());
         }
         text.truncate(start.max(text.trim_end_matches(' ').len()));
+    };
+    for row in &rows {
+        let mut rest: [&str; N] = row.each_ref().map(|cell| &**cell);
+        if rest.iter().zip(widths).all(|(cell, width)| length(cell) <= width) {
+            put(rest, [""; N]);
+            continue;
+        }
+        match fit {
+            Fit::Cut => {
+                let ends = std::array::from_fn(|at| if too_long(&rest, &widths, at) { "…" } else { "" });
+                let cut = std::array::from_fn(|at| {
+                    let (cell, width) =
+                        (rest.get(at).copied().unwrap_or_default(), widths.get(at).copied().unwrap_or(0));
+                    if too_long(&rest, &widths, at) { split(cell, width.saturating_sub(1)).0 } else { cell }
+                });
+                put(cut, ends);
+            }
+            Fit::Wrap => {
+                while rest.iter().any(|cell| !cell.is_empty()) {
+                    let mut line = [""; N];
+                    for ((cell, line), width) in rest.iter_mut().zip(&mut line).zip(widths) {
+                        (*line, *cell) = at_a_word(cell, width);
+                    }
+                    put(line, [""; N]);
+                }
+            }
+        }
     }
     text
+}
+
+fn too_long<const N: usize>(cells: &[&str; N], widths: &[usize; N], at: usize) -> bool {
+    cells.get(at).zip(widths.get(at)).is_some_and(|(cell, width)| length(cell) > *width)
+}
+
+fn length(cell: &str) -> usize {
+    if cell.is_ascii() { cell.len() } else { cell.chars().count() }
+}
+
+/// Makes the widest columns narrower until all of them have room, if they can.
+fn narrow<const N: usize>(widths: &mut [usize; N], room: usize) {
+    loop {
+        let line = widths.iter().map(|width| width.saturating_add(2)).sum::<usize>().saturating_sub(2);
+        let widest = widths.iter_mut().skip(1).max();
+        match widest {
+            Some(width) if line > room && *width > NARROWEST => *width -= 1,
+            _ => return,
+        }
+    }
+}
+
+/// The first `characters` of a text, and the rest.
+fn split(text: &str, characters: usize) -> (&str, &str) {
+    text.char_indices().nth(characters).map_or((text, ""), |(at, _)| text.split_at(at))
+}
+
+/// As much of a text as has room, up to a blank if there is one, and what is to follow.
+fn at_a_word(text: &str, room: usize) -> (&str, &str) {
+    let (first, rest) = split(text, room.max(1));
+    if rest.is_empty() || rest.starts_with(' ') {
+        return (first, rest.trim_start_matches(' '));
+    }
+    match first.rfind(' ').filter(|at| *at > 0) {
+        Some(at) => {
+            let (first, rest) = text.split_at(at);
+            (first, rest.trim_start_matches(' '))
+        }
+        None => (first, rest),
+    }
 }
 
 /// Bytes for people: `123 MB`.
@@ -124,4 +268,48 @@ pub fn size(bytes: u64) -> String {
         value = value.saturating_add(500) / 1000;
     }
     format!("{value} TB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROWS: [[&str; 3]; 3] = [
+        ["ID", "IMAGE", "ENDED"],
+        ["1", "registry.example/some/long/name:1", "exit 0"],
+        ["2", "short", "killed by signal SIGKILL"],
+    ];
+
+    #[test]
+    fn a_table_fits_the_terminal_and_its_first_column_is_never_cut() {
+        let whole = laid_out(&ROWS, None, &Fit::Cut);
+        assert!(whole.contains("name:1  exit 0\n") && whole.lines().all(|line| line.len() <= 63), "{whole}");
+        assert_eq!(laid_out(&ROWS, Some(63), &Fit::Cut), whole);
+        let cut = laid_out(&ROWS, Some(40), &Fit::Cut);
+        assert_eq!(cut.lines().map(length).max(), Some(40), "{cut}");
+        assert!(cut.contains("registry.example…") && cut.contains("killed by signal…"), "{cut}");
+        let ids = [["20261130T062025-fa960a", "x"]];
+        assert!(laid_out(&ids, Some(5), &Fit::Cut).starts_with("20261130T062025-fa960a"));
+    }
+
+    #[test]
+    fn a_page_goes_on_below_its_column_and_loses_no_word() {
+        let page = laid_out(&ROWS, Some(30), &Fit::Wrap);
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert!(page.lines().all(|line| length(line) <= 30), "{page}");
+        for word in ["killed", "by", "signal", "SIGKILL"] {
+            assert!(words(&page).iter().any(|found| found == word), "{page}");
+        }
+        assert_eq!(laid_out(&[["a", ""], ["", "b"]], Some(3), &Fit::Wrap), "a\n   b");
+        assert_eq!(at_a_word("one two", 4), ("one", "two"));
+        assert_eq!(at_a_word("one two", 3), ("one", "two"));
+        assert_eq!(at_a_word("äöüß", 2), ("äö", "üß"));
+        assert_eq!(at_a_word("", 2), ("", ""));
+    }
+
+    #[test]
+    fn a_value_is_quoted_where_it_must_be_and_is_never_a_formula() {
+        let rows = [["ID", "ENDED"], ["-", "=1+1"], ["a,b", "say \"x\"\n"]];
+        assert_eq!(csv(&rows), "id,ended\r\n,'=1+1\r\n\"a,b\",\"say \"\"x\"\"\\n\"\r");
+    }
 }

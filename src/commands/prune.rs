@@ -2,45 +2,52 @@
 
 use serde_json::json;
 
-use super::{Context, events, print, stack_approved};
+use super::{Context, events, print, records_prune, stack_approved};
+use crate::cli::PruneArgs;
 use crate::error::Result;
 use crate::evidence::line::Event;
 use crate::image::unpack::parent::Unpacker;
 
-/// What `ces prune` is asked.
-#[derive(Debug, Clone, Default)]
-pub struct PruneArgs {
-    /// JSON on standard output.
-    pub json: bool,
-}
-
 /// Deletes images without a name, layers without an image, and what crashes have left; of a researcher's images, those that have
-/// no name of theirs any more.
+/// no name of theirs any more. With `--records`, old records instead. 1 where something could not be removed.
 ///
 /// # Errors
 /// When something cannot be deleted.
-pub fn prune(ctx: &Context, args: &PruneArgs) -> Result<()> {
-    let store = ctx.store()?;
+pub fn prune(ctx: &Context, args: &PruneArgs) -> Result<u8> {
+    if args.records {
+        return records_prune::prune(ctx, args);
+    }
+    let store = if args.dry_run { ctx.store()?.changing_nothing() } else { ctx.store()? };
     let place = (&ctx.dirs, &ctx.caller, ctx.policy());
-    // What was approved can be judged after it is gone.
-    stack_approved::keep(place, &store, |_| true)?;
+    if !args.dry_run {
+        // What was approved can be judged after it is gone.
+        stack_approved::keep(place, &store, |_| true)?;
+    }
     let freed = store.prune(&Unpacker::new(&ctx.caller, &ctx.limits)?)?;
-    stack_approved::forget(place, &store)?;
-    events::tell(&ctx.dirs.log, &ctx.caller, Event::Prune, None, json!({"images": freed.images}))?;
+    if !args.dry_run {
+        stack_approved::forget(place, &store)?;
+        events::tell(&ctx.dirs.log, &ctx.caller, Event::Prune, None, json!({"images": freed.images}))?;
+    }
     if args.json {
-        return print::json(&freed);
+        return print::json(&freed).map(|()| 0);
+    }
+    if args.dry_run {
+        freed.images.iter().try_for_each(|image| print::line(&format!("would delete {image}")))?;
     }
     let images = freed.images.len();
     let partial = match freed.partial_bytes {
         0 => String::new(),
         bytes => format!(", and {} of layers that came in part", print::size(bytes)),
     };
-    match freed.layers {
-        Some(space) => print::line(&format!(
-            "deleted {images} images, {} layers, {}{partial}",
+    let did = |done: &str, would: &str| if args.dry_run { would.to_owned() } else { done.to_owned() };
+    let line = match freed.layers {
+        Some(space) => format!(
+            "{} {images} images, {} layers, {}{partial}",
+            did("deleted", "would delete"),
             space.layers,
             print::size(space.bytes)
-        )),
-        None => print::line(&format!("removed {images} images{partial}")),
-    }
+        ),
+        None => format!("{} {images} images{partial}", did("removed", "would remove")),
+    };
+    print::line(&line).map(|()| 0)
 }

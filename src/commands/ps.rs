@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::records::LAST;
 use super::{Site, print};
-use crate::cli::{Global, ListArgs, StopArgs};
+use crate::cli::{Format, Global, StopArgs, TableArgs};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::privilege::as_root;
@@ -23,7 +23,7 @@ use crate::run::supervisor::supervise::GRACE;
 ///
 /// # Errors
 /// When the running jobs cannot be read.
-pub fn ps(global: &Global, args: &ListArgs) -> Result<u8> {
+pub fn ps(global: &Global, args: &TableArgs) -> Result<u8> {
     let site = Site::swept(global)?;
     let tell = |(journal, life): (Journal, Life)| {
         let state = match life {
@@ -33,17 +33,16 @@ pub fn ps(global: &Global, args: &ListArgs) -> Result<u8> {
         (journal, state)
     };
     let jobs: Vec<(Journal, String)> = visible(&site)?.into_iter().map(tell).collect();
-    if args.json {
-        let list: Vec<_> = jobs
-            .iter()
-            .map(|(j, state)| {
-                json!({"id": j.id, "name": j.name, "image": j.image, "project": j.project, "researcher": j.researcher,
-                    "pid": j.pid, "started": j.started, "state": state, "detached": j.detached})
-            })
-            .collect();
-        print::json(&list)?;
-        return Ok(0);
+    if global.quiet && args.form() == Format::Table {
+        return jobs.iter().try_for_each(|(journal, _)| print::line(journal.id.as_str())).map(|()| 0);
     }
+    let document = || {
+        let all = jobs.iter().map(|(j, state)| {
+            json!({"id": j.id, "name": j.name, "image": j.image, "project": j.project, "researcher": j.researcher,
+                "pid": j.pid, "started": j.started, "state": state, "detached": j.detached})
+        });
+        Ok(Value::Array(all.collect()))
+    };
     let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let mut rows = vec![["ID", "NAME", "IMAGE", "PROJECT", "RESEARCHER", "STARTED", "STATE"].map(str::to_owned)];
     rows.extend(jobs.iter().map(|(j, state)| {
@@ -51,7 +50,7 @@ pub fn ps(global: &Global, args: &ListArgs) -> Result<u8> {
         let who = j.researcher.clone();
         [j.id.to_string(), or_none(&j.name), j.image.clone(), or_none(&j.project), who, j.started.clone(), state]
     }));
-    print::table(&rows)?;
+    print::list(args.form(), &rows, document)?;
     Ok(0)
 }
 

@@ -1,95 +1,23 @@
-//! `ces runs`, `ces record`: what was run.
+//! `ces record`, and how a run's record is found.
 
-use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::io::Read as _;
 
 use serde_json::json;
 
 use super::{Site, events, print};
-use crate::cli::{Global, RecordArgs, RunState, RunsArgs};
+use crate::cli::{Global, RecordArgs};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::evidence::line::{self, Event};
 use crate::host::caller::Caller;
+use crate::host::dirs::Dirs;
 use crate::host::privilege::as_root;
-use crate::policy::units;
 use crate::run::job_id::JobId;
-use crate::run::supervisor::record::index::{self, Entry, State};
-use crate::run::supervisor::record::{self, Record};
+use crate::run::supervisor::record::Record;
+use crate::run::supervisor::record::index;
 
 /// No record is longer.
 const LARGEST: u64 = 64 << 20;
-
-/// Lists past runs of the caller; real root sees everyone's.
-///
-/// # Errors
-/// When the records cannot be read, or no run began when it is asked for.
-pub fn runs(global: &Global, args: &RunsArgs) -> Result<u8> {
-    let since = args.since.as_deref().map(beginning).transpose()?;
-    let site = Site::swept(global)?;
-    let is_asked_for = |run: &Entry<'_>| {
-        let same = |asked: &Option<String>, is: Option<&str>| asked.is_none() || asked.as_deref() == is;
-        let state = match args.state {
-            Some(RunState::Running) => run.state == State::Begun,
-            Some(RunState::Finished) => run.state == State::Finished,
-            Some(RunState::Refused) => run.state == State::Refused,
-            Some(RunState::Interrupted) => run.state == State::Interrupted,
-            None => true,
-        };
-        let late = since.as_ref().is_none_or(|since| *run.started >= **since);
-        state && late && same(&args.project, run.project.as_deref()) && same(&args.user, Some(&run.researcher))
-    };
-    let index = index(&site)?;
-    let mut runs = index::of(&index, own(&site));
-    runs.iter_mut().for_each(|run| look_up(&site, run));
-    runs.retain(is_asked_for);
-    let skipped = runs.len().saturating_sub(args.last.unwrap_or(usize::MAX));
-    runs.drain(..skipped);
-    if args.json {
-        print::json(&runs)?;
-    } else if global.quiet {
-        runs.iter().try_for_each(|run| print::line(run.id.as_str()))?;
-    } else if site.caller.sees_everyone() {
-        let mut rows = vec![["ID", "NAME", "RESEARCHER", "PROJECT", "IMAGE", "TIME", "ENDED"].map(Cow::Borrowed)];
-        rows.extend(runs.iter().map(|run| {
-            let [id, name, project, image, time, ended] = row(run);
-            [id, name, Cow::Borrowed(&*run.researcher), project, image, time, ended]
-        }));
-        print::table(&rows)?;
-    } else {
-        let mut rows = vec![["ID", "NAME", "PROJECT", "IMAGE", "TIME", "ENDED"].map(Cow::Borrowed)];
-        rows.extend(runs.iter().map(row));
-        print::table(&rows)?;
-    }
-    Ok(0)
-}
-
-/// Id, name, project, image, wall time and end of a run.
-fn row<'a>(run: &'a Entry<'_>) -> [Cow<'a, str>; 6] {
-    let or_none = |text: &'a Option<Cow<'_, str>>| Cow::Borrowed(text.as_deref().unwrap_or("-"));
-    let ended = match run.state {
-        State::Begun => "running",
-        State::Refused => "refused",
-        State::Interrupted => "interrupted",
-        State::Finished => run.ended.as_deref().unwrap_or_default(),
-    };
-    let time = run.seconds.map_or(Cow::Borrowed("-"), |seconds| Cow::Owned(format!("{seconds:.1} s")));
-    let (id, image) = (Cow::Borrowed(run.id.as_str()), Cow::Borrowed(&*run.image));
-    [id, or_none(&run.name), or_none(&run.project), image, time, Cow::Borrowed(ended)]
-}
-
-/// The first moment that is asked for, as records write it: a day, or so long ago.
-fn beginning(text: &str) -> Result<String> {
-    let wrong = || {
-        Error::new(Stage::Cli, Kind::Usage, format!("--since {text} is no day and no length of time"))
-            .hint(format!("write a day, --since 2026-11-30, or {}", units::DURATION_FORMS))
-    };
-    if let Ok(day) = text.parse::<jiff::civil::Date>() {
-        return Ok(day.to_string());
-    }
-    let ago = units::duration(text).ok_or_else(wrong)?;
-    record::ago(ago).ok_or_else(wrong)
-}
 
 /// Prints one record with the documents beside it: 1 where one of them is not what it was.
 ///
@@ -107,29 +35,20 @@ pub fn record(global: &Global, args: &RecordArgs) -> Result<u8> {
 /// # Errors
 /// When it cannot be read or made.
 pub fn index(site: &Site) -> Result<String> {
-    as_root(|root| index::text(root, &site.dirs.log))
+    index_of(&site.dirs)
+}
+
+/// The same for who has the directories alone.
+///
+/// # Errors
+/// As [`index`].
+pub(super) fn index_of(dirs: &Dirs) -> Result<String> {
+    as_root(|root| index::text(root, &dirs.log))
 }
 
 /// Whose runs the caller sees: the caller's own, or everyone's.
 pub fn own(site: &Site) -> Option<u32> {
     (!site.caller.sees_everyone()).then(|| site.caller.uid.as_raw())
-}
-
-/// What has only begun is looked up: its record, and whether there is still a job.
-fn look_up(site: &Site, entry: &mut Entry<'_>) {
-    if entry.state != State::Begun {
-        return;
-    }
-    as_root(|root| {
-        // Asked first: what ends meanwhile writes its record before its journal goes.
-        let is_there = site.dirs.running.join(entry.id.as_str()).exists();
-        if let Some(now) = index::from_record(root, &site.dirs.log, &entry.id) {
-            *entry = now;
-        }
-        if entry.state == State::Begun && !is_there {
-            entry.state = State::Interrupted;
-        }
-    });
 }
 
 /// The record of a run, by id, name or [`LAST`]. That somebody reads another's, as root may, is a line in the audit log.
@@ -171,6 +90,20 @@ fn of(site: &Site, id: &str) -> Result<Record> {
         None => Err(Error::new(Stage::Record, Kind::Missing, format!("there is no record of run {id}"))
             .hint("ces runs lists them; `last` is the one that began last")),
     }
+}
+
+/// The id that a name or [`LAST`] stands for; none where it is an id itself, or nothing that is known: records may be gone.
+///
+/// # Errors
+/// When the index cannot be read.
+pub(super) fn id_of(site: &Site, word: &str) -> Result<Option<String>> {
+    let index = index(site)?;
+    let entries = index::of(&index, own(site));
+    let found = match word {
+        LAST => entries.last(),
+        name => entries.iter().rfind(|entry| entry.name.as_deref() == Some(name)),
+    };
+    Ok(found.map(|entry| entry.id.to_string()))
 }
 
 /// SHA-256 of a record's file, as the audit log has it of a run that has ended.

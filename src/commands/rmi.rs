@@ -3,18 +3,10 @@
 use serde_json::json;
 
 use super::{Context, events, print, stack_approved};
+use crate::cli::RmiArgs;
 use crate::error::{Error, Kind, Result};
 use crate::evidence::line::Event;
 use crate::image::unpack::parent::Unpacker;
-
-/// What `ces rmi` is asked.
-#[derive(Debug, Clone, Default)]
-pub struct RmiArgs {
-    /// Names, or digests or their beginnings.
-    pub images: Vec<String>,
-    /// JSON on standard output.
-    pub json: bool,
-}
 
 /// Removes images; stops at the first that cannot be removed. A researcher lets go of what they pulled; it is deleted when
 /// nobody holds it any more.
@@ -22,28 +14,36 @@ pub struct RmiArgs {
 /// # Errors
 /// When an image is not there, in use, or not the researcher's to remove.
 pub fn rmi(ctx: &Context, args: &RmiArgs) -> Result<()> {
-    let store = ctx.store()?;
+    let store = if args.dry_run { ctx.store()?.changing_nothing() } else { ctx.store()? };
+    let did = |done: &str, would: &str| if args.dry_run { would.to_owned() } else { done.to_owned() };
     let unpacker = Unpacker::new(&ctx.caller, &ctx.limits)?;
     let place = (&ctx.dirs, &ctx.caller, ctx.policy());
     for image in &args.images {
         // What was approved can be judged after it is gone.
-        if let Ok(digest) = store.find(image).map(|image| image.manifest_digest().clone()) {
+        if !args.dry_run
+            && let Ok(digest) = store.find(image).map(|image| image.manifest_digest().clone())
+        {
             stack_approved::keep(place, &store, |approved| *approved == digest)?;
         }
         let freed = store.remove(image, &unpacker).map_err(|error| not_theirs(ctx, error))?;
-        let about = json!({"asked": image, "names": freed.names, "images": freed.images});
-        events::tell(&ctx.dirs.log, &ctx.caller, Event::Rmi, None, about)?;
+        if !args.dry_run {
+            let about = json!({"asked": image, "names": freed.names, "images": freed.images});
+            events::tell(&ctx.dirs.log, &ctx.caller, Event::Rmi, None, about)?;
+        }
         if args.json {
             print::json(&freed)?;
             continue;
         }
-        freed.names.iter().try_for_each(|name| print::line(&format!("removed {name}")))?;
+        freed.names.iter().try_for_each(|name| print::line(&format!("{} {name}", did("removed", "would remove"))))?;
         match (freed.layers, freed.images.first()) {
             (Some(space), Some(manifest)) => {
-                print::line(&format!("deleted {manifest}: {} layers, {}", space.layers, print::size(space.bytes)))?;
+                let (did, size) = (did("deleted", "would delete"), print::size(space.bytes));
+                print::line(&format!("{did} {manifest}: {} layers, {size}", space.layers))?;
             }
             // By digest, without a name. Whether anything was deleted depends on what others hold.
-            (None, Some(manifest)) if freed.names.is_empty() => print::line(&format!("removed {manifest}"))?,
+            (None, Some(manifest)) if freed.names.is_empty() => {
+                print::line(&format!("{} {manifest}", did("removed", "would remove")))?;
+            }
             _ => {}
         }
     }

@@ -144,6 +144,9 @@ pub(super) fn carry_through(
     let job = Job::begin(&prepared.dirs, &prepared.identity, journal, places)?;
     let mut record = run_record::begin_record(&prepared, &job, &spec);
     record.ports = ports.published().to_vec();
+    if rehearsal.is_none() && detached.is_none() {
+        report.beginning(&prepared, id, &job.outputs());
+    }
     report.ports(&record.ports);
     let done = execute(&prepared, &job, &spec, &paths, (idle, ports, detached, rehearsal), &mut record, report);
     let used = done.as_ref().map(|(outcome, usage, _)| (*usage, outcome.running.clone())).unwrap_or_default();

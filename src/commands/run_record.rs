@@ -186,10 +186,15 @@ pub(super) fn finish(
         report.say(&format!("warning: {lost}"));
         record.warnings.push(lost.to_owned());
     }
+    if left.outputs.as_ref().is_ok_and(Outputs::is_empty) {
+        job.forget_empty_outputs();
+    }
+    let outside = job.outside();
     let others = others::notes(prepared);
     record.warnings.extend(others.iter().cloned());
     let closed = close(prepared, job, &mut record);
     report.summary(prepared, &record, &ended_as, usage);
+    outside.note().iter().for_each(|note| report.say(note));
     others.iter().for_each(|note| report.say(&format!("note: {note}")));
     if advice::may_want_service(prepared, &outcome) {
         report.say(advice::SERVICE);

@@ -2,17 +2,26 @@
 //!
 //! Takes what came of a run; gives sentences; trusts nothing that comes out of a container to be printable; refuses nothing.
 
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
 
 use super::prepare::Prepared;
+use crate::bundle::safe_data;
 use crate::host::cgroup::Usage;
+use crate::policy::Access;
 use crate::policy::units::show_size;
 use crate::run::ending::Ending;
+use crate::run::job_id::JobId;
 use crate::run::supervisor::ports::Published;
 use crate::run::supervisor::record::Record;
 use crate::run::supervisor::supervise::Outcome;
 use crate::text;
+
+/// A path of the researcher's, with `~` for their home.
+fn from_home(prepared: &Prepared, path: &Path) -> PathBuf {
+    let below = path.strip_prefix(&prepared.identity.caller.home);
+    below.map_or_else(|_| path.to_path_buf(), |below| PathBuf::from("~").join(below))
+}
 
 /// How it ended, in words.
 pub(super) struct Ended {
@@ -89,6 +98,30 @@ impl Report {
         std::io::stderr().write_all(text.as_bytes()).ok();
     }
 
+    /// What begins, and where its outputs will be: to a person, who sees it pass on a terminal.
+    pub fn beginning(&self, prepared: &Prepared, id: &JobId, outputs: &Path) {
+        if !std::io::stderr().is_terminal() {
+            return;
+        }
+        let access = match prepared.grant.data {
+            Access::Ro => "read-only",
+            Access::Rw => "read and write",
+        };
+        let data = match &prepared.data.project {
+            Some(project) => format!("project {project}"),
+            None => format!("data {}", from_home(prepared, &prepared.data.path).display()),
+        };
+        let outputs = from_home(prepared, outputs);
+        self.say(&format!("ces: run {id}: {data} ({access}), outputs go to {}", outputs.display()));
+        if prepared.request.project.is_none() {
+            let mut others = safe_data::projects(&prepared.identity.caller, prepared.policy.data_root());
+            others.retain(|other| Some(other) != prepared.data.project.as_ref());
+            if !others.is_empty() {
+                self.say(&format!("note: other projects of yours, for --project: {}", others.join(", ")));
+            }
+        }
+    }
+
     /// Where the ports are, and who else can reach them.
     pub fn ports(&self, ports: &[Published]) {
         for Published { host, container } in ports {
@@ -120,12 +153,12 @@ impl Report {
             1 => "1 file".to_owned(),
             files => format!("{files} files"),
         };
-        let home = &prepared.identity.caller.home;
-        let path = outputs
-            .path
-            .strip_prefix(home)
-            .map_or_else(|_| outputs.path.clone(), |below| PathBuf::from("~").join(below));
-        self.say(&format!("ces: {files}, {} in {}", show_size(outputs.bytes), path.display()));
+        let path = from_home(prepared, &outputs.path);
+        if outputs.is_empty() {
+            self.say("ces: no outputs: nothing was written to /safe_outputs");
+        } else {
+            self.say(&format!("ces: {files}, {} in {}", show_size(outputs.bytes), path.display()));
+        }
         outputs.refused.lines().iter().for_each(|refused| self.say(&format!("warning: output {refused}")));
         outputs.links.lines().iter().for_each(|link| self.say(&format!("note: the output {link} is a symbolic link")));
         if outputs.set_ids > 0 {

@@ -50,7 +50,7 @@ impl Page {
     }
 
     fn print(&self) -> Result<u8> {
-        print::table(&self.lines)?;
+        print::page(&self.lines)?;
         Ok(0)
     }
 }

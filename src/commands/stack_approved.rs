@@ -143,7 +143,7 @@ pub(super) fn text(all: &[Judged]) -> String {
             today(judged),
         ]
     }));
-    print::columns(&rows) + "\n"
+    print::text_of(&rows) + "\n"
 }
 
 /// What the rules and its approval say to it today.

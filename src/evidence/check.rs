@@ -4,7 +4,7 @@
 //! line; trusts SHA-256; refuses nothing. Who can write the log can write all of it anew, from some line to its end: that is
 //! seen by a checkpoint alone, which is why they are to be carried elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -48,6 +48,9 @@ pub struct Checked {
     /// The SHA-256 that the log has of each record, in hexadecimal.
     #[serde(skip)]
     pub records: BTreeMap<String, String>,
+    /// Runs whose records were removed because the policy keeps them no longer.
+    #[serde(skip)]
+    pub removed: BTreeSet<String>,
     /// The same of the last pre-check of each run.
     #[serde(skip)]
     pub prechecks: BTreeMap<String, String>,
@@ -143,6 +146,9 @@ impl State {
         self.checked.uncopied += u64::from(line.not_copied.is_some() || line.event == Event::CopyFailed);
         if line.event == Event::LogBegun && number == 1 {
             self.begun(line);
+        }
+        if let (Event::RecordRemoved, Some(run)) = (line.event, &line.run) {
+            self.checked.removed.insert(run.clone());
         }
         if let (Event::RunFinished | Event::RunInterrupted | Event::Refused, Some(run)) = (line.event, &line.run)
             && let Some(sha256) = line.about.get("record").and_then(|sha256| sha256.as_str())

@@ -72,6 +72,9 @@ pub enum Event {
     /// What a run left behind was removed after its record was closed.
     #[serde(rename = "deletion")]
     Deletion,
+    /// The record of a run was removed: it was older than the policy keeps records.
+    #[serde(rename = "record.removed")]
+    RecordRemoved,
     /// A line has no copy where the policy wants one.
     #[serde(rename = "copy.failed")]
     CopyFailed,
@@ -89,7 +92,7 @@ pub enum Event {
 impl Event {
     /// Whether it tells of what is about to begin, and does not where the line cannot be kept as the policy wants it.
     pub fn comes_before(self) -> bool {
-        matches!(self, Self::RunBegun | Self::Exec | Self::RecordRead)
+        matches!(self, Self::RunBegun | Self::Exec | Self::RecordRead | Self::RecordRemoved)
     }
 }
 

@@ -87,6 +87,7 @@ impl Policy {
             records: Records {
                 whole_commands: Rule::builtin("records.command", false),
                 values: Rule::builtin("records.values", Vec::new()),
+                keep: None,
             },
             audit: Audit { copy: None, socket: None, required: Rule::builtin("audit.required", false) },
         }
@@ -304,6 +305,7 @@ fn read_records(mut table: Table<'_>, records: &mut Records) -> Result<()> {
     })?;
     set(&mut records.whole_commands, command);
     set(&mut records.values, table.strings("values")?);
+    records.keep = table.text("keep", units::PERIOD_FORMS, units::period)?;
     table.finish()
 }
 

@@ -452,11 +452,13 @@ impl Policy {
                 "letters, digits, `-` and `.`, at most 63",
             ));
         }
-        // `last` is the run that began last, wherever an id is taken.
-        if let Some(name) = request.name.as_deref().filter(|name| !is_run_name(name) || *name == "last") {
+        // `last` is the run that began last, wherever an id is taken; `ces outputs prune` deletes old outputs.
+        if let Some(name) =
+            request.name.as_deref().filter(|name| !is_run_name(name) || ["last", "prune"].contains(name))
+        {
             return Err(usage(
                 format!("--name {name} is not a run's name"),
-                "letters, digits, `_`, `.` and `-`, at most 64, and not `last`",
+                "letters, digits, `_`, `.` and `-`, at most 64, and not `last` or `prune`",
             ));
         }
         if request.read_only {

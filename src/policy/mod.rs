@@ -250,6 +250,8 @@ pub struct Records {
     pub whole_commands: Rule<bool>,
     /// The variables whose values are kept.
     pub values: Rule<Vec<String>>,
+    /// How long records are kept, before `ces prune --records` removes them; `None`: for ever.
+    pub keep: Option<Rule<Duration>>,
 }
 
 /// Where each line of the audit log goes besides (`[audit]`).
@@ -340,6 +342,17 @@ impl Policy {
     /// What the site sets of the rules of the pre-check.
     pub fn precheck(&self) -> &Precheck {
         &self.precheck
+    }
+
+    /// The most that a run may do with the data of `project`.
+    pub fn access_to(&self, project: Option<&str>) -> Access {
+        let own = project.and_then(|name| self.projects.get(name)?.access.as_ref());
+        own.map_or(self.data.access.value, |rule| rule.value.min(self.data.access.value))
+    }
+
+    /// The profiles that may be asked for.
+    pub fn profiles(&self) -> &[String] {
+        &self.profiles.allow.value
     }
 
     /// What records keep.

@@ -230,7 +230,7 @@ pub fn judge(name: &str, value: Option<&str>, whom_to_ask: &str) -> Result<()> {
     let widens = |rule: &str, why: &str| {
         Error::new(Stage::Policy, Kind::Policy, format!("{shown} is refused"))
             .because(format!("built-in: {rule}: {why}"))
-            .hint(whom_to_ask.to_owned())
+            .hint(format!("ces never allows this; {}", whom_to_ask.replacen("if you need this", "for another way", 1)))
     };
     match verdict {
         Already => Ok(()),

@@ -132,6 +132,9 @@ impl Policy {
         let values = &self.records.values;
         let names = if values.value.is_empty() { "none".to_owned() } else { values.value.join(", ") };
         say("values of variables in records", names, Some(&values.origin));
+        let keep = self.records.keep.as_ref();
+        let kept = keep.map_or("for ever".to_owned(), |rule| units::show_duration(rule.value));
+        say("records are kept", kept, keep.map(|rule| &rule.origin));
         let copy = self.audit.copy.as_ref();
         let to = self.copies().map_or("nowhere".to_owned(), |to| format!("{} ({})", to.service, to.socket.display()));
         say("copies of audit lines", to, copy.map(|rule| &rule.origin));

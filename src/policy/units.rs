@@ -84,6 +84,23 @@ pub fn duration(text: &str) -> Option<Duration> {
     (last != u64::MAX).then(|| Duration::from_secs(total))
 }
 
+/// What [`period`] reads, for error messages.
+pub const PERIOD_FORMS: &str = "a period such as 30d, 26w or 2y";
+
+/// How long something is kept: days, weeks, or years of 365 days (`30d`, `26w`, `2y`).
+pub fn period(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let days = match unit {
+        "d" => 1,
+        "w" => 7,
+        "y" => 365,
+        _ => return None,
+    };
+    let number = plain_digits(number).then(|| number.parse::<u64>().ok())??;
+    Some(Duration::from_secs(number.checked_mul(days)?.checked_mul(86_400)?)).filter(|period| !period.is_zero())
+}
+
 /// A duration for people: `2h30m`, `90s` as `1m30s`.
 pub fn show_duration(duration: Duration) -> String {
     let mut seconds = duration.as_secs();
@@ -141,6 +158,16 @@ mod tests {
         }
         for text in ["", "h", "30m2h", "1h1h", "-1h", "+5", "1.5h", "1w", "99999999999999999d"] {
             assert_eq!(duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn periods_are_whole_days_weeks_or_years() {
+        for (text, days) in [("30d", 30), ("2w", 14), ("2y", 730)] {
+            assert_eq!(period(text), Some(Duration::from_secs(days * 86_400)), "{text}");
+        }
+        for text in ["", "d", "0d", "-1y", "1.5y", "2 y", "y2", "6h", "2ä", "99999999999999999y"] {
+            assert_eq!(period(text), None, "{text}");
         }
     }
 

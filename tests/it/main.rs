@@ -15,6 +15,10 @@ mod fuzz;
 mod architecture;
 /// The command line, by the binary itself.
 mod command_line;
+/// Help, word for word.
+mod golden;
+#[path = "../support/golden.rs"]
+mod expected;
 /// `ces policy`, by the binary itself.
 mod policy;
 /// Documents and the tests they name.

@@ -76,9 +76,11 @@ fn a_run_is_explained_line_by_line() {
         "ghcr.io/a/b:1",
         "sh",
     ]);
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    // There is no such image: a run would be refused.
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
     let grant: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(grant["limits"]["memory_bytes"], 64 << 20);
+    assert!(grant["refused"].as_array().unwrap().iter().any(|why| why.as_str().unwrap().contains("ghcr.io/a/b:1")));
     assert_eq!(grant["args"], serde_json::json!(["sh"]));
     assert!(grant["decisions"].as_array().unwrap().iter().all(|d| !d["because"].as_str().unwrap().is_empty()));
     let output = ces(&["--root", &store(dir.path()), "--policy", &file, "policy", "explain", "docker.io/a/b:1"]);

@@ -115,6 +115,13 @@ fn the_first_ten_minutes_are_as_the_page_tells_them() {
 }
 
 #[test]
+fn a_long_job_is_lived_with_as_the_page_tells_it() {
+    let Some(desk) = Desk::new(Caller::UserWithSubids) else { return };
+    desk.ces(&["pull", "--name", "lab/tool:1.0", &format!("oci:{}:demo", demo_layout().display())]).exits(0);
+    run(&desk, "jobs.md");
+}
+
+#[test]
 fn a_policy_is_enforced_after_the_five_steps_of_the_page() {
     let Some(desk) = Desk::new(Caller::Sudo) else { return };
     let etc = desk.host.inside(Path::new("/etc"));

@@ -134,6 +134,14 @@ mod image_names;
 mod image_support;
 /// What holds of a run, held against a rehearsal.
 mod under_rehearse;
+/// Tables and mistakes, word for word.
+mod golden;
+/// Small things that a person at the command line relies on.
+mod plain_ways;
+/// People who meet ces for the first time.
+mod walk_throughs;
+/// The same fault, told by all who can know it.
+mod told_alike;
 /// Vulnerability data, imported.
 mod vulndb;
 #[path = "../support/mod.rs"]

@@ -111,7 +111,7 @@ fn the_outputs_of_a_run_are_told_with_their_place() {
         // As the researcher sees it, whose home may be mounted elsewhere here.
         let path = std::path::Path::new(alone.exits(0).trim_end());
         assert!(path.is_absolute() && path.file_name() == place(&first).file_name(), "{alone:?}");
-        assert!(ces(&host, &["outputs"]).exits(0).starts_with(&format!("{last}: 0 files")));
+        assert!(ces(&host, &["outputs"]).exits(0).starts_with(&format!("{last}: no outputs")));
         let told: Value = serde_json::from_str(ces(&host, &["outputs", "--json", &first]).exits(0)).unwrap();
         assert_eq!((&told["files"], &told["bytes"], &told["there"]), (&1.into(), &2.into(), &true.into()));
         fs::remove_dir_all(place(&first)).unwrap();

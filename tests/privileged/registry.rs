@@ -43,9 +43,9 @@ fn a_password_is_asked_for_taken_or_refused_each_with_its_own_words() {
     let site = Site::new();
     let pull = |credentials| site.pull_from(&registry.image(credentials), "localhost/x:1");
     let report = pull(None).unwrap_err().report();
-    assert!(report.contains("does not give") && report.contains("--username"), "{report}");
+    assert!(report.contains("needs a login") && report.contains("--username"), "{report}");
     let report = pull(Some(Credentials::new("researcher", "wrong"))).unwrap_err().report();
-    assert!(report.contains("refuses researcher"), "{report}");
+    assert!(report.contains("rejected the login of user \"researcher\""), "{report}");
     assert_eq!(pull(Some(Credentials::new("researcher", "secret"))).unwrap().fetched, 3);
 }
 
@@ -233,7 +233,7 @@ fn a_token_is_fetched_and_goes_with_manifests_and_blobs() {
         Answer::Body("application/json", br#"{"token":"t0ken"}"#.to_vec()),
     );
     let report = liar.refused();
-    assert!(report.contains("does not give"), "{report}");
+    assert!(report.contains("needs a login"), "{report}");
     let asked = liar.asked();
     assert!(asked.last().unwrap().contains("Bearer t0ken"), "{asked:?}");
     drop(layer);

@@ -415,7 +415,7 @@ fn a_busy_token_service_is_asked_again_and_a_token_without_end_is_none() {
         })
     };
     pull(&registry(503, br#"{"token":"t"}"#.to_vec())).unwrap();
-    assert!(pull(&registry(403, Vec::new())).unwrap_err().report().contains("does not give"));
+    assert!(pull(&registry(403, Vec::new())).unwrap_err().report().contains("is not public at"));
     let report = pull(&registry(503, vec![b' '; (1 << 20) + 1])).unwrap_err().report();
     assert!(report.contains("where a document belongs"), "{report}");
 }

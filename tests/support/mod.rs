@@ -16,6 +16,8 @@ pub mod terminal;
 pub mod probe;
 /// The same bundle under crun and runc.
 pub mod runtimes;
+/// Expected texts, a file for each case.
+pub mod golden;
 /// Rehearsals, and their reports.
 pub mod rehearsal;
 /// The runtime specification's own JSON schema.

@@ -71,7 +71,13 @@ impl Credentials {
     pub fn from_file(path: &Path, host: &str) -> Result<Self> {
         let what = || format!("cannot use the credentials in {}", path.display());
         let fail = |why: String| Error::new(Stage::Cli, Kind::Usage, what()).because(why);
-        let file = open_regular(path)?;
+        // What is no file may be the token itself, and is not shown.
+        let file = open_regular(path).map_err(|error| {
+            let why = error.causes().first().cloned().unwrap_or_default();
+            Error::new(Stage::Cli, error.kind(), "cannot read the file that --creds names").because(why).hint(
+                "--creds takes the path of a file with one line USER:TOKEN; a token is never given on the command line",
+            )
+        })?;
         let metadata = file.metadata().map_err(|e| fail(e.to_string()))?;
         if metadata.mode() & 0o077 != 0 {
             return Err(fail("others can read it".to_owned()).hint(format!("chmod 600 {}", path.display())));

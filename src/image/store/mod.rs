@@ -32,10 +32,12 @@
 //! removing: name, image, layers, each by a rename to `tmp/` before anything in it is deleted. So a crash at any moment
 //! leaves at most something that nothing names, which the next `pull` or `prune` removes.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use serde::{Serialize, de::DeserializeOwned};
@@ -89,6 +91,8 @@ pub struct Store {
     root: PathBuf,
     ids: IdMap,
     viewer: Viewer,
+    /// With a dry run: what would have been set aside so far.
+    dry: Option<Mutex<HashSet<PathBuf>>>,
 }
 
 /// Held while names are looked up (shared) or changed (exclusive).
@@ -119,8 +123,14 @@ impl Store {
                     .because("it belongs to, or may be written by, someone else")
                     .hint("choose another directory with --root, or correct owner and mode (chmod 700)"));
             }
-            Ok(Self { root, ids: IdMap::on_disk(caller)?, viewer: Viewer::of(caller)? })
+            Ok(Self { root, ids: IdMap::on_disk(caller)?, viewer: Viewer::of(caller)?, dry: None })
         })
+    }
+
+    /// The same store, of which removals change nothing: they tell what they would remove.
+    #[must_use]
+    pub fn changing_nothing(self) -> Self {
+        Self { dry: Some(Mutex::default()), ..self }
     }
 
     /// Its directory.

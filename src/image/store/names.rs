@@ -297,12 +297,18 @@ impl Store {
         if by.is_empty() {
             return self.drop_name(held, name);
         }
+        if self.dry.is_some() {
+            return Ok(());
+        }
         let (reference, manifest) = (name.reference.clone(), name.manifest.clone());
         self.write_name(name.space, &RefRecord { reference, manifest, group: None, by: Some(by) })
     }
 
     /// Takes a name away, whoever gave it.
     pub(super) fn drop_name(&self, _held: &Lock, name: &Name) -> Result<()> {
+        if self.dry.is_some() {
+            return Ok(());
+        }
         self.remove_file(&self.ref_path(name.space, &name.reference))
     }
 

@@ -55,7 +55,7 @@ impl Store {
             }
             // Before this one grows, and never this one: it is locked.
             let room = BYTES_MAX.saturating_sub(blob.size);
-            free(&directory, |place| place.newer >= KEPT_MAX || place.bytes_with_newer > room).ok();
+            free(&directory, |place| place.newer >= KEPT_MAX || place.bytes_with_newer > room, Now::Delete).ok();
             Some(partial)
         })
     }
@@ -70,13 +70,15 @@ impl Store {
             let is_theirs = self.is_roots() || name == format!("u{}", self.viewer.uid());
             let directory = self.partial_root().join(name);
             let goes = |place: &Place| (everything && is_theirs) || place.age > AGE_MAX;
-            freed += free(&directory, goes).map_err(|e| {
+            let now = if self.dry.is_some() { Now::Count } else { Now::Delete };
+            freed += free(&directory, goes, now).map_err(|e| {
                 let what = format!("cannot delete what came of blobs in {}", directory.display());
                 Error::new(Stage::Store, Kind::Failed, what).because(e)
             })?;
         }
         // With their last file the directories go.
-        for directory in list(&self.partial_root())?.iter().map(|name| self.partial_root().join(name)) {
+        let emptied = if self.dry.is_some() { Vec::new() } else { list(&self.partial_root())? };
+        for directory in emptied.iter().map(|name| self.partial_root().join(name)) {
             fs::remove_dir(directory).ok();
         }
         Ok(freed)
@@ -93,8 +95,17 @@ struct Place {
     age: Duration,
 }
 
+/// What becomes of files that go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Now {
+    /// They are deleted.
+    Delete,
+    /// They are counted, and stay.
+    Count,
+}
+
 /// Deletes the files in `directory` that go and that nobody works on; gives their bytes.
-fn free(directory: &Path, goes: impl Fn(&Place) -> bool) -> std::io::Result<u64> {
+fn free(directory: &Path, goes: impl Fn(&Place) -> bool, now: Now) -> std::io::Result<u64> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
@@ -115,7 +126,9 @@ fn free(directory: &Path, goes: impl Fn(&Place) -> bool) -> std::io::Result<u64>
         }
         let Ok(file) = File::open(&path) else { continue };
         if file.try_lock().is_ok() {
-            fs::remove_file(&path)?;
+            if now == Now::Delete {
+                fs::remove_file(&path)?;
+            }
             freed += bytes;
         }
     }
@@ -199,13 +212,15 @@ mod tests {
         let locked = File::open(path(4)).unwrap();
         locked.try_lock().unwrap();
         let left = || (0..5).filter(|hours| path(*hours).exists()).collect::<Vec<_>>();
-        assert_eq!(free(directory.path(), |place| place.newer >= 3).unwrap(), 10);
+        assert_eq!(free(directory.path(), |place| place.newer >= 3, Now::Delete).unwrap(), 10);
         assert_eq!(left(), [0, 1, 2, 4]);
-        assert_eq!(free(directory.path(), |place| place.bytes_with_newer > 20).unwrap(), 10);
+        assert_eq!(free(directory.path(), |place| place.bytes_with_newer > 20, Now::Delete).unwrap(), 10);
         assert_eq!(left(), [0, 1, 4]);
-        assert_eq!(free(directory.path(), |place| place.age > Duration::from_secs(1800)).unwrap(), 10);
+        assert_eq!(free(directory.path(), |place| place.age > Duration::from_secs(1800), Now::Delete).unwrap(), 10);
         assert_eq!(left(), [0, 4]);
         drop(locked);
-        assert_eq!(free(directory.path(), |_| true).unwrap(), 20);
+        for now in [Now::Count, Now::Delete] {
+            assert_eq!(free(directory.path(), |_| true, now).unwrap(), 20);
+        }
     }
 }

@@ -11,6 +11,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -148,6 +149,9 @@ impl Store {
         if is_nobodys && self.set_aside_unused(held, &self.image_path(manifest))? {
             return Ok(());
         }
+        if self.dry.is_some() {
+            return Ok(());
+        }
         write_json(&self.aside(), &self.image_path(manifest).join("image.json"), &record)
     }
 
@@ -196,7 +200,8 @@ impl Store {
     fn free_layers(&self, held: &Lock, goes: impl Fn(&Path) -> bool) -> Result<FreedLayers> {
         let mut freed = FreedLayers::default();
         let mut used = HashSet::new();
-        for manifest in self.manifests()? {
+        for manifest in self.manifests()?.into_iter().filter(|manifest| !self.would_be_gone(&self.image_path(manifest)))
+        {
             match read_json::<ImageRecord>(&self.image_path(&manifest).join("image.json")) {
                 Ok(record) => used.extend(record.into_iter().flat_map(|record| record.layers).map(|(_, key)| key)),
                 // Nobody knows which layers it uses, so all stay; root is told which image it is.
@@ -230,12 +235,22 @@ impl Store {
         };
         match directory.try_lock() {
             Ok(()) => {
-                self.set_aside(held, path)?;
+                match &self.dry {
+                    Some(gone) => {
+                        gone.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned());
+                    }
+                    None => self.set_aside(held, path)?,
+                }
                 Ok(true)
             }
             Err(fs::TryLockError::WouldBlock) => Ok(false),
             Err(fs::TryLockError::Error(e)) => Err(self.error("cannot lock a directory").because(e)),
         }
+    }
+
+    /// Whether a dry run has come to the end that a directory would be set aside.
+    fn would_be_gone(&self, path: &Path) -> bool {
+        self.dry.as_ref().is_some_and(|gone| gone.lock().unwrap_or_else(PoisonError::into_inner).contains(path))
     }
 
     /// Moves a directory to `tmp/`, where the next sweep deletes it.
@@ -252,6 +267,9 @@ impl Store {
     /// # Errors
     /// When something cannot be deleted.
     pub fn sweep(&self, unpacker: &Unpacker) -> Result<()> {
+        if self.dry.is_some() {
+            return Ok(());
+        }
         as_root(|_| {
             self.free_partials(false)?;
             let directory = self.root().join("tmp");

@@ -31,7 +31,7 @@ impl Desk {
     fn seen_by(&self, viewer: Viewer) -> Store {
         let one = |outside| vec![Extent { inside: 0, outside, count: 1 }];
         let ids = IdMap { uids: one(nix::unistd::getuid().as_raw()), gids: one(nix::unistd::getgid().as_raw()) };
-        Store { root: self.0.path().to_owned(), ids, viewer }
+        Store { root: self.0.path().to_owned(), ids, viewer, dry: None }
     }
 
     fn root(&self) -> Store {

@@ -37,6 +37,7 @@ use crate::run::job_id::JobId;
 use crate::run::removal::{self, Tally};
 use crate::run::supervisor::deletion::{Deletion, Item};
 use crate::run::supervisor::journal::{self, Inode, Journal, Made};
+use crate::run::supervisor::outputs::outside::Outside;
 use crate::run::supervisor::places::Places;
 use crate::run::supervisor::quota::{Kept, Which};
 use crate::run::user_namespace;
@@ -250,7 +251,13 @@ impl Job {
         self.forget()
     }
 
-    /// Removes the outputs directory if it is empty: for runs in which nothing ran.
+    /// What was written outside the outputs, as far as the caller's rights or root's show it.
+    pub fn outside(&self) -> Outside {
+        // A note less is no loss.
+        as_root(|_| open_directory(&self.places.work, true).map(|work| Outside::of(&work)).unwrap_or_default())
+    }
+
+    /// Removes the outputs directory if it is empty: of runs that left nothing.
     pub fn forget_empty_outputs(&self) {
         // ENOTEMPTY keeps it, and that is meant.
         fs::remove_dir(self.outputs()).ok();

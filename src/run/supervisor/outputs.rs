@@ -28,6 +28,8 @@ pub mod listing;
 pub mod reading;
 /// What is there against what was listed.
 pub mod compare;
+/// Files that were written elsewhere.
+pub mod outside;
 
 /// The list goes no deeper; owners and modes do.
 pub const LISTED: usize = 256;
@@ -67,6 +69,14 @@ pub struct Outputs {
     /// The list; none in records of older versions, and where it could not be written.
     #[serde(default)]
     pub list: Option<List>,
+}
+
+impl Outputs {
+    /// Whether there was nothing at all: then no directory is kept.
+    pub fn is_empty(&self) -> bool {
+        let nothing = self.files.count() == 0 && self.directories == 0;
+        nothing && self.links.lines().is_empty() && self.refused.lines().is_empty()
+    }
 }
 
 /// Files: how many, or in records of older versions which.

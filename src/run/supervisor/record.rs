@@ -24,6 +24,8 @@ pub mod beside;
 pub mod index;
 /// The end of a record that has to wait.
 pub mod pending;
+/// Removing the record of a run.
+pub mod retention;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -351,6 +353,7 @@ impl Record {
             exit: self.exit,
             ended: self.ended.as_deref().map(Cow::Borrowed),
             name: self.name.as_deref().map(Cow::Borrowed),
+            outputs: self.outputs.as_ref().map(|outputs| outputs.files.count()),
         }
         .bounded()
     }

@@ -25,7 +25,7 @@ use crate::run::supervisor::record::Executed;
 use crate::run::supervisor::watch::Watch;
 use crate::run::terminal::relay::Relay;
 use crate::run::terminal::session::Session;
-use crate::run::terminal::signals::Signals;
+use crate::run::terminal::signals::{self, Interrupts, Pressed, Signals};
 use crate::run::terminal::streams::{drain, move_on};
 use crate::text;
 
@@ -162,6 +162,7 @@ fn until_gone(
 ) -> Result<Outcome> {
     let mut exceeded = None;
     let mut relay_lost = false;
+    let mut keys = Interrupts::of_this_terminal();
     let mut deadline = Deadline::new(run.limit.map(|limit| began + limit), run.stop_signal);
     loop {
         let mut fds =
@@ -187,13 +188,20 @@ fn until_gone(
             deadline.hang_up(&run.init);
         }
         while let Some(signal) = signals.take()? {
+            let pressed = if signal == Signal::SIGINT { keys.pressed(Instant::now()) } else { Pressed::Once };
             match (signal, session) {
+                (Signal::SIGINT, None) if pressed == Pressed::Thrice => {
+                    drop(signal_init(&run.init, Signal::SIGKILL as i32));
+                }
                 (Signal::SIGWINCH, Some(session)) => session.resize(),
                 (Signal::SIGCONT, Some(session)) => session.resume(),
                 (Signal::SIGHUP, _) => deadline.hang_up(&run.init),
                 (Signal::SIGTERM, _) => drop(signal_init(&run.init, run.stop_signal)),
                 // ESRCH: the container has just ended.
                 _ => drop(signal_init(&run.init, signal as i32)),
+            }
+            if pressed == Pressed::Twice && session.is_none() {
+                signals::tell_how_to_kill();
             }
         }
         deadline.act(&run.init);

@@ -89,19 +89,26 @@ impl Registry {
         let (image, host) = (&self.reference, self.upstream.host());
         let failed = |what: String| Error::new(Stage::Pull, Kind::Failed, what);
         let error = match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => match &self.credentials {
-                Some(credentials) => failed(format!("the registry {host} refuses {}", credentials.user()))
-                    .hint("user name, password or token is wrong, or may not read this image"),
-                None => failed(format!("the registry {host} does not give {image} to anyone"))
-                    .hint("give --username and --password-stdin, or --creds; or the image does not exist"),
+            StatusCode::UNAUTHORIZED => match &self.credentials {
+                Some(credentials) => {
+                    failed(format!("the registry {host} rejected the login of user \"{}\"", credentials.user()))
+                        .hint("check user name and token: a token may have expired, or be for another registry")
+                }
+                None => failed(format!("{image} needs a login at {host}"))
+                    .hint("give --username USER and --password-stdin, or --creds FILE; or check the name"),
+            },
+            StatusCode::FORBIDDEN => match &self.credentials {
+                Some(credentials) => failed(format!("user \"{}\" may not read {image} at {host}", credentials.user()))
+                    .hint("ask the owner of the image for the right to read it, for this user or token"),
+                None => failed(format!("{image} is not public at {host}"))
+                    .hint("give --username USER and --password-stdin, or --creds FILE; or check the name"),
             },
             StatusCode::NOT_FOUND => Error::new(Stage::Pull, Kind::Missing, format!("{image} does not exist")).hint(
                 "check name and tag; some registries also say this of private images to those who are not logged in",
             ),
-            StatusCode::TOO_MANY_REQUESTS => {
-                failed(format!("the registry {host} has had too many requests")).hint("wait, or log in with --username")
-            }
-            _ => failed(format!("the registry {host} does not give {image}"))
+            StatusCode::TOO_MANY_REQUESTS => failed(format!("the registry {host} has had too many requests"))
+                .hint("wait some minutes; many registries allow more to who logs in (--username)"),
+            _ => failed(format!("the registry {host} cannot give {image} now"))
                 .hint("try again later, or tell who runs the registry"),
         };
         let words = words_of(answer);
@@ -123,10 +130,64 @@ impl Registry {
     /// A registry that does not answer.
     pub(super) fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> Error {
         let what = format!("cannot reach the registry {}", self.upstream.host());
-        Error::new(Stage::Pull, Kind::Failed, what).caused_by(error).hint(
-            "check the name and the network; a site's own certificate goes into the policy ([registries.\"HOST\"] ca)",
-        )
+        let (because, hint) = cause(error);
+        Error::new(Stage::Pull, Kind::Failed, what).because(because).hint(hint)
     }
+}
+
+/// The one cause of a connection that failed, and what to do about it: the innermost error, in words. What the TLS library says of a
+/// certificate is known by its text (rustls, `CertificateError`).
+fn cause(error: &(dyn std::error::Error + 'static)) -> (String, &'static str) {
+    let mut innermost = error;
+    let mut is_name = false;
+    let mut refused = false;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+        is_name |= innermost.to_string().contains("dns error");
+        let io = innermost.downcast_ref::<std::io::Error>();
+        refused |= io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused);
+    }
+    let said = text::neutral_line(&innermost.to_string());
+    if is_name {
+        return (
+            format!("its name is not known: {said}"),
+            "check the name; on a host without DNS for it, the policy names a mirror ([registries.\"HOST\"] mirror)",
+        );
+    }
+    if refused {
+        return (
+            "nothing listens there: the connection was refused".to_owned(),
+            "check host and port, and whether the registry runs",
+        );
+    }
+    if said.contains("UnknownIssuer") {
+        return (
+            "its certificate is signed by an authority that this host does not know".to_owned(),
+            "name the authority's certificate in the policy: [registries.\"HOST\"] ca = \"/etc/ces/ca.pem\"",
+        );
+    }
+    if said.contains("certificate expired") || said.contains("Expired") {
+        let when = expiry(&said).map_or_else(String::new, |day| format!(" on {day}"));
+        return (
+            format!("its certificate has expired{when}"),
+            "tell who runs the registry; if the day is in the future, the clock of this host is wrong",
+        );
+    }
+    if said.contains("not valid for name") || said.contains("NotValidForName") {
+        return (
+            format!("its certificate is for another name: {said}"),
+            "name the registry as its certificate does, or tell who runs it",
+        );
+    }
+    (said, "check the name and the network, and whether a proxy is needed (HTTPS_PROXY)")
+}
+
+/// The day of which rustls says "certificate is not valid after N (M seconds ago)", in seconds since 1970.
+fn expiry(said: &str) -> Option<String> {
+    let (_, after) = said.split_once("not valid after ")?;
+    let digits = after.split(|c: char| !c.is_ascii_digit()).next()?;
+    let time = jiff::Timestamp::from_second(digits.parse().ok()?).ok()?;
+    Some(time.strftime("%Y-%m-%d").to_string())
 }
 
 /// The most that is shown of what a registry says, in characters.
@@ -148,7 +209,54 @@ fn words_of(answer: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::words_of;
+    use super::{cause, expiry, words_of};
+
+    #[test]
+    fn a_connection_that_fails_has_one_cause_and_a_hint_of_its_own() {
+        #[derive(Debug)]
+        struct Outer(&'static str, Option<Box<dyn std::error::Error + 'static>>);
+        impl std::fmt::Display for Outer {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.0)
+            }
+        }
+        impl std::error::Error for Outer {
+            fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+                self.1.as_deref()
+            }
+        }
+        let nested = |text: &'static str, inner: Outer| {
+            Outer("error sending request", Some(Box::new(Outer(text, Some(Box::new(inner))))))
+        };
+        let tls = |said: &'static str| nested("client error (Connect)", Outer(said, None));
+        let mut hints = Vec::new();
+        let io = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        for (error, because) in [
+            (nested("dns error", Outer("no such host", None)), "its name is not known: no such host"),
+            (Outer("tcp connect error", Some(Box::new(io))), "nothing listens there: the connection was refused"),
+            (
+                tls("invalid peer certificate: UnknownIssuer"),
+                "its certificate is signed by an authority that this host does not know",
+            ),
+            (
+                tls(
+                    "invalid peer certificate: certificate expired: verification time 1764500000 (UNIX), but certificate is not valid after 1700000000 (64500000 seconds ago)",
+                ),
+                "its certificate has expired on 2023-11-14",
+            ),
+            (
+                tls("invalid peer certificate: certificate not valid for name \"a\"; certificate is only valid for b"),
+                "its certificate is for another name: invalid peer certificate: certificate not valid for name \"a\"; certificate is only valid for b",
+            ),
+            (tls("connection reset"), "connection reset"),
+        ] {
+            let (said, hint) = cause(&error);
+            assert_eq!(said, because);
+            assert!(!hints.contains(&hint), "{hint}");
+            hints.push(hint);
+        }
+        assert_eq!(expiry("not valid after x"), None);
+    }
 
     #[test]
     fn a_registry_is_quoted_by_its_messages_and_else_by_what_it_answers() {

@@ -5,7 +5,7 @@
 //! `LONGEST`. Nothing that a payload names is in it.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufReader, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -18,6 +18,7 @@ use crate::error::{Error, Kind, Result, Stage};
 use crate::host::privilege::Root;
 use crate::host::site_dir::SiteDir;
 use crate::run::job_id::JobId;
+use crate::run::supervisor::outputs::Files;
 
 /// No line is longer, in bytes; JSON may need six of them for a character.
 const LONGEST: usize = 8 << 10;
@@ -70,6 +71,25 @@ pub struct Entry<'a> {
     /// The name it was given.
     #[serde(borrow, default, deserialize_with = "borrowed")]
     pub name: Option<Cow<'a, str>>,
+    /// How many files it left; none while it runs, and in lines of older versions.
+    #[serde(default, deserialize_with = "files")]
+    pub outputs: Option<u64>,
+}
+
+/// How many files: a number in a line of the index, in a record the document that tells of the outputs.
+fn files<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Told {
+        Files(u64),
+        Outputs { files: Files },
+        Other(serde::de::IgnoredAny),
+    }
+    Ok(Option::<Told>::deserialize(from)?.and_then(|told| match told {
+        Told::Files(files) => Some(files),
+        Told::Outputs { files } => Some(files.count()),
+        Told::Other(_) => None,
+    }))
 }
 
 /// A text that may be absent. Serde borrows a `Cow` by itself, but none in an `Option`.
@@ -95,6 +115,7 @@ impl Entry<'_> {
             state: self.state,
             seconds: self.seconds,
             exit: self.exit,
+            outputs: self.outputs,
         }
     }
 
@@ -140,6 +161,29 @@ fn locked(log: &SiteDir) -> std::io::Result<Flock<File>> {
             return Ok(held);
         }
     }
+}
+
+/// Leaves out the lines of runs whose records were removed, in a file that takes the place of the other.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn leave_out(_: &Root, log: &SiteDir, runs: &BTreeSet<JobId>) -> Result<()> {
+    let rewrite = || -> std::io::Result<()> {
+        let held = locked(log)?;
+        let mut text = Vec::new();
+        (&*held).read_to_end(&mut text)?;
+        let text = String::from_utf8_lossy(&text);
+        let is_gone =
+            |line: &str| id_of(line).and_then(|id| JobId::parse(id).ok()).is_some_and(|id| runs.contains(&id));
+        let kept: String = text.split_inclusive('\n').filter(|line| !is_gone(line)).collect();
+        let new = log.join(".runs.idx.new");
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+        options.open(&new)?.write_all(kept.as_bytes())?;
+        // Who waits for the lock looks again which file has the name.
+        fs::rename(&new, path(log))
+    };
+    rewrite().map_err(|e| fail(log, e))
 }
 
 /// Appends a run's line.
@@ -285,7 +329,33 @@ mod tests {
             exit: None,
             ended: None,
             name: None,
+            outputs: None,
         }
+    }
+
+    #[test]
+    fn lines_of_removed_records_are_left_out_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = SiteDir::of_the_caller(&dir.path().join("log")).unwrap();
+        let id = |n: u32| JobId::parse(&format!("20261127T100000-{n:06x}")).unwrap();
+        fs::create_dir(log.join("runs")).unwrap();
+        as_root(|root| {
+            for n in [1, 2, 3, 1] {
+                add(root, &log, &Entry { outputs: Some(7), ..entry(&id(n), 1) }).unwrap();
+            }
+            leave_out(root, &log, &[id(1)].into()).unwrap();
+        });
+        let text = as_root(|root| text(root, &log)).unwrap();
+        let left: Vec<_> = of(&text, None).iter().map(|entry| (entry.id.clone(), entry.outputs)).collect();
+        assert_eq!(left, [(id(2), Some(7)), (id(3), Some(7))]);
+        // Of a record, and of a line of an older version.
+        let mut record = serde_json::to_value(entry(&id(4), 1)).unwrap();
+        record["outputs"] = serde_json::json!({"path": "/o", "files": 12, "bytes": 3, "links": [], "refused": []});
+        let outputs =
+            |record: &serde_json::Value| serde_json::from_str::<Entry<'_>>(&record.to_string()).unwrap().outputs;
+        assert_eq!(outputs(&record), Some(12));
+        record.as_object_mut().unwrap().remove("outputs");
+        assert_eq!(outputs(&record), None);
     }
 
     #[test]
