@@ -72,7 +72,7 @@ pub fn from(advice: &Advice, seen: &Observations, left: &Left, failed: bool) -> 
         finding(seen, refused, verdict, "call", what, name, fix)
     }));
     if failed {
-        blame(&mut found);
+        blame(&mut found, seen.elapsed);
     }
     found.extend(left.lost.iter().map(|lost| of_lost(advice, lost)));
     found.sort_by(|a, b| {
@@ -100,11 +100,12 @@ pub fn of_running(running: &Running) -> Finding {
 }
 
 /// What was missed nearest the end of a payload that failed is probably why; installations fail in any case.
-fn blame(found: &mut [Finding]) {
-    const SOON: f64 = 5.0;
+fn blame(found: &mut [Finding], elapsed: u64) {
+    // In seconds; half of a short run, for what fails may take its time to end.
+    let soon = f64::from(u32::try_from(elapsed / 2000).unwrap_or(u32::MAX)).clamp(5.0, 30.0);
     let near = |finding: &Finding| finding.seconds_before_end.filter(|_| finding.verdict == Verdict::Missed);
     let nearest = found.iter().filter(|finding| !matches!(finding.kind, "absent" | "program"));
-    let nearest = nearest.filter_map(near).filter(|before| *before <= SOON).min_by(f64::total_cmp);
+    let nearest = nearest.filter_map(near).filter(|before| *before <= soon).min_by(f64::total_cmp);
     for finding in found.iter_mut().filter(|finding| finding.verdict == Verdict::Missed) {
         finding.probably_why = finding.seconds_before_end.is_some()
             && finding.seconds_before_end == nearest
@@ -128,8 +129,7 @@ fn of_name(advice: &Advice, seen: &Observations, name: &Seen<String>) -> Finding
 fn of_address(advice: &Advice, seen: &Observations, address: &Seen<Address>) -> Option<Finding> {
     match &address.what {
         Address::Internet { host, port, loopback } => {
-            let closed =
-                seen.closed.iter().any(|closed| closed.what == *port && !is_answered(seen, *port, closed.last));
+            let closed = seen.closed.iter().any(|closed| closed.what == *port && !is_answered(seen, closed));
             let known = advice.of(About::Port, &[&port.to_string()]);
             let (kind, what, other) = match (loopback, closed) {
                 (true, false) => return None,
@@ -157,11 +157,13 @@ fn of_address(advice: &Advice, seen: &Observations, address: &Seen<Address>) -> 
     }
 }
 
-/// Whether somebody connected to a port of the loopback once more after the last refusal there: by then it was listened at, as a client
-/// finds that waits for its server, or that tries both families of `localhost`.
-fn is_answered(seen: &Observations, port: u16, refused: u64) -> bool {
-    let own = |address: &Address| matches!(address, Address::Internet { port: at, loopback: true, .. } if *at == port);
-    seen.addresses.iter().any(|address| own(&address.what) && address.last > refused)
+/// Whether a port of the loopback was connected to more often than it refused: somebody listened there at some time. A client may wait
+/// for its server, try both families of `localhost`, or come once more when the server has ended.
+fn is_answered(seen: &Observations, closed: &Seen<u16>) -> bool {
+    let own =
+        |address: &Address| matches!(address, Address::Internet { port, loopback: true, .. } if *port == closed.what);
+    let connected = seen.addresses.iter().filter(|address| own(&address.what)).map(|address| address.times);
+    connected.fold(0, u64::saturating_add) > closed.times
 }
 
 fn of_program(advice: &Advice, seen: &Observations, program: &Seen<Program>) -> Option<Finding> {
@@ -300,7 +302,8 @@ mod tests {
             addresses: vec![
                 seen(Address::Internet { host: "127.0.0.1".to_owned(), port: 5432, loopback: true }, 100),
                 seen(Address::Internet { host: "127.0.0.1".to_owned(), port: 8080, loopback: true }, 100),
-                seen(Address::Internet { host: "127.0.0.1".to_owned(), port: 9090, loopback: true }, 300),
+                seen(Address::Internet { host: "127.0.0.1".to_owned(), port: 9090, loopback: true }, 100),
+                seen(Address::Internet { host: "::1".to_owned(), port: 9090, loopback: true }, 100),
                 seen(Address::Socket("/run/docker.sock".to_owned()), 100),
                 seen(Address::Socket("/tmp/own.sock".to_owned()), 100),
             ],
@@ -342,7 +345,7 @@ mod tests {
         for there in ["5432", "/run/docker.sock", "mount", "pypi.example", "pip3 install -q lifelines"] {
             assert!(objects.contains(&there), "{there}: {objects:?}");
         }
-        // The last: refused at first, and answered later.
+        // The last: by one family refused, and answered by the other.
         for own in ["8080", "/tmp/own.sock", "ls /tmp", "curl http://localhost:8080/health", "9090"] {
             assert!(!objects.contains(&own), "{own}: {objects:?}");
         }

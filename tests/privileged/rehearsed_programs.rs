@@ -64,6 +64,45 @@ const TABLE: &[Row] = &[
     ("tar -C /usr/share -cf /safe_outputs/t.tar base-files && tar -C /scratch -xf /safe_outputs/t.tar", &[]),
 ];
 
+/// The same of the larger image.
+const LARGE: &[Row] = &[
+    // A warning, and no error of R's.
+    (
+        "Rscript -e \"install.packages('survival', repos = 'http://cran.example', lib = '/scratch')\"",
+        &[("missed", "name", "cran.example")],
+    ),
+    ("Rscript -e \"readLines(url('http://data.example/x'))\"", &[("fails", "name", "data.example")]),
+    ("java -cp /opt/fetch Fetch http://api.example/", &[("fails", "name", "api.example")]),
+    ("python3 -c \"import requests; requests.get('http://api.example/')\"", &[("fails", "name", "api.example")]),
+    (
+        "HF_ENDPOINT=http://huggingface.example python3 -c \"from huggingface_hub import hf_hub_download as get; get('lab/model', 'config.json')\"",
+        &[("fails", "name", "huggingface.example")],
+    ),
+    (NOTEBOOK_THAT_FETCHES, &[("fails", "name", "data.example")]),
+    // What lacks nothing.
+    (NOTEBOOK, &[]),
+    (
+        "Rscript -e \"x <- rnorm(100); write.csv(summary(lm(x ~ seq_along(x)))\\$coefficients, '/safe_outputs/fit.csv')\"",
+        &[],
+    ),
+    (DATABASE, &[]),
+];
+
+const NOTEBOOK: &str = r#"python3 -c "
+import nbformat.v4 as v4, nbclient
+book = v4.new_notebook(cells=[v4.new_code_cell('1 + 1')])
+assert '2' in str(nbclient.NotebookClient(book).execute().cells[0].outputs)""#;
+
+const NOTEBOOK_THAT_FETCHES: &str = r#"python3 -c "
+import nbformat.v4 as v4, nbclient
+cell = v4.new_code_cell('import urllib.request as u; u.urlopen("http://data.example/x")')
+nbclient.NotebookClient(v4.new_notebook(cells=[cell])).execute()""#;
+
+/// `pg_ctl` knocks at the port until the server listens there.
+const DATABASE: &str = "set -e; export PATH=$PATH:$(echo /usr/lib/postgresql/*/bin) PGDATA=/scratch/db PGHOST=127.0.0.1
+    initdb -A trust > /scratch/log; pg_ctl -w -l /scratch/log -o '-k /scratch -c listen_addresses=127.0.0.1' start
+    psql -Atc 'select sum(n) from generate_series(1, 10) n' postgres; pg_ctl -w stop";
+
 /// What a rehearsal of the command tells too little, or too much.
 fn problems(host: &Host, image: &str, command: &str, expected: &[(&str, &str, &str)]) -> Vec<String> {
     let rehearsal = host.rehearse(&[image, "sh", "-c", command]);
@@ -103,4 +142,9 @@ fn holds(tag: &str, table: &[Row]) {
 #[test]
 fn real_programs_give_the_findings_they_must_and_no_false_one() {
     holds("rehearsal", TABLE);
+}
+
+#[test]
+fn languages_notebooks_and_a_database_give_the_findings_they_must_and_no_false_one() {
+    holds("rehearsal-large", LARGE);
 }

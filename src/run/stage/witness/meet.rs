@@ -188,7 +188,8 @@ impl Asked<'_> {
             Act::Look => place.file().map(drop),
             Act::Enter => self.may(&place.file()?, libc::X_OK),
             Act::Execute => {
-                let file = place.file()?;
+                let unseen = |errno| if errno == Errno::EACCES && self.has(DAC_OVERRIDE) { UNKNOWN } else { errno };
+                let file = place.file().map_err(unseen)?;
                 if is(&fstat(&file)?, libc::S_IFREG) { self.may(&file, libc::X_OK) } else { Err(Errno::EACCES) }
             }
             Act::Open(flags) => self.open(place, flags),

@@ -267,7 +267,7 @@ impl Witnessing {
                 Err(e) => return Err(e.into()),
             }
             let [calls, packets] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
-            // Packets were sent before the call that waits: in this order a connection that is refused is told from the next one.
+            // Packets were sent before the call that waits: a question is the program's that turned to a name server before it.
             if packets.contains(PollFlags::POLLIN) {
                 self.read_packets();
             }

@@ -32,7 +32,8 @@ pub fn read(packet: &[u8]) -> Option<Packet> {
     let port = |at: usize| Some(u16::from_be_bytes([*segment.get(at)?, *segment.get(at + 1)?]));
     match protocol {
         17 if port(2)? == 53 => question(segment.get(8..)?).map(Packet::Question),
-        6 if segment.get(13)? & 0x04 != 0 => port(0).map(Packet::Refused),
+        // What answers a SYN where nobody listens: RST and ACK, with the sequence number 0 (RFC 9293, 3.10.7.1).
+        6 if segment.get(13)? & 0x14 == 0x14 && segment.get(4..8)? == [0; 4] => port(0).map(Packet::Refused),
         _ => None,
     }
 }
@@ -103,7 +104,9 @@ mod tests {
         let mut packet = vec![0; 40];
         (packet[0], packet[9], packet[20], packet[21], packet[33]) = (0x45, 6, 0x15, 0x38, 0x14);
         assert_eq!(read(&packet), Some(Packet::Refused(5432)));
-        packet[33] = 0x02;
+        packet[27] = 1;
+        assert_eq!(read(&packet), None, "the end of a connection that was there");
+        (packet[27], packet[33]) = (0, 0x02);
         assert_eq!(read(&packet), None);
     }
 
