@@ -38,6 +38,19 @@ def take(argv, env):
     return time.perf_counter() - began, usage.ru_maxrss / 1024
 
 
+def alone(layout, tag, at):
+    """A layout with this tag alone: syft takes no name of several."""
+    one = at / "layout"
+    one.mkdir()
+    (one / "blobs").symlink_to(pathlib.Path(layout).resolve() / "blobs")
+    shutil.copy(pathlib.Path(layout) / "oci-layout", one)
+    index = json.loads((pathlib.Path(layout) / "index.json").read_text())
+    name = "org.opencontainers.image.ref.name"
+    index["manifests"] = [entry for entry in index["manifests"] if entry.get("annotations", {}).get(name) == tag]
+    (one / "index.json").write_text(json.dumps(index))
+    return one
+
+
 def measure(options):
     if options.image:
         layout, _, tag = options.image.rpartition(":")
@@ -68,7 +81,7 @@ def measure(options):
         ways = {"ces, kept at the pull": ([str(CES), "stack", "bench"], lambda: None),
                 "ces, read anew": ([str(CES), "stack", "bench"], forget)}
         if syft:
-            ways["syft"] = ([syft, "-q", "-o", "json", f"oci-dir:{layout}"], lambda: None)
+            ways["syft"] = ([syft, "-q", "-o", "json", f"oci-dir:{alone(layout, tag, work.path)}"], lambda: None)
         say(f"measuring: {len(ways)} ways in turn, {options.rounds} rounds")
         where = machine()
         results = {name: [] for name in ways}
@@ -76,8 +89,9 @@ def measure(options):
             for name, (argv, prepare) in ways.items():
                 prepare()
                 results[name].append(take(argv, env))
+        results["import"] = imported(options, work, env)
     print(f"\nthe stack of {layout}:{tag}; medians\n{where}\n\n| way | s | MiB | ÷ ces, kept |\n| --- | ---: | ---: | ---: |")
-    middle = {name: [statistics.median(column) for column in zip(*rows)] for name, rows in results.items()}
+    middle = {name: [statistics.median(column) for column in zip(*rows)] for name, rows in results.items() if name in ways}
     first = next(iter(middle.values()))[0]
     for name, (seconds, memory) in middle.items():
         print(f"| {name} | {seconds:.3f} | {memory:.0f} | {seconds / first:.1f} |")
@@ -85,25 +99,23 @@ def measure(options):
     reading = middle["ces, read anew"][0] - first
     print(f"\na pull of it: {pulled:.3f} s, of which reading what it holds {reading:.3f} s ({100 * reading / (pulled - reading):.1f} % more than without)")
     results["pull"] = pulls
-    results["import"] = imported(options, env)
     return results
 
 
-def imported(options, env):
-    """Seconds and records of each import of all the data that there is."""
+def imported(options, work, env):
+    """Seconds, MiB and records of each import of all the data that there is."""
     data = options.data or (pathlib.Path(os.environ["CES_TEST_DATA"]) / "osv" if "CES_TEST_DATA" in os.environ else None)
     files = sorted(map(str, pathlib.Path(data).glob("*.zip"))) if data else []
     if not files:
         say("no exports of OSV are named (--data, CES_TEST_DATA), and none are imported")
         return []
-    with Workplace() as work:
-        env = {**env, "CES_ROOT": str(work.path / "data")}
-        rows = []
-        for _ in range(options.rounds):
-            shutil.rmtree(work.path / "data", ignore_errors=True)
-            seconds, memory = take([str(CES), "vulndb", "import", *files], env)
-            listed = json.loads(subprocess.run([CES, "vulndb", "list", "--json"], env=env, stdout=subprocess.PIPE, check=True).stdout)
-            rows.append((seconds, memory, sum(source["records"] for source in listed)))
+    env = {**env, "CES_ROOT": str(work.path / "data")}
+    rows = []
+    for _ in range(options.rounds):
+        shutil.rmtree(work.path / "data", ignore_errors=True)
+        seconds, memory = take([str(CES), "vulndb", "import", *files], env)
+        listed = json.loads(subprocess.run([CES, "vulndb", "list", "--json"], env=env, stdout=subprocess.PIPE, check=True).stdout)
+        rows.append((seconds, memory, sum(source["records"] for source in listed)))
     seconds, memory, records = (statistics.median(column) for column in zip(*rows))
     print(f"\n{len(files)} exports imported: {records:.0f} records in {seconds:.3f} s, {records / seconds:.0f} a second, {memory:.0f} MiB")
     return rows

@@ -46,6 +46,8 @@ impl About {
 pub struct Entry {
     about: About,
     any: Vec<String>,
+    /// What it is for, as it is seen.
+    example: String,
     /// What it is.
     pub means: String,
     /// What to do.
@@ -78,6 +80,7 @@ impl Advice {
             };
             let about = table.string("about")?.and_then(|rule| About::of(&rule.value));
             let any = table.strings("any")?.map(|rule| rule.value).unwrap_or_default();
+            let example = table.string("example")?.map(|rule| rule.value);
             let means = table.string("means")?.map(|rule| rule.value);
             let fix = table.string("do")?.map(|rule| rule.value);
             let harmless = table.boolean("harmless")?.is_some_and(|rule| rule.value);
@@ -87,7 +90,8 @@ impl Advice {
                 return Err(wrong("it fits nothing, or everything"));
             }
             let (means, fix) = means.zip(fix).ok_or_else(|| wrong("it says not what it means, or not what to do"))?;
-            Ok(Entry { about, any, means, fix, harmless })
+            let example = example.ok_or_else(|| wrong("it has no example"))?;
+            Ok(Entry { about, any, example, means, fix, harmless })
         });
         let entries = entries.collect::<Result<_>>()?;
         top.finish()?;
@@ -102,6 +106,7 @@ impl Advice {
             About::Port | About::Call => word == any,
             About::Socket => word.contains(any),
             About::Path => word.starts_with(any),
+            About::Lost if any.starts_with('.') => word.to_ascii_lowercase().ends_with(any),
             About::Lost => word == any || any == "/" || within(word, any),
             About::Program => in_order(words, any),
         };
@@ -118,16 +123,21 @@ fn within(path: &str, part: &str) -> bool {
     })
 }
 
-/// Whether the words of `phrase` are among those of a command in their order, each a file's name, with a version or without.
+/// Programs that execute the script or module that their arguments name.
+const INTERPRETERS: [&str; 9] = ["python", "node", "sh", "bash", "dash", "perl", "ruby", "env", "busybox"];
+
+/// Whether the words of `phrase` are among those of a command in their order, each a file's name, with a version or without. The first
+/// is the program itself, or what its interpreter executes.
 fn in_order(words: &[&str], phrase: &str) -> bool {
     let mut names = words.iter().map(|word| word.rsplit('/').next().unwrap_or(word));
     let same = |name: &str, word: &str| {
         name.strip_prefix(word).is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit() || c == '.'))
     };
     let mut phrase = phrase.split(' ');
-    // The first is the program itself, or the script or module that its interpreter executes.
     let first = phrase.next().unwrap_or_default();
-    let begins = names.by_ref().take(3).any(|name| same(name, first));
+    let Some(program) = names.next() else { return false };
+    let by_another = INTERPRETERS.iter().any(|interpreter| same(program, interpreter));
+    let begins = same(program, first) || by_another && names.by_ref().take(2).any(|name| same(name, first));
     begins && phrase.all(|word| names.any(|name| same(name, word)))
 }
 
@@ -136,10 +146,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kept_advice_is_read_and_each_entry_says_what_to_do() {
+    fn each_entry_of_the_kept_advice_says_what_to_do_and_is_found_by_its_example() {
         let advice = Advice::load().unwrap();
         assert!(advice.0.len() >= 40, "{}", advice.0.len());
         assert!(advice.0.iter().all(|entry| !entry.means.is_empty() && !entry.fix.is_empty()));
+        for entry in &advice.0 {
+            let words: Vec<&str> = match entry.about {
+                About::Program => entry.example.split(' ').collect(),
+                _ => vec![&entry.example],
+            };
+            assert_eq!(advice.of(entry.about, &words), Some(entry), "{}", entry.example);
+        }
         // No host stands there: a label alone knows mirrors, too.
         let names = advice.0.iter().filter(|entry| entry.about == About::Name);
         assert!(names.flat_map(|entry| &entry.any).all(|any| !any.contains('.')));
@@ -173,7 +190,16 @@ mod tests {
         ] {
             assert!(known(line), "{line}");
         }
-        for line in ["pip list", "python train.py --data curl", "/bin/cat wget-log", "pipeline install", "gitclone"] {
+        for line in [
+            "pip list",
+            "python train.py --data curl",
+            "/bin/cat wget-log",
+            "pipeline install",
+            "gitclone",
+            "which curl",
+            "grep sudo x",
+            "cat pip install",
+        ] {
             assert!(!known(line), "{line}");
         }
     }
@@ -185,12 +211,13 @@ mod tests {
         assert!(
             harmless("/tmp") && harmless("/tmp/x") && harmless("/home/me/.cache") && harmless("/opt/t/__pycache__")
         );
+        assert!(harmless("/home/me/.cache/x.csv") && !harmless("/tmp/Results.CSV") && !harmless("/tmp/a/plot.png"));
         assert!(!harmless("/home/me") && !harmless("/tmpresults") && !harmless("/data/tmp") && !harmless("/"));
     }
 
     #[test]
     fn malformed_advice_is_refused() {
-        let entry = |more: &str| format!("[[advice]]\nmeans = \"m\"\ndo = \"d\"\n{more}");
+        let entry = |more: &str| format!("[[advice]]\nmeans = \"m\"\ndo = \"d\"\nexample = \"e\"\n{more}");
         assert!(Advice::parse(&entry("about = \"name\"\nany = [\"x\"]"), "f").is_ok());
         for more in [
             "any = [\"x\"]",
@@ -201,5 +228,7 @@ mod tests {
         ] {
             assert!(Advice::parse(&entry(more), "f").is_err(), "{more}");
         }
+        let without = entry("about = \"name\"\nany = [\"x\"]").replace("example = \"e\"\n", "");
+        assert!(Advice::parse(&without, "f").is_err());
     }
 }

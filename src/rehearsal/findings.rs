@@ -128,7 +128,8 @@ fn of_name(advice: &Advice, seen: &Observations, name: &Seen<String>) -> Finding
 fn of_address(advice: &Advice, seen: &Observations, address: &Seen<Address>) -> Option<Finding> {
     match &address.what {
         Address::Internet { host, port, loopback } => {
-            let closed = seen.closed.iter().any(|closed| closed.what == *port);
+            let closed =
+                seen.closed.iter().any(|closed| closed.what == *port && !is_answered(seen, *port, closed.last));
             let known = advice.of(About::Port, &[&port.to_string()]);
             let (kind, what, other) = match (loopback, closed) {
                 (true, false) => return None,
@@ -156,10 +157,19 @@ fn of_address(advice: &Advice, seen: &Observations, address: &Seen<Address>) -> 
     }
 }
 
+/// Whether somebody connected to a port of the loopback once more after the last refusal there: by then it was listened at, as a client
+/// finds that waits for its server, or that tries both families of `localhost`.
+fn is_answered(seen: &Observations, port: u16, refused: u64) -> bool {
+    let own = |address: &Address| matches!(address, Address::Internet { port: at, loopback: true, .. } if *at == port);
+    seen.addresses.iter().any(|address| own(&address.what) && address.last > refused)
+}
+
 fn of_program(advice: &Advice, seen: &Observations, program: &Seen<Program>) -> Option<Finding> {
     let Program { path, args } = &program.what;
     let words: Vec<&str> = [path.as_str()].into_iter().chain(args.iter().skip(1).map(String::as_str)).collect();
-    let known = advice.of(About::Program, &words)?;
+    // What asks its own container is no transfer.
+    let own = |word: &&str| ["://localhost", "://127.", "://[::1]"].iter().any(|own| word.contains(own));
+    let known = advice.of(About::Program, &words).filter(|_| !words.iter().any(own))?;
     // As it was typed, if that is known.
     let line = if args.is_empty() { path.clone() } else { args.join(" ") };
     let line: String = line.chars().take(200).collect();
@@ -200,6 +210,7 @@ fn of_paths(advice: &Advice, seen: &Observations) -> Vec<Finding> {
             }
             Wanted::Write => ("write", "write results to /safe_outputs, temporary files to /scratch"),
             Wanted::Change => ("make or remove", "write results to /safe_outputs, temporary files to /scratch"),
+            Wanted::Execute => ("execute", "make it executable in the Dockerfile (RUN chmod a+rx …)"),
             Wanted::Own => {
                 ("change the owner or mode of", "set owners and modes in the Dockerfile (COPY --chown, RUN chmod)")
             }
@@ -289,11 +300,14 @@ mod tests {
             addresses: vec![
                 seen(Address::Internet { host: "127.0.0.1".to_owned(), port: 5432, loopback: true }, 100),
                 seen(Address::Internet { host: "127.0.0.1".to_owned(), port: 8080, loopback: true }, 100),
+                seen(Address::Internet { host: "127.0.0.1".to_owned(), port: 9090, loopback: true }, 300),
                 seen(Address::Socket("/run/docker.sock".to_owned()), 100),
                 seen(Address::Socket("/tmp/own.sock".to_owned()), 100),
             ],
-            closed: vec![seen(5432, 100)],
-            programs: vec![seen(program("pip3 install -q lifelines"), 3_000), seen(program("ls /tmp"), 3_000)],
+            closed: vec![seen(5432, 100), seen(9090, 200)],
+            programs: ["pip3 install -q lifelines", "ls /tmp", "curl http://localhost:8080/health"]
+                .map(|line| seen(program(line), 3_000))
+                .into(),
             refused: vec![
                 seen(Refused { call: "clone3".to_owned(), errno: 38 }, 1),
                 seen(Refused { call: "mount".to_owned(), errno: 1 }, 1),
@@ -328,7 +342,8 @@ mod tests {
         for there in ["5432", "/run/docker.sock", "mount", "pypi.example", "pip3 install -q lifelines"] {
             assert!(objects.contains(&there), "{there}: {objects:?}");
         }
-        for own in ["8080", "/tmp/own.sock", "ls /tmp"] {
+        // The last: refused at first, and answered later.
+        for own in ["8080", "/tmp/own.sock", "ls /tmp", "curl http://localhost:8080/health", "9090"] {
             assert!(!objects.contains(&own), "{own}: {objects:?}");
         }
         assert!(all.contains(&(Verdict::Harmless, "call", "clone3".to_owned())));

@@ -9,8 +9,10 @@ use super::{Finding, Report, Verdict};
 use crate::policy::units::{show_duration, show_size};
 use crate::text;
 
-/// How many findings of one verdict are told.
-const MOST: usize = 8;
+/// How many findings of one verdict are told, how many changes of one kind, and how long the line of what is harmless is.
+const MOST: usize = 6;
+const CHANGES: usize = 4;
+const LINE: usize = 68;
 const HEADINGS: [(Verdict, &str); 4] = [
     (Verdict::Fails, "WILL FAIL"),
     (Verdict::Lost, "WILL BE LOST"),
@@ -26,31 +28,52 @@ pub fn plain(report: &Report) -> String {
         if all.is_empty() {
             continue;
         }
+        if of == Verdict::Harmless {
+            // Nothing has to be done about it.
+            out.push_str(&format!("\n{heading}  {}\n", named_shortly(&all)));
+            continue;
+        }
         out.push_str(&format!("\n{heading}\n"));
-        // What needs nothing done is told shortly.
-        let most = if of == Verdict::Harmless { 3 } else { MOST };
-        for finding in all.iter().take(most) {
-            out.push_str(&format!("  {}{}\n", text::neutral_line(&finding.what), who(finding)));
-            if of != Verdict::Harmless {
-                out.push_str(&format!("     do: {}\n", text::neutral_line(&finding.fix)));
+        let told: Vec<&Finding> = all.iter().copied().take(MOST).collect();
+        let mut done: Vec<&str> = Vec::new();
+        for finding in &told {
+            if done.contains(&finding.fix.as_str()) {
+                continue;
             }
+            done.push(&finding.fix);
+            for same in told.iter().filter(|other| other.fix == finding.fix) {
+                out.push_str(&format!("  {}{}\n", text::neutral_line(&same.what), who(same)));
+            }
+            out.push_str(&format!("     do: {}\n", text::neutral_line(&finding.fix)));
         }
-        if all.len() > most {
-            out.push_str(&format!("  and {} more (--json FILE has all)\n", all.len() - most));
-        }
-    }
-    for (heading, all) in changes(report) {
-        out.push_str(&format!("\n{heading}\n"));
-        all.iter().take(MOST).for_each(|what| out.push_str(&format!("  {}\n", text::neutral_line(what))));
         if all.len() > MOST {
             out.push_str(&format!("  and {} more (--json FILE has all)\n", all.len() - MOST));
         }
     }
-    for note in notes(report) {
-        out.push_str(&format!("\nnote: {}", text::neutral_line(&note)));
+    for (heading, all) in changes(report) {
+        out.push_str(&format!("\n{heading}\n"));
+        all.iter().take(CHANGES).for_each(|what| out.push_str(&format!("  {}\n", text::neutral_line(what))));
+        if all.len() > CHANGES {
+            out.push_str(&format!("  and {} more (--json FILE has all)\n", all.len() - CHANGES));
+        }
     }
-    if !out.ends_with('\n') {
-        out.push('\n');
+    for note in notes(report) {
+        out.push_str(&format!("note: {}\n", text::neutral_line(&note)));
+    }
+    out
+}
+
+/// Names alone, as many as one line has room for; the first in any case.
+fn named_shortly(all: &[&Finding]) -> String {
+    let mut out = String::new();
+    for (at, finding) in all.iter().enumerate() {
+        let name: String = text::neutral_line(&finding.object).chars().take(LINE).collect();
+        let left = all.len() - at;
+        if at > 0 && out.len() + name.len() + 20 > LINE {
+            return out + &format!(" and {left} more");
+        }
+        out.push_str(if at > 0 { ", " } else { "" });
+        out.push_str(&name);
     }
     out
 }
@@ -170,3 +193,6 @@ fn notes(report: &Report) -> Vec<String> {
     }
     notes
 }
+
+#[cfg(test)]
+mod tests;

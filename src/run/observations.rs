@@ -74,6 +74,8 @@ pub enum Wanted {
     Change,
     /// To change its owner or mode.
     Own,
+    /// To execute it.
+    Execute,
 }
 
 /// A path that the payload did not get.

@@ -29,6 +29,7 @@ for_each_caller!(
     data_that_belongs_to_the_projects_group_is_read,
     a_killed_run_leaves_nothing_after_the_next_command,
     doctor_ends_in_the_word_that_holds,
+    a_rehearsal_tells_what_an_image_lacks_and_what_is_laxer_than_inside,
 );
 
 fn data_is_read_and_outputs_belong_to_the_caller(caller: Caller) {
@@ -82,6 +83,35 @@ fn what_belongs_to_an_images_user_is_given_to_the_researcher_once_at_the_pull() 
         children(&store.join("images/sha256")).is_empty() && children(&store.join("tmp")).is_empty(),
         "it goes with the image"
     );
+}
+
+fn a_rehearsal_tells_what_an_image_lacks_and_what_is_laxer_than_inside(caller: Caller) {
+    let Some(desk) = Desk::with_demo(caller) else { return };
+    let laxer = !caller.is_enforced();
+    let home = if caller == Caller::Root { Path::new("/root") } else { &desk.host.researcher().dir };
+    let named = home.join("report.json");
+    let rehearse = |script: &str| {
+        desk.ces(&["rehearse", "--json", named.to_str().unwrap(), "localhost/demo", "/bin/sh", "-c", script])
+    };
+    let ran = rehearse("touch /bin/new && rm /bin/new && echo written; true");
+    assert_eq!(ran.exits(0) == "written\n", laxer, "{ran:?}");
+    let said = ran.stderr.contains("READY, but for what is laxer here than inside");
+    assert_eq!((said, ran.stderr.contains("not as inside: ")), (laxer, laxer), "{ran:?}");
+    assert!(laxer || ran.stderr.contains("\nREADY: 1 wanted"), "{ran:?}");
+    let ran = rehearse("echo 1 > /home/analyst/result.csv; nslookup pypi.example || exit 3");
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let report: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(desk.home().join("report.json")).unwrap()).unwrap();
+    assert_eq!(crate::support::rehearsal::objections(&report), None);
+    let found = |verdict: &str, kind: &str, object: &str| {
+        let mut all = report["findings"].as_array().unwrap().iter();
+        all.any(|f| f["verdict"] == verdict && f["kind"] == kind && f["object"] == object)
+    };
+    assert!(found("fails", "name", "pypi.example") && found("lost", "lost", "/home/analyst"), "{report:#}");
+    // What it used, where this host gives this caller a control group; the kernel counts a peak of processes from 6.1 on.
+    assert_eq!(report["peak_memory"].is_u64(), has_limits(caller), "{report:#}");
+    assert_eq!(report["conditions"]["not_as_inside"].as_array().unwrap().is_empty(), !laxer);
+    assert!(desk.sh(&[], "true").stderr.contains("same image, same rules: NOT READY"));
 }
 
 fn scratch_goes_whatever_was_made_in_it(caller: Caller) {

@@ -93,7 +93,7 @@ fn most_memory(pid: u32) -> u64 {
 #[test]
 fn many_outputs_cost_a_run_time_and_a_list_and_no_memory() {
     let Some(host) = Host::with_demo() else { return };
-    let count: u32 = if is_long() { 1_000_000 } else { 20_000 };
+    let count: u32 = if is_long() { 100_000 } else { 20_000 };
     let mut child = waiting(&host);
     let outputs = host.outputs();
     let owner = Some(host.researcher().uid.as_raw());

@@ -60,6 +60,7 @@ mod rehearse;
 mod rehearsals;
 mod rehearsed_programs;
 mod rehearsed_badly;
+mod rehearsed_beside_strace;
 /// System calls made for real.
 mod isolation_calls;
 /// Files, mounts and devices, one by one.

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::Host;
+use crate::support::callers::{Caller, Desk};
 use crate::support::probe::each_host;
+use crate::support::{Host, Ran, have};
 
 #[test]
 fn a_run_says_what_the_last_rehearsal_of_its_image_was_worth() {
@@ -176,4 +177,58 @@ fn a_rehearsal_is_kept_for_its_researcher_where_they_cannot_write() {
     fs::write(&files[0], &text[..text.find('\n').expect("a line") - 1]).expect("a cut ticket");
     let ran = host.sh(&[], "true");
     assert!(ran.code == Some(0) && !ran.stderr.contains("rehearsed"), "{ran:?}");
+}
+
+#[test]
+fn the_steps_for_continuous_integration_give_a_verdict_and_both_documents() {
+    let Some(desk) = Desk::new(Caller::Sudo) else { return };
+    if have("skopeo").is_none() {
+        return;
+    }
+    let home = desk.home();
+    fs::create_dir(home.join("synthetic")).expect("a directory");
+    fs::write(home.join("synthetic/x.csv"), "1\n").expect("a file");
+    let from = format!("oci:{}:demo", crate::support::demo_layout().display());
+    let to = format!("docker-archive:{}:tool:latest", home.join("tool.tar").display());
+    Ran::from(desk.host.command("skopeo").args(["--insecure-policy", "copy", "-q", &from, &to]).output()).exits(0);
+    let whose = format!("chown -R {0} . && cd {1}", desk.host.researcher().name, desk.host.researcher().dir.display());
+    Ran::from(desk.host.command("sh").args(["-c", &format!("cd {} && {whose}", home.display())]).output()).exits(0);
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/rehearsal.md")).expect("the page");
+    let steps: Vec<&str> =
+        page.lines().filter_map(|line| line.split_once("sudo ces rehearse ").map(|(_, words)| words)).collect();
+    assert_eq!(steps.len(), 2, "GitHub's and GitLab's");
+    for words in steps {
+        let mut command = desk.host.command("runuser");
+        command.args(["--login", "--shell", "/bin/sh", &desk.host.researcher().name, "--command"]);
+        command
+            .arg(format!("sudo -n {} rehearse {words} /bin/sh -c 'cat /safe_data/x.csv'", env!("CARGO_BIN_EXE_ces")));
+        let ran = Ran::from(command.output());
+        assert_eq!(ran.exits(0), "1\n");
+        let report: Value =
+            serde_json::from_str(&fs::read_to_string(home.join("report.json")).expect("a report")).expect("JSON");
+        assert_eq!((crate::support::rehearsal::objections(&report), &report["ready"]), (None, &Value::Bool(true)));
+        assert!(fs::read_to_string(home.join("report.md")).expect("a report").starts_with("### Rehearsal of "));
+        fs::remove_file(home.join("report.json")).expect("the report");
+    }
+}
+
+#[test]
+fn what_root_of_a_service_may_is_not_told_as_closed_and_what_it_became_may_not_is() {
+    let Some(host) = Host::with_demo() else { return };
+    host.pull_demo("root");
+    let script = "cat /home/analyst/whose > /dev/null; : > /home/analyst/made; chown 1000:1000 /home/analyst/made; chmod 600 /home/analyst/made
+        : > /home/analyst/made; rm /home/analyst/made; mkdir /scratch/d; chmod 700 /scratch/d; chown 1000 /scratch/d; : > /scratch/d/f
+        chmod 700 /home/analyst; ls /home/analyst > /dev/null
+        su -s /bin/sh analyst -c 'echo x > /bin/new'; true";
+    let rehearsal = host.rehearse(&["--profile", "service", "localhost/root", "/bin/sh", "-c", script]);
+    let closed: Vec<&str> = rehearsal.report["closed"]
+        .as_array()
+        .expect("paths")
+        .iter()
+        .filter_map(|closed| closed["what"]["path"].as_str())
+        .collect();
+    assert_eq!(closed, ["/bin/new"], "{rehearsal:#?}");
+    let denied = rehearsal.ran.stderr.matches("Permission denied").count();
+    assert_eq!(denied, 1, "and the payload says the same: {rehearsal:?}");
+    host.nothing_is_left();
 }

@@ -43,6 +43,16 @@ pub fn payloads(code: Option<i32>, stderr: &str) -> Option<i32> {
     }
 }
 
+/// What the documented schema has against a report; nothing, if it is valid.
+pub fn objections(report: &Value) -> Option<String> {
+    const SCHEMA: (&str, &str) = ("file:///rehearsal.schema.json", include_str!("../../docs/rehearsal.schema.json"));
+    let mut compiler = boon::Compiler::new();
+    compiler.add_resource(SCHEMA.0, serde_json::from_str(SCHEMA.1).expect("a schema is JSON")).expect("one schema");
+    let mut schemas = boon::Schemas::new();
+    let schema = compiler.compile(SCHEMA.0, &mut schemas).expect("a schema that compiles");
+    schemas.validate(report, schema).err().map(|error| format!("{error:#}"))
+}
+
 /// A rehearsal that has ended.
 #[derive(Debug)]
 pub struct Rehearsal {
@@ -62,6 +72,9 @@ impl Host {
         command.args(["rehearse", "-e", &format!("CES_TEST={}", self.token()), "--json"]).arg(inside).args(words);
         let ran = Ran::from(command.output());
         let report = std::fs::read_to_string(&file).ok().map(|text| serde_json::from_str(&text).expect("JSON"));
+        if let Some(objections) = report.as_ref().and_then(objections) {
+            panic!("a report that its schema does not know: {objections}");
+        }
         Rehearsal { ran, report: report.unwrap_or(Value::Null) }
     }
 

@@ -116,6 +116,15 @@ pub fn reach_files_as(uid: u32, gid: u32) {
     }
 }
 
+/// Sets the supplementary groups with which this thread reaches files; without CAP_SETGID, or where the user namespace forbids it
+/// (user_namespaces(7)), they stay.
+pub fn reach_files_in(groups: &[u32]) {
+    // SAFETY: the kernel reads as many numbers as there are; an error changes nothing.
+    unsafe {
+        libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr());
+    }
+}
+
 /// Whether this thread may do `mode` (`R_OK` and so on) to what `path` is, with its effective and file system ids (faccessat2(2)).
 ///
 /// # Errors

@@ -224,7 +224,7 @@ impl Package {
     fn of(product: &FullName) -> Option<Self> {
         match product.purl() {
             Some(url) => Self::of_url(url),
-            None => Self::of_name(&product.product_id),
+            None => Self::of_name(&product.product_id).or_else(|| Self::of_any_version(&product.product_id)),
         }
     }
 
@@ -248,6 +248,13 @@ impl Package {
                 .map_or(Some(None), |version| version.map(Some))?,
             is_source: qualifier("arch") == Some("src"),
         })
+    }
+
+    /// A name alone, as older documents have those that no fix is there for. That of a container or of a part of a module is none.
+    fn of_any_version(text: &str) -> Option<Self> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.' | '_');
+        let name = bounded(text).filter(|name| name.chars().all(plain))?;
+        Some(Self { name, version: None, is_source: false })
     }
 
     /// `NAME-[EPOCH:]VERSION-RELEASE.ARCHITECTURE`.
@@ -393,6 +400,10 @@ mod tests {
         for text in ["", "x", "x.y", "a-1.x86_64", "-1-1.noarch", "name-1-1.exe"] {
             assert_eq!(Package::of_name(text), None, "{text}");
         }
+        let bare =
+            |text: &str| Package::of(&name("x", text, None, None)).map(|package| (package.name, package.version));
+        assert_eq!(bare("kernel-rt"), Some(("kernel-rt".to_owned(), None)));
+        assert_eq!((bare("rhel8/nodejs"), bare("nodejs:18"), bare("")), (None, None, None));
         for url in
             ["pkg:pypi/x@1", "pkg:rpm/redhat/", "pkg:rpm/redhat/%zz", "pkg:rpm/redhat/x@%", "pkg:rpm/redhat/a%0ab"]
         {

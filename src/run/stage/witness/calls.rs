@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn a_privilege_is_wanted_only_where_it_is_lacking_and_changes_something() {
         const OWN: (u32, u32) = (1000, 1000);
-        let who = Who { program: "sudo".to_owned(), ids: Some(OWN), capabilities: 0 };
+        let who = Who { program: "sudo".to_owned(), ids: Some(OWN), ..Who::default() };
         let unchanged = u64::from(u32::MAX);
         assert!(privilege_of("setuid", &who, OWN, [0; 6], None).is_some());
         assert!(privilege_of("setuid", &who, OWN, [1000; 6], None).is_none());

@@ -14,6 +14,8 @@ use crate::text;
 /// No path is longer (limits.h, `PATH_MAX`).
 pub const PATH: usize = 4096;
 const PAGE: usize = 4096;
+/// How a group is shown that the reader's namespace has no number for (user_namespaces(7)).
+const OVERFLOW: u32 = 65534;
 
 /// Up to `most` bytes at `address`; as many as there are.
 pub fn bytes(pid: Pid, address: u64, most: usize) -> Vec<u8> {
@@ -66,6 +68,8 @@ pub struct Who {
     pub program: String,
     /// The ids with which it reaches files, as this process numbers them; none where they are not known.
     pub ids: Option<(u32, u32)>,
+    /// Its supplementary groups, as this process numbers them; those that have no number here are left out.
+    pub groups: Vec<u32>,
     /// Its effective capabilities.
     pub capabilities: u64,
 }
@@ -83,9 +87,11 @@ impl Who {
         // Real, effective, saved, file system.
         let id = |name: &str| field(name)?.nth(3)?.parse().ok();
         let capabilities = field("CapEff:").and_then(|mut words| u64::from_str_radix(words.next()?, 16).ok());
+        let groups = field("Groups:").map(|words| words.filter_map(|word| word.parse().ok()));
         Self {
             program: program.unwrap_or_default(),
             ids: id("Uid:").zip(id("Gid:")),
+            groups: groups.into_iter().flatten().filter(|group| *group != OVERFLOW).collect(),
             capabilities: capabilities.unwrap_or_default(),
         }
     }

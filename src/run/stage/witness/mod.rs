@@ -17,7 +17,9 @@ mod calls;
 mod memory;
 /// Packets of the loopback.
 pub mod names;
-/// What a path call will meet.
+/// What the kernel will answer to a call on a path.
+mod meet;
+/// What a call names.
 mod paths;
 /// Counts, in bounded memory.
 mod tally;
@@ -52,8 +54,9 @@ use crate::run::process;
 const MOST: usize = 512;
 /// The same for paths, of which a search makes many.
 const MOST_PATHS: usize = 4096;
-/// Of how many threads it is remembered who they are.
+/// Of how many threads it is remembered who they are, and how long, in milliseconds: a number is another thread's one day.
 const KNOWN: usize = 1024;
+const FRESH: u64 = 1000;
 /// How long the report may take, once the container is gone.
 const REPORT: Duration = Duration::from_secs(10);
 /// The longest packet that is looked at.
@@ -211,7 +214,9 @@ struct Witnessing {
     report: File,
     nested: Option<(u32, u32)>,
     began: Instant,
-    known: BTreeMap<Pid, Who>,
+    known: BTreeMap<Pid, (Who, u64)>,
+    /// The supplementary groups with which this process asks.
+    groups: Vec<u32>,
     /// The program that last turned to a name server: its questions come as packets, which name nobody.
     asking: String,
     told: u64,
@@ -235,6 +240,7 @@ impl Witnessing {
             nested: None,
             began: Instant::now(),
             known: BTreeMap::new(),
+            groups: Who::of(Pid::this()).groups,
             asking: String::new(),
             told: 0,
             refused: Tally::of(MOST),
@@ -261,13 +267,14 @@ impl Witnessing {
                 Err(e) => return Err(e.into()),
             }
             let [calls, packets] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+            // Packets were sent before the call that waits: in this order a connection that is refused is told from the next one.
+            if packets.contains(PollFlags::POLLIN) {
+                self.read_packets();
+            }
             if calls.contains(PollFlags::POLLIN) {
                 self.answer_one()?;
             } else if calls.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL) {
                 break;
-            }
-            if packets.contains(PollFlags::POLLIN) {
-                self.read_packets();
             }
         }
         // What was sent last.
@@ -324,8 +331,15 @@ impl Witnessing {
         // In a user namespace of its own the payload has other numbers than here.
         let own = self.nested.or(who.ids);
         let privilege = own.and_then(|own| calls::privilege_of(name, who, own, told.args, address.as_ref()));
-        let missed = paths::named(name, told.args).and_then(|named| paths::missed(told.pid, who, &named));
-        if name.starts_with("exec") || name.starts_with("set") {
+        let missed = paths::named(name, told.args).and_then(|named| {
+            if self.groups != who.groups {
+                // Where a namespace forbids it, nobody in it has other groups than this process.
+                notify::reach_files_in(&who.groups);
+                self.groups.clone_from(&who.groups);
+            }
+            paths::missed(told.pid, who, self.nested, &named)
+        });
+        if name.starts_with("exec") || name.starts_with("set") || name == "capset" {
             // It is another program, or another user, from here on.
             self.known.remove(&told.pid);
         }
@@ -354,14 +368,17 @@ impl Witnessing {
     }
 
     fn who(&mut self, pid: Pid) -> Who {
-        if let Some(known) = self.known.get(&pid) {
+        let now = self.now();
+        if let Some((known, since)) = self.known.get(&pid)
+            && now.saturating_sub(*since) < FRESH
+        {
             return known.clone();
         }
         if self.known.len() >= KNOWN {
             self.known.clear();
         }
         let who = Who::of(pid);
-        self.known.insert(pid, who.clone());
+        self.known.insert(pid, (who.clone(), now));
         who
     }
 

@@ -1,101 +1,172 @@
-//! What a path call will meet: the kernel is asked, with the payload's own ids and without any power over files.
+//! What a call names: one path or two, and what it wants of them.
 //!
-//! Takes a call that waits, and who calls; gives the path and the error number it will get, if any; trusts the kernel; refuses
-//! nothing. The answer is a prediction for the report: the call itself is decided by the kernel.
+//! Takes a call that waits, and who calls; gives the path that it will not get, and why; trusts the kernel, which `super::meet` asks;
+//! refuses nothing. The answer is a prediction for the report: the call itself is decided by the kernel.
 
-use std::ffi::OsStr;
-use std::fs;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::{Mode, fstat};
 use nix::unistd::Pid;
 
+use super::meet::{self, Place};
 use super::memory::{self, PATH, Who};
 use crate::host::sys::notify;
 use crate::run::observations::{Missed, Wanted};
 use crate::text;
 
-/// How a call names what it wants.
+/// Where a call names a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Named {
+pub struct Name {
     /// The descriptor that a relative path begins at; none: the working directory.
-    from: Option<i32>,
+    pub from: Option<i32>,
     /// The address of the path.
-    path: u64,
-    wanted: Wanted,
-    /// It may be made.
-    makes: bool,
+    pub path: u64,
     /// A link is meant itself.
-    link: bool,
+    pub link: bool,
 }
 
-/// What the call `name` names; none for a call that names no path.
-pub fn named(name: &str, args: [u64; 6]) -> Option<Named> {
-    let [a, b, c, d, ..] = args;
-    let from = |fd: u64| {
-        Some(u32::try_from(fd & 0xffff_ffff).unwrap_or_default().cast_signed()).filter(|fd| *fd != libc::AT_FDCWD)
-    };
-    let here = |path, wanted| Named { from: None, path, wanted, makes: false, link: false };
-    let at = |fd, path, wanted| Named { from: from(fd), ..here(path, wanted) };
-    let opened = |named: Named, flags: u64| {
-        let flags = i32::try_from(flags & 0x7fff_ffff).unwrap_or_default();
-        let wanted = match flags {
-            _ if flags & libc::O_PATH != 0 => Wanted::Look,
-            _ if flags & (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) != 0 => Wanted::Write,
-            _ => Wanted::Read,
-        };
-        Named { wanted, makes: flags & libc::O_CREAT != 0, ..named }
-    };
-    Some(match name {
-        "open" => opened(here(a, Wanted::Read), b),
-        "openat" => opened(at(a, b, Wanted::Read), c),
-        "creat" => Named { makes: true, ..here(a, Wanted::Write) },
-        "truncate" => here(a, Wanted::Write),
-        "stat" | "access" => here(a, Wanted::Look),
-        "lstat" | "readlink" => Named { link: true, ..here(a, Wanted::Look) },
-        "newfstatat" => {
-            Named { link: d & libc::AT_SYMLINK_NOFOLLOW.unsigned_abs() as u64 != 0, ..at(a, b, Wanted::Look) }
+/// What is done to what is named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// Looked at.
+    Look,
+    /// Made the working directory.
+    Enter,
+    /// Executed.
+    Execute,
+    /// Opened, with these flags.
+    Open(i32),
+    /// Cut.
+    Truncate,
+    /// Made: a directory, a symbolic link, a pipe.
+    Make,
+    /// Removed.
+    Remove,
+    /// Renamed to the second name.
+    Rename,
+    /// Given the second name, too.
+    Link,
+    /// Given another mode.
+    Mode,
+    /// Given to these ids, as the payload numbers them; `u32::MAX`: unchanged.
+    Owner(u32, u32),
+}
+
+impl Act {
+    /// What it comes to in a report.
+    fn wanted(self) -> Wanted {
+        match self {
+            Self::Look | Self::Enter => Wanted::Look,
+            Self::Execute => Wanted::Execute,
+            Self::Open(flags) if flags & libc::O_PATH != 0 => Wanted::Look,
+            Self::Open(flags) if flags & meet::WRITES != 0 => Wanted::Write,
+            Self::Open(_) => Wanted::Read,
+            Self::Truncate => Wanted::Write,
+            Self::Make | Self::Remove | Self::Rename | Self::Link => Wanted::Change,
+            Self::Mode | Self::Owner(..) => Wanted::Own,
         }
-        "faccessat" | "faccessat2" | "statx" => at(a, b, Wanted::Look),
-        "readlinkat" => Named { link: true, ..at(a, b, Wanted::Look) },
-        "mkdir" => Named { makes: true, link: true, ..here(a, Wanted::Change) },
-        "mkdirat" => Named { makes: true, link: true, ..at(a, b, Wanted::Change) },
-        "link" | "symlink" => Named { makes: true, link: true, ..here(b, Wanted::Change) },
-        "symlinkat" => Named { makes: true, link: true, ..at(b, c, Wanted::Change) },
-        "linkat" => Named { makes: true, link: true, ..at(c, d, Wanted::Change) },
-        "unlink" | "rmdir" | "rename" => Named { link: true, ..here(a, Wanted::Change) },
-        "unlinkat" | "renameat" | "renameat2" => Named { link: true, ..at(a, b, Wanted::Change) },
-        "chmod" | "chown" => here(a, Wanted::Own),
-        "lchown" => Named { link: true, ..here(a, Wanted::Own) },
-        "fchmodat" | "fchownat" => at(a, b, Wanted::Own),
+    }
+}
+
+/// What a call names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named {
+    first: Name,
+    second: Option<Name>,
+    act: Act,
+}
+
+/// What the call `name` names; none for a call that names no path. (Arguments: syscalls(2), each call's own page.)
+pub fn named(name: &str, args: [u64; 6]) -> Option<Named> {
+    let [a, b, c, d, e, _] = args;
+    let number = |word: u64| u32::try_from(word & 0xffff_ffff).unwrap_or_default();
+    let flags = |word: u64| number(word).cast_signed();
+    let at = |fd: u64, path| Name { from: Some(flags(fd)).filter(|fd| *fd != libc::AT_FDCWD), path, link: false };
+    let here = |path| Name { from: None, path, link: false };
+    let one = |first, act| Named { first, second: None, act };
+    let two = |first, second, act| Named { first, second: Some(second), act };
+    let itself = |name| Name { link: true, ..name };
+    let unless_followed = |name, word: u64| Name { link: flags(word) & libc::AT_SYMLINK_NOFOLLOW != 0, ..name };
+    Some(match name {
+        "open" => one(here(a), Act::Open(flags(b))),
+        "openat" => one(at(a, b), Act::Open(flags(c))),
+        "creat" => one(here(a), Act::Open(libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC)),
+        "truncate" => one(here(a), Act::Truncate),
+        // What `access` asks for in its mode is a question, and no attempt.
+        "stat" | "access" => one(here(a), Act::Look),
+        "lstat" | "readlink" => one(itself(here(a)), Act::Look),
+        "faccessat" => one(at(a, b), Act::Look),
+        "newfstatat" | "faccessat2" => one(unless_followed(at(a, b), d), Act::Look),
+        "statx" => one(unless_followed(at(a, b), c), Act::Look),
+        "readlinkat" => one(itself(at(a, b)), Act::Look),
+        "chdir" => one(here(a), Act::Enter),
+        "execve" => one(here(a), Act::Execute),
+        "execveat" => one(unless_followed(at(a, b), e), Act::Execute),
+        "mkdir" | "mknod" => one(itself(here(a)), Act::Make),
+        "mkdirat" | "mknodat" => one(itself(at(a, b)), Act::Make),
+        "symlink" => one(itself(here(b)), Act::Make),
+        "symlinkat" => one(itself(at(b, c)), Act::Make),
+        "unlink" | "rmdir" => one(itself(here(a)), Act::Remove),
+        "unlinkat" => one(itself(at(a, b)), Act::Remove),
+        "rename" => two(itself(here(a)), itself(here(b)), Act::Rename),
+        "renameat" | "renameat2" => two(itself(at(a, b)), itself(at(c, d)), Act::Rename),
+        "link" => two(itself(here(a)), itself(here(b)), Act::Link),
+        "linkat" => {
+            let link = flags(e) & libc::AT_SYMLINK_FOLLOW == 0;
+            two(Name { link, ..at(a, b) }, itself(at(c, d)), Act::Link)
+        }
+        "chmod" => one(here(a), Act::Mode),
+        "fchmodat" => one(at(a, b), Act::Mode),
+        "chown" => one(here(a), Act::Owner(number(b), number(c))),
+        "lchown" => one(itself(here(a)), Act::Owner(number(b), number(c))),
+        "fchownat" => one(unless_followed(at(a, b), e), Act::Owner(number(c), number(d))),
         _ => return None,
     })
 }
 
-/// What the call will not get; none where it gets what it wants, or nothing is known of it.
-pub fn missed(pid: Pid, who: &Who, named: &Named) -> Option<Missed> {
-    let path = memory::text_at(pid, named.path, PATH)?;
+/// What the call will not get; none where it gets what it wants, fails for a reason that is no right of its own, or nothing is
+/// known of it. `nested`: the payload's ids where it has a user namespace of its own.
+pub fn missed(pid: Pid, who: &Who, nested: Option<(u32, u32)>, named: &Named) -> Option<Missed> {
     let (uid, gid) = who.ids?;
-    let begins = if path.first() == Some(&b'/') {
-        format!("/proc/{pid}/root")
-    } else {
-        named.from.map_or_else(|| format!("/proc/{pid}/cwd"), |fd| format!("/proc/{pid}/fd/{fd}"))
+    let act = match (named.act, nested) {
+        (Act::Owner(to, group), Some(own)) => Act::Owner(outside(to, own.0, uid)?, outside(group, own.1, gid)?),
+        (act, _) => act,
     };
-    let base = nix::fcntl::open(begins.as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
+    // As its user the directory of its descriptors is reached, too, which is closed to everybody else.
     notify::reach_files_as(uid, gid);
-    let met = meet(&base, Path::new(OsStr::from_bytes(&path)), named, uid);
+    let missed = ask(pid, who, named, act);
     notify::reach_files_as(0, 0);
-    let errno = met.err()?;
-    let whole = if path.first() == Some(&b'/') {
-        PathBuf::from(OsStr::from_bytes(&path))
-    } else {
-        fs::read_link(&begins).ok()?.join(OsStr::from_bytes(&path))
+    missed
+}
+
+fn ask(pid: Pid, who: &Who, named: &Named, act: Act) -> Option<Missed> {
+    let first = place(pid, &named.first)?;
+    let second = match &named.second {
+        Some(name) => Some(place(pid, name)?),
+        None => None,
     };
-    Some(Missed { path: shown(&whole), wanted: named.wanted, errno: errno as i32 })
+    let (at, errno) = meet::meet(&first, second.as_ref(), act, who).err()?;
+    if ![Errno::EACCES, Errno::EPERM, Errno::EROFS, Errno::ENOENT, Errno::ENOTDIR].contains(&errno) {
+        return None;
+    }
+    let place = if at == meet::At::Second { second.as_ref()? } else { &first };
+    Some(Missed { path: shown(&place.whole()?), wanted: act.wanted(), errno: errno as i32 })
+}
+
+/// A number of the one id that a namespace of the payload's own has, as it is numbered here; none for one that it has not (`EINVAL`).
+fn outside(id: u32, own: u32, here: u32) -> Option<u32> {
+    match id {
+        u32::MAX => Some(u32::MAX),
+        id if id == own => Some(here),
+        _ => None,
+    }
+}
+
+fn place(pid: Pid, name: &Name) -> Option<Place> {
+    let path = memory::text_at(pid, name.path, PATH)?;
+    // Nothing, or the descriptor itself (AT_EMPTY_PATH).
+    if path.is_empty() { None } else { Place::open(pid, name.from, &path, name.link) }
 }
 
 /// A path as it is taken down: safe to print, and no longer than a line of a report can be.
@@ -103,46 +174,6 @@ fn shown(path: &Path) -> String {
     const LONGEST: usize = 512;
     let bytes = path.as_os_str().as_bytes();
     text::neutral_bytes(bytes.get(..bytes.len().min(LONGEST)).unwrap_or_default())
-}
-
-fn meet(base: &OwnedFd, path: &Path, named: &Named, uid: u32) -> Result<(), Errno> {
-    let file = match find(base, path, named.link) {
-        Err(Errno::ENOENT) if named.makes => return writable_parent(base, path),
-        found => found?,
-    };
-    let may =
-        |mode| notify::may(file.as_fd(), mode).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)));
-    match named.wanted {
-        Wanted::Look => Ok(()),
-        Wanted::Read => may(libc::R_OK),
-        // A device or a socket of its own is no loss.
-        Wanted::Write => may(libc::W_OK),
-        // It is there already: an error, but nothing that a TRE has to do with.
-        Wanted::Change if named.makes => Ok(()),
-        Wanted::Change => writable_parent(base, path),
-        Wanted::Own if fstat(&file)?.st_uid != uid => Err(Errno::EPERM),
-        Wanted::Own => Ok(()),
-    }
-}
-
-fn find(base: &OwnedFd, path: &Path, link: bool) -> Result<OwnedFd, Errno> {
-    let mut flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
-    if link {
-        flags |= OFlag::O_NOFOLLOW;
-    }
-    // Links with an absolute target begin at the container's root in the call, but not here: a relative path that meets one is
-    // told as it is, for only an absolute one is asked for in the container's root.
-    let resolve = if path.is_absolute() { ResolveFlag::RESOLVE_IN_ROOT } else { ResolveFlag::empty() };
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    openat2(base, path, OpenHow::new().flags(flags).resolve(resolve))
-}
-
-/// Whether something may be made or removed where `path` is.
-fn writable_parent(base: &OwnedFd, path: &Path) -> Result<(), Errno> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let parent = find(base, parent, false)?;
-    notify::may(parent.as_fd(), libc::W_OK | libc::X_OK)
-        .map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
 }
 
 #[cfg(test)]
@@ -153,14 +184,29 @@ mod tests {
     fn a_call_says_what_it_wants_and_where() {
         let cwd = u64::from(libc::AT_FDCWD.cast_unsigned());
         let open = |flags: i32| named("openat", [cwd, 8, u64::try_from(flags).unwrap(), 0, 0, 0]).unwrap();
-        assert_eq!(
-            open(libc::O_RDONLY),
-            Named { from: None, path: 8, wanted: Wanted::Read, makes: false, link: false }
-        );
-        assert_eq!((open(libc::O_WRONLY).wanted, open(libc::O_PATH).wanted), (Wanted::Write, Wanted::Look));
-        assert!(open(libc::O_CREAT | libc::O_RDWR).makes);
-        assert_eq!(named("openat", [5, 8, 0, 0, 0, 0]).unwrap().from, Some(5));
-        assert_eq!(named("linkat", [1, 2, 3, 4, 0, 0]).map(|n| (n.from, n.path)), Some((Some(3), 4)));
+        assert_eq!(open(libc::O_RDONLY).first, Name { from: None, path: 8, link: false });
+        assert_eq!(open(libc::O_RDONLY).act.wanted(), Wanted::Read);
+        assert_eq!(open(libc::O_WRONLY).act.wanted(), Wanted::Write);
+        assert_eq!(open(libc::O_PATH).act.wanted(), Wanted::Look);
+        assert_eq!(named("openat", [5, 8, 0, 0, 0, 0]).unwrap().first.from, Some(5));
+        let links = |name: &str, args| named(name, args).map(|named| (named.first.link, named.second));
+        // A link itself, and what it leads to.
+        let nofollow = u64::from(libc::AT_SYMLINK_NOFOLLOW.cast_unsigned());
+        assert_eq!(links("statx", [3, 8, nofollow, 0, 0, 0]), Some((true, None)));
+        assert_eq!(links("statx", [3, 8, 0, 0, 0, 0]), Some((false, None)));
+        assert_eq!(links("newfstatat", [3, 8, 1, nofollow, 0, 0]), Some((true, None)));
+        assert_eq!(links("fchownat", [3, 8, 0, 0, nofollow, 0]), Some((true, None)));
+        let second = Some(Name { from: Some(3), path: 4, link: true });
+        assert_eq!(links("linkat", [1, 2, 3, 4, 0, 0]), Some((true, second)));
+        assert_eq!(links("linkat", [1, 2, 3, 4, 0x400, 0]), Some((false, second)));
+        assert_eq!(links("renameat2", [1, 2, 3, 4, 0, 0]), Some((true, second)));
         assert!(named("read", [0; 6]).is_none());
+    }
+
+    #[test]
+    fn an_id_of_the_payloads_own_namespace_is_the_one_that_it_has() {
+        assert_eq!(outside(1000, 1000, 0), Some(0));
+        assert_eq!(outside(u32::MAX, 1000, 0), Some(u32::MAX));
+        assert_eq!(outside(33, 1000, 0), None);
     }
 }
