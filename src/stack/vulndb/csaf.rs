@@ -400,8 +400,9 @@ mod tests {
         for text in ["", "x", "x.y", "a-1.x86_64", "-1-1.noarch", "name-1-1.exe"] {
             assert_eq!(Package::of_name(text), None, "{text}");
         }
-        let bare =
-            |text: &str| Package::of(&name("x", text, None, None)).map(|package| (package.name, package.version));
+        let bare = |text: &str| {
+            Package::of(&FullName::named("x", text, None, None)).map(|package| (package.name, package.version))
+        };
         assert_eq!(bare("kernel-rt"), Some(("kernel-rt".to_owned(), None)));
         assert_eq!((bare("rhel8/nodejs"), bare("nodejs:18"), bare("")), (None, None, None));
         for url in
