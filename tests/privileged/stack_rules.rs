@@ -102,7 +102,7 @@ fn a_run_of_an_image_whose_stack_the_policy_refuses_is_refused_and_without_such_
         // What is only told is no reason not to run, and the record has it.
         desk.host.policy("[images.stack]\nunowned = \"report\"\n");
         desk.sh(&[], "true").exits(0);
-        let decisions = desk.record()["grant"]["decisions"].clone();
+        let decisions = desk.record()["decisions"].clone();
         let of_stack = decisions.as_array().unwrap().iter().find(|decision| decision["what"] == "software stack");
         let value = of_stack.unwrap_or_else(|| panic!("{decisions:#}"))["value"].as_str().unwrap();
         assert!(value.contains("told, not refused: ") && value.contains("unowned"), "{value}");
