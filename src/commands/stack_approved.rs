@@ -143,7 +143,7 @@ pub(super) fn text(all: &[Judged]) -> String {
             today(judged),
         ]
     }));
-    print::text_of(&rows) + "\n"
+    print::columns(&rows) + "\n"
 }
 
 /// What the rules and its approval say to it today.
