@@ -45,7 +45,7 @@ pub struct PruneArgs {
     /// Delete nothing; print what would be deleted
     #[arg(long)]
     pub dry_run: bool,
-    /// Delete the records of runs that are older than the policy keeps them ([records] keep), and nothing else
+    /// Delete the records of runs that are older than the policy keeps them (records.keep), and nothing else
     #[arg(long)]
     pub records: bool,
     /// Print JSON

@@ -41,7 +41,7 @@ pub fn index(site: &Site) -> Result<String> {
 /// The same for who has the directories alone.
 ///
 /// # Errors
-/// As [`index`].
+/// As `index`.
 pub(super) fn index_of(dirs: &Dirs) -> Result<String> {
     as_root(|root| index::text(root, &dirs.log))
 }
