@@ -215,10 +215,7 @@ mod tests {
                 "ces images --json --format csv",
                 "error: ces images: --json and --format cannot be given together\nhint: ces images --help shows its options and examples\n",
             ),
-            (
-                "ces runs --since",
-                "error: --since needs a value\nhint: ces runs --help shows its options and examples\n",
-            ),
+            ("ces runs --since", "error: --since needs a value\nhint: ces --help shows its options and examples\n"),
             (
                 "ces doctor now",
                 "error: ces doctor does not take `now`\nhint: ces doctor --help shows its options and examples\n",

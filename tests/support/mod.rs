@@ -482,8 +482,8 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// What is in a directory, sorted by name; nothing if there is no such directory.
 pub fn children(dir: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
-    let mut found: Vec<PathBuf> = entries.map(|entry| entry.expect("a directory entry").path()).collect();
+    let entries = fs::read_dir(dir).into_iter().flatten().map(|entry| entry.expect("a directory entry").path());
+    let mut found = entries.collect::<Vec<_>>();
     found.sort();
     found
 }
@@ -495,8 +495,6 @@ fn made(dir: &Path) -> &Path {
 
 /// The audit log in a directory of records: that of the one host which has one.
 pub fn audit_log(log: &Path) -> PathBuf {
-    let mut logs = children(&log.join("audit"));
-    logs.retain(|path| path.extension() == Some(OsStr::new("jsonl")));
-    assert_eq!(logs.len(), 1, "{logs:?}");
-    logs.remove(0)
+    let logs = children(&log.join("audit")).into_iter().filter(|path| path.extension() == Some(OsStr::new("jsonl")));
+    <[PathBuf; 1]>::try_from(logs.collect::<Vec<_>>()).unwrap().into_iter().next().unwrap()
 }

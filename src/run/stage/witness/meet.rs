@@ -16,12 +16,10 @@ use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::Pid;
 
+use super::act::Act;
 use super::memory::Who;
-use super::paths::Act;
 use crate::host::sys::notify;
 
-/// Flags with which a file is opened to be written.
-pub const WRITES: i32 = libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC;
 /// CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER (linux/capability.h).
 const CHOWN: u64 = 1;
 const DAC_OVERRIDE: u64 = 1 << 1;

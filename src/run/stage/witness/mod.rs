@@ -11,6 +11,8 @@
 //! What a call gets depends on registers alone, and on F: memory that changes after it was read falsifies the report, never the
 //! answer. Where the witness is gone, the kernel answers `ENOSYS` to every call that would have been told.
 
+/// What a call does to what it names.
+mod act;
 /// What a call says.
 mod calls;
 /// The memory and the state of a thread that waits.

@@ -9,10 +9,11 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
+use super::act::Act;
 use super::meet::{self, Place};
 use super::memory::{self, PATH, Who};
 use crate::host::sys::notify;
-use crate::run::observations::{Missed, Wanted};
+use crate::run::observations::Missed;
 use crate::text;
 
 /// Where a call names a path.
@@ -24,49 +25,6 @@ pub struct Name {
     pub path: u64,
     /// A link is meant itself.
     pub link: bool,
-}
-
-/// What is done to what is named.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Act {
-    /// Looked at.
-    Look,
-    /// Made the working directory.
-    Enter,
-    /// Executed.
-    Execute,
-    /// Opened, with these flags.
-    Open(i32),
-    /// Cut.
-    Truncate,
-    /// Made: a directory, a symbolic link, a pipe.
-    Make,
-    /// Removed.
-    Remove,
-    /// Renamed to the second name.
-    Rename,
-    /// Given the second name, too.
-    Link,
-    /// Given another mode.
-    Mode,
-    /// Given to these ids, as the payload numbers them; `u32::MAX`: unchanged.
-    Owner(u32, u32),
-}
-
-impl Act {
-    /// What it comes to in a report.
-    fn wanted(self) -> Wanted {
-        match self {
-            Self::Look | Self::Enter => Wanted::Look,
-            Self::Execute => Wanted::Execute,
-            Self::Open(flags) if flags & libc::O_PATH != 0 => Wanted::Look,
-            Self::Open(flags) if flags & meet::WRITES != 0 => Wanted::Write,
-            Self::Open(_) => Wanted::Read,
-            Self::Truncate => Wanted::Write,
-            Self::Make | Self::Remove | Self::Rename | Self::Link => Wanted::Change,
-            Self::Mode | Self::Owner(..) => Wanted::Own,
-        }
-    }
 }
 
 /// What a call names.
@@ -179,6 +137,7 @@ fn shown(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::observations::Wanted;
 
     #[test]
     fn a_call_says_what_it_wants_and_where() {
