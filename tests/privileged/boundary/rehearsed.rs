@@ -123,7 +123,7 @@ fn what_no_rule_opens_is_no_data_for_a_rehearsal_and_what_is_read_only_stays_so(
     fs::rename(attack.home("synthetic"), attack.home("open")).unwrap();
     assert_eq!(rehearse(&attack, &["--data", "open"], LOOK).stdout, "synthetic\n");
     assert_eq!(rehearse(&attack, &[], LOOK).stdout, "", "without --data there is nothing, and nothing is written");
-    assert_eq!(attack.desk.named("outputs_").len(), 2);
+    assert!(attack.desk.named("outputs_").is_empty(), "of a rehearsal that wrote nothing there is nothing");
     canary.is_unchanged();
 }
 
