@@ -99,7 +99,7 @@ fn unseen(name: Name, why: &str, rules: &Rules) -> Looked {
     let because = format!("looking at it ended the process that looks: {why}");
     let rule = RuleName::NotLookedAt;
     let findings = vec![Finding { rule, level: rules.level(rule), because }];
-    Looked { name, kind: "unknown".to_owned(), size: None, table: None, findings }
+    Looked { name, kind: "unknown".to_owned(), size: None, sha256: None, table: None, findings }
 }
 
 /// How a child came to its end.

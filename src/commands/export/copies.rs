@@ -4,11 +4,6 @@
 //! words; trusts the list, which the record has the hash of; refuses an output that is another than it was, and a name that is not
 //! UTF-8, which no form has a way to write.
 
-use std::os::fd::OwnedFd;
-
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
-
 use crate::commands::{Site, listed, precheck};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::export::tree::{NewTree, open_below};
@@ -59,13 +54,7 @@ pub(super) fn copy(
     each: &mut dyn FnMut(Output) -> Result<()>,
 ) -> Result<Vec<String>> {
     let owner = precheck::owner(site, record)?;
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let top: OwnedFd = acting_as(&owner, || {
-        open(&record.outputs_path, flags, Mode::empty()).map_err(|e| {
-            Error::new(Stage::Outputs, Kind::Missing, format!("cannot open {}", record.outputs_path.display()))
-                .because(e.desc())
-        })
-    })?;
+    let top = precheck::outputs_of(site, record)?;
     let mut left_out = LeftOut::default();
     let told = listed::each(site, record, &mut |line| {
         let path = line.path().unwrap_or_default();
