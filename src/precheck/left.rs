@@ -109,7 +109,9 @@ mod tests {
     }
 
     fn listed(name: &str, sha256: Option<String>) -> Line {
-        Line { sha256, ..Line::new(name.as_bytes(), Kind::File) }
+        let mut line = Line::new(name.as_bytes(), Kind::File);
+        line.sha256 = sha256;
+        line
     }
 
     #[test]
