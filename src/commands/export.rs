@@ -219,8 +219,11 @@ impl Exporter<'_> {
         if let Some(found) = sacro::session(paths.iter().map(String::as_str)) {
             let place = if found.is_empty() { "the outputs".to_owned() } else { format!("{found}/ of the outputs") };
             return Err(Error::new(Stage::Outputs, Kind::Failed, "the run left a session of ACRO's")
-                .because(format!("{} holds its document and its checksums", crate::text::neutral_line(&place)))
-                .hint("open that directory with SACRO-Viewer: its statuses are ACRO's own"));
+                .because(format!(
+                    "{} holds its document and its checksums, which the run itself wrote: nothing vouches for them",
+                    crate::text::neutral_line(&place)
+                ))
+                .hint("what SACRO-Viewer shows of it is the run's own word; ces export --bagit has all of it with a pre-check"));
         }
         let report = self.precheck()?;
         let found: BTreeMap<&Name, _> =

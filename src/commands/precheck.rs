@@ -13,7 +13,7 @@ use nix::unistd::Uid;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Site, events, print, records};
+use super::{Site, events, listed, print, records};
 use crate::cli::Global;
 use crate::cli::precheck::PrecheckArgs;
 use crate::error::{Error, Kind, Result, Stage};
@@ -23,10 +23,14 @@ use crate::host::ids::HostIds;
 use crate::host::privilege::{acting_as, as_root};
 use crate::host::sudoer::lookup;
 use crate::policy;
-use crate::precheck::parent::{self, Whose};
+use crate::precheck::left::Left;
+use crate::precheck::look::Looked;
+use crate::precheck::parent::{self, Walked, Whose};
 use crate::precheck::report::{Report, Summary};
 use crate::precheck::rules::{self, Level, Rules};
+use crate::run::directory::open_directory;
 use crate::run::supervisor::record::{Record, now};
+use crate::text;
 
 /// The exit status where a person has to look.
 const REVIEW: u8 = 10;
@@ -45,7 +49,8 @@ pub fn precheck(global: &Global, args: &PrecheckArgs) -> Result<u8> {
         Some(path) => of_directory(&site, &path)?,
         None => {
             let record = records::read(&site, &args.what)?;
-            let report = of_run(&site, &record)?;
+            let mut report = of_run(&site, &record)?;
+            report.asked = Some(format!("{} (uid {})", site.caller.name, site.caller.uid));
             keep(&site, &record, &report)?;
             report
         }
@@ -99,8 +104,12 @@ pub(super) fn kept(site: &Site, run: &str) -> Option<String> {
         runs.document(OsStr::new(&kept_precheck(run))).ok().flatten()
     })?;
     let kept: Kept = serde_json::from_reader(BufReader::new(file.take(LARGEST))).ok()?;
+    let asked = kept.asked.map(|who| format!(", asked for by {}", text::neutral_line(&who))).unwrap_or_default();
     let Summary { block, review, note, nothing, .. } = kept.summary;
-    Some(format!("{block} block, {review} review, {note} note, {nothing} nothing found, by {} at {}", kept.by, kept.at))
+    Some(format!(
+        "{block} block, {review} review, {note} note, {nothing} nothing found, by {} at {}{asked}",
+        kept.by, kept.at
+    ))
 }
 
 /// What is read of a report that was kept.
@@ -108,20 +117,72 @@ pub(super) fn kept(site: &Site, run: &str) -> Option<String> {
 struct Kept {
     at: String,
     by: String,
+    #[serde(default)]
+    asked: Option<String>,
     summary: Summary,
 }
 
 /// No report is longer.
 const LARGEST: u64 = 64 << 20;
 
-/// The outputs of a run, with the rights of whose they are.
+/// What the run left, with the rights of whose it is: what else is there by now is only counted.
 ///
 /// # Errors
-/// When they cannot be opened or looked at.
+/// When it cannot be opened or looked at, or the run has no list of outputs.
 pub(super) fn of_run(site: &Site, record: &Record) -> Result<Report> {
+    let mut left = Left::default();
+    let told = listed::each(site, record, &mut |line| {
+        left.add(&line);
+        Ok(())
+    })
+    .map_err(|e| e.hint("ces precheck DIR looks at a directory as it is now"))?;
+    let opened = outputs_of(site, record)?;
     let owner = owner(site, record)?;
-    let opened = acting_as(&owner, || opened(&record.outputs_path))?;
-    look(site, opened, Some(record.id.to_string()), &record.outputs_path)
+    let (mut report, rules) = begun(site, Some(record.id.to_string()), &record.outputs_path)?;
+    report.list = Some(told.sha256.clone());
+    let walked = look(site, opened, (owner.uid, owner.gid), &rules, &mut |looked| {
+        if let Some(looked) = left.judged(looked, &rules) {
+            report.add(looked);
+        }
+    })?;
+    let others = left.end(&rules, &mut |looked| report.add(looked));
+    report.end(walked);
+    if others > 0 {
+        let (entries, are) = if others == 1 { ("entry", "is") } else { ("entries", "are") };
+        report.not_looked_at.push(format!("{others} {entries} that {are} not of this run"));
+    }
+    if let Some(cut) = &told.cut {
+        report.not_looked_at.push(format!("what is not in the list of outputs, which is not whole: {cut}"));
+        report.more = report.more.saturating_add(others.max(1));
+    }
+    Ok(report)
+}
+
+/// The directory with a run's outputs, if it is still one of whose they are.
+///
+/// # Errors
+/// When it is not there, or another's, or a link.
+pub(super) fn outputs_of(site: &Site, record: &Record) -> Result<OwnedFd> {
+    let path = &record.outputs_path;
+    let owner = owner(site, record)?;
+    let opened = acting_as(&owner, || {
+        open_directory(path, true).map_err(|e| {
+            Error::new(Stage::Outputs, Kind::Missing, format!("cannot open {}", path.display()))
+                .because(e)
+                .hint("the outputs of a run are looked at where the run left them; a link is not followed")
+        })
+    })?;
+    let found = nix::sys::stat::fstat(&opened).map_err(|e| unexamined(path, &e.desc()))?;
+    if found.st_uid == record.uid {
+        return Ok(opened);
+    }
+    Err(Error::new(Stage::Outputs, Kind::Failed, format!("{} is not what the run left", path.display()))
+        .because(format!("it belongs to uid {}, and the outputs of the run to uid {}", found.st_uid, record.uid))
+        .hint("put the outputs back where the run left them"))
+}
+
+fn unexamined(path: &Path, why: &dyn std::fmt::Display) -> Error {
+    Error::new(Stage::Outputs, Kind::Failed, format!("cannot examine {}", path.display())).because(why)
 }
 
 /// Whose outputs they are, with the rights to look at them.
@@ -138,7 +199,12 @@ pub(super) fn owner(site: &Site, record: &Record) -> Result<HostIds> {
 }
 
 fn of_directory(site: &Site, path: &Path) -> Result<Report> {
-    look(site, opened(path)?, None, path)
+    let file = File::from(opened(path)?);
+    let found = file.metadata().map_err(|e| unexamined(path, &e))?;
+    let (mut report, rules) = begun(site, None, path)?;
+    let walked = look(site, file.into(), (found.uid(), found.gid()), &rules, &mut |looked| report.add(looked))?;
+    report.end(walked);
+    Ok(report)
 }
 
 fn opened(path: &Path) -> Result<OwnedFd> {
@@ -149,27 +215,32 @@ fn opened(path: &Path) -> Result<OwnedFd> {
     })
 }
 
-fn look(site: &Site, directory: OwnedFd, run: Option<String>, path: &Path) -> Result<Report> {
+/// An empty report by the rules in force, and they.
+fn begun(site: &Site, run: Option<String>, path: &Path) -> Result<(Report, Rules)> {
     let stated = stated(&site.policy);
     let rules = Rules::of(&stated)?;
-    let file = File::from(directory);
-    let found = file.metadata().map_err(|e| {
-        Error::new(Stage::Outputs, Kind::Failed, format!("cannot examine {}", path.display())).because(e)
-    })?;
-    let (uid, gid) = match (site.caller.uid.as_raw(), found.uid()) {
+    Ok((Report::new(run, path.display().to_string(), &rules, stated, now()), rules))
+}
+
+/// Looks at a directory as who asks, or for root as whose it is.
+fn look(
+    site: &Site,
+    directory: OwnedFd,
+    owner: (u32, u32),
+    rules: &Rules,
+    each: &mut dyn FnMut(Looked),
+) -> Result<Walked> {
+    let (uid, gid) = match (site.caller.uid.as_raw(), owner) {
         // What reads hostile files is never root of the host.
-        (0, 0) => (NOBODY, NOBODY),
-        (0, owner) => (owner, found.gid()),
+        (0, (0, _)) => (NOBODY, NOBODY),
+        (0, owner) => owner,
         (own, _) => (own, site.caller.gid.as_raw()),
     };
     let whose = Whose { uid, gid: if gid == 0 { NOBODY } else { gid }, privileged: site.caller.is_privileged() };
-    let mut report = Report::new(run, path.display().to_string(), &rules, stated, now());
-    let walked = parent::look(&file.into(), whose, &rules, &mut |looked| {
-        report.add(looked);
+    parent::look(&directory, whose, rules, &mut |looked| {
+        each(looked);
         Ok(())
-    })?;
-    report.end(walked);
-    Ok(report)
+    })
 }
 
 /// What the policy sets of the rules.

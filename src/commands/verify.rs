@@ -115,6 +115,16 @@ pub(super) fn differences(site: &Site, record: &Record) -> Result<(u64, Differen
         Err(_) if told.is_empty() && !told.path.exists() => return Ok((0, found)),
         top => top?,
     };
+    let owner = nix::sys::stat::fstat(&top).map_err(|e| fail(e.into()))?.st_uid;
+    if owner != record.uid {
+        return Err(Error::new(
+            Stage::Record,
+            Kind::Failed,
+            format!("{} is not what the run left", told.path.display()),
+        )
+        .because(format!("it belongs to uid {owner}, and the outputs of the run to uid {}", record.uid))
+        .hint("put the outputs back where the run left them"));
+    }
     let files = match (&told.files, &told.list) {
         (Files::Each(files), _) => of_old(&top, files, &mut found)?,
         (_, Some(list)) => of_list(site, record, list, &top, &mut found)?,

@@ -1,8 +1,8 @@
 //! What SACRO-Viewer opens: outputs side by side, `outputs.json`, and a checksum of each.
 //!
 //! Takes the list of outputs and the verdicts of the pre-check; gives names without directories, each its own, and `outputs.json` as
-//! ACRO 0.4 writes `results.json`; trusts nothing of a name; refuses to stand in for ACRO: where a run left a session of ACRO's, that is
-//! what a checker opens, for its statuses are its own. No status is "pass": that a program found nothing is no decision.
+//! ACRO 0.4 writes `results.json`; trusts nothing of a name; refuses to stand in for ACRO: where a run left what looks like a session
+//! of ACRO's, there is no export, for a viewer would take it for one; whether ACRO wrote it nobody knows but the run. No status is "pass": that a program found nothing is no decision.
 
 use std::collections::BTreeSet;
 

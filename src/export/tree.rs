@@ -3,25 +3,28 @@
 //! Takes a path of the caller's that is not there yet, names, bytes and open files; gives hashes; trusts the kernel for what was
 //! opened; refuses to write over anything, to follow a link, and to keep half of an export: what fails is removed.
 
-use std::fs::{self, DirBuilder, File};
+use std::ffi::OsString;
+use std::fs::File;
 use std::io::{Read, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, openat};
-use nix::sys::stat::{Mode, fstat, mkdirat};
-use nix::unistd::geteuid;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use sha2::{Digest as _, Sha256, Sha512};
 
 use crate::error::{Error, Kind, Result, Stage};
 use crate::evidence::line::hex;
+use crate::run::removal;
 
-/// A directory that is being made. It is held open: whoever may exchange its name meanwhile has nothing written elsewhere.
+/// A directory that is being made. It is held open, and the one that it is in: whoever may exchange a name meanwhile has nothing
+/// written or removed elsewhere.
 #[derive(Debug)]
 pub struct NewTree {
-    path: PathBuf,
+    parent: OwnedFd,
+    name: OsString,
     top: OwnedFd,
     done: bool,
 }
@@ -48,13 +51,17 @@ impl NewTree {
                 .because(e)
                 .hint("name one that is not there yet: -o DIR")
         };
-        DirBuilder::new().mode(0o700).create(path).map_err(fail)?;
-        let top = below(AT_FDCWD, path).map_err(|e| fail(e.into()))?;
+        let name = path.file_name().ok_or_else(|| fail(Errno::EINVAL.into()))?.to_owned();
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let parent = openat(AT_FDCWD, parent, flags, Mode::empty()).map_err(|e| fail(e.into()))?;
+        mkdirat(&parent, name.as_os_str(), Mode::S_IRWXU).map_err(|e| fail(e.into()))?;
+        let top = below(&parent, name.as_os_str()).map_err(|e| fail(e.into()))?;
         let found = fstat(&top).map_err(|e| fail(e.into()))?;
         if found.st_uid != geteuid().as_raw() || found.st_mode & 0o077 != 0 {
             return Err(fail(std::io::Error::other("another was put in its place")));
         }
-        Ok(Self { path: path.to_owned(), top, done: false })
+        Ok(Self { parent, name, top, done: false })
     }
 
     /// Writes what `from` has as the new file `name`, made of plain parts; directories on the way are made.
@@ -90,6 +97,18 @@ impl NewTree {
         Err(std::io::Error::other("it has no name"))
     }
 
+    /// Removes what is in it, and itself where its name is still its own.
+    fn remove(&self) -> nix::Result<()> {
+        let top = removal::open(&self.top, c".", removal::ALL)?;
+        removal::content(&top, removal::ALL)?;
+        let (own, named) = (fstat(&top)?, fstatat(&self.parent, self.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?);
+        if (own.st_dev, own.st_ino) == (named.st_dev, named.st_ino) {
+            // What has come in its place since goes only if it is an empty directory.
+            unlinkat(&self.parent, self.name.as_os_str(), UnlinkatFlags::RemoveDir)?;
+        }
+        Ok(())
+    }
+
     /// It is whole: it stays.
     pub fn keep(mut self) {
         self.done = true;
@@ -100,7 +119,7 @@ impl Drop for NewTree {
     fn drop(&mut self) {
         if !self.done {
             // Made by this process, of nothing but copies.
-            fs::remove_dir_all(&self.path).ok();
+            self.remove().ok();
         }
     }
 }
@@ -153,6 +172,32 @@ pub fn open_below(dir: &OwnedFd, name: &[u8]) -> std::io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+
+    #[test]
+    fn what_fails_is_removed_where_it_is_and_nothing_in_the_place_of_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for (kept, made) in [("important/out", "x/out"), ("y/other", "y/out")] {
+            fs::create_dir_all(at(kept)).unwrap();
+            fs::create_dir_all(at(made).parent().unwrap()).unwrap();
+            fs::write(at(kept).join("kept"), "kept").unwrap();
+        }
+        // A directory on the way is exchanged for a link.
+        let tree = NewTree::new(&at("x/out")).unwrap();
+        tree.write(b"data/a", &mut b"abc".as_slice()).unwrap();
+        fs::rename(at("x"), at("xold")).unwrap();
+        std::os::unix::fs::symlink("important", at("x")).unwrap();
+        drop(tree);
+        assert!(at("important/out/kept").exists() && at("xold").exists() && !at("xold/out").exists());
+        // Itself is exchanged for another.
+        let tree = NewTree::new(&at("y/out")).unwrap();
+        tree.write(b"data/a", &mut b"abc".as_slice()).unwrap();
+        fs::rename(at("y/out"), at("y/moved")).unwrap();
+        fs::rename(at("y/other"), at("y/out")).unwrap();
+        drop(tree);
+        assert!(at("y/out/kept").exists() && fs::read_dir(at("y/moved")).unwrap().next().is_none());
+    }
 
     #[test]
     fn nothing_is_written_over_or_outside_and_what_fails_is_removed() {

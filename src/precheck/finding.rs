@@ -43,11 +43,7 @@ impl<'a> Findings<'a> {
 
     /// One more. Of too many the worst stay.
     pub fn add(&mut self, rule: RuleName, because: impl Into<String>) {
-        let because: String = because.into();
-        let because = match because.char_indices().nth(LONGEST) {
-            Some((at, _)) => format!("{}…", because.get(..at).unwrap_or_default()),
-            None => because,
-        };
+        let because = bounded(&because.into());
         self.found.push(Finding { rule, level: self.rules.level(rule), because });
         if self.found.len() > 2 * MOST {
             self.cut();
@@ -63,6 +59,14 @@ impl<'a> Findings<'a> {
     pub fn end(mut self) -> Vec<Finding> {
         self.cut();
         self.found
+    }
+}
+
+/// A text as it is kept: what is too long of it is left out.
+pub fn bounded(text: &str) -> String {
+    match text.char_indices().nth(LONGEST) {
+        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
+        None => text.to_owned(),
     }
 }
 

@@ -5,11 +5,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::finding::{Finding, Findings};
+use super::finding::{Finding, Findings, bounded};
 use super::rules::{RuleName, Rules};
 use super::sniff::{Class, class_of};
 use super::table::{self, Table};
 use super::{document, identifiers, image, sniff};
+use crate::evidence::line::{hash, hex};
 use crate::evidence::sniff::sniff as sniffed_of;
 use crate::text;
 
@@ -57,6 +58,9 @@ pub struct Looked {
     /// Its size in bytes, if it is a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
+    /// SHA-256 of the bytes that were judged, if they are all of a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
     /// What kind of table it is, if it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<Table>,
@@ -110,6 +114,7 @@ pub fn file(path: &[u8], stat: Stat, bytes: &[u8], rules: &Rules) -> Looked {
         name: Name::new(path),
         kind: sniffed.name.to_owned(),
         size: Some(stat.size),
+        sha256: whole.then(|| hex(&hash(bytes))),
         table,
         findings: findings.end(),
     }
@@ -156,7 +161,12 @@ fn content(
 
 /// A symbolic link, and where it leads.
 pub fn link(path: &[u8], target: &[u8], rules: &Rules) -> Looked {
-    other(path, "link", RuleName::Link, format!("a symbolic link to {}", text::neutral_bytes(target)), rules)
+    other(path, "link", RuleName::Link, link_to(target), rules)
+}
+
+/// What is told of a link that leads there.
+pub fn link_to(target: &[u8]) -> String {
+    bounded(&format!("a symbolic link to {}", text::neutral_bytes(target)))
 }
 
 /// Something that is neither file, directory nor link.
@@ -173,7 +183,14 @@ fn other(path: &[u8], kind: &str, rule: RuleName, why: String, rules: &Rules) ->
     let mut findings = Findings::new(rules);
     name(path, &mut findings);
     findings.add(rule, why);
-    Looked { name: Name::new(path), kind: kind.to_owned(), size: None, table: None, findings: findings.end() }
+    Looked {
+        name: Name::new(path),
+        kind: kind.to_owned(),
+        size: None,
+        sha256: None,
+        table: None,
+        findings: findings.end(),
+    }
 }
 
 /// What the name itself says.

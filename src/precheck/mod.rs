@@ -34,6 +34,8 @@ pub mod protocol;
 pub mod child;
 /// The parent's side.
 pub mod parent;
+/// What was looked at against what the run left.
+pub mod left;
 /// All findings together.
 pub mod report;
 

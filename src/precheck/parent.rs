@@ -1,13 +1,14 @@
 //! The parent's side: starts the process that looks, and does without it where a file has ended it.
 //!
 //! Takes an open directory, whose it is, and rules; gives what was found, entry by entry; trusts nothing that the child says to be
-//! more than text; refuses to take the silence of a child that died for "nothing found": the entry that it was at is one that was
-//! not looked at, and another child goes on behind it.
+//! more than text; refuses to take the silence of a child for "nothing found": the entry that it was at for too long is one that was
+//! not looked at, and another child goes on behind it. Whose outputs they are may end the child, too: what a signal ended has found
+//! nothing, and there is no report.
 
 use std::io::{self, BufReader};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use nix::unistd::Pid;
 use super::finding::Finding;
 use super::look::{Looked, Name};
 use super::protocol::{Job, Said, receive, send};
-use super::rules::{RuleName, Rules};
+use super::rules::{Level, RuleName, Rules};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::idmap::{Extent, IdMap};
 use crate::host::privilege::as_root;
@@ -81,7 +82,7 @@ pub fn look(
             }
             End::Died(None, why) => return Err(host("the process that looks died").because(why)),
             End::Died(Some(name), why) => {
-                each(unseen(name, &why, rules))?;
+                each(unseen(name, &why))?;
                 why
             }
         };
@@ -95,11 +96,12 @@ pub fn look(
 }
 
 /// An entry that ended who looked at it.
-fn unseen(name: Name, why: &str, rules: &Rules) -> Looked {
+fn unseen(name: Name, why: &str) -> Looked {
     let because = format!("looking at it ended the process that looks: {why}");
     let rule = RuleName::NotLookedAt;
-    let findings = vec![Finding { rule, level: rules.level(rule), because }];
-    Looked { name, kind: "unknown".to_owned(), size: None, table: None, findings }
+    // Whose outputs they are can make it wait: not less than what could have been found.
+    let findings = vec![Finding { rule, level: Level::Block, because }];
+    Looked { name, kind: "unknown".to_owned(), size: None, sha256: None, table: None, findings }
 }
 
 /// How a child came to its end.
@@ -181,6 +183,9 @@ impl Running {
                 Err(e) => {
                     let timed_out = matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
                     let status = self.end();
+                    if let Some(signal) = status.and_then(|status| status.signal()) {
+                        return Err(ended(signal, at.as_ref()));
+                    }
                     let why = if timed_out {
                         format!("it took longer than {} seconds", PATIENCE.as_secs())
                     } else {
@@ -215,6 +220,14 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Nothing that it said before counts: who could end it could choose when.
+fn ended(signal: i32, at: Option<&Name>) -> Error {
+    let at = at.map(|name| format!(" while it looked at {}", name.shown())).unwrap_or_default();
+    host("the process that looks was ended, and there is no report").because(format!("signal {signal}{at}")).hint(
+        "whose outputs they are can end it, and so can a lack of memory: look again, as soon as nothing of theirs runs",
+    )
 }
 
 fn host(what: &str) -> Error {

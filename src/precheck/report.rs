@@ -22,6 +22,12 @@ pub struct Report {
     pub run: Option<String>,
     /// What was looked at.
     pub directory: String,
+    /// SHA-256 of the run's list of outputs, which was compared with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub list: Option<String>,
+    /// Who asked for it, in a report that is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked: Option<String>,
     /// By which rules.
     pub rules: ByRules,
     /// When (UTC, RFC 3339).
@@ -96,6 +102,8 @@ impl Report {
             version: 1,
             run,
             directory,
+            list: None,
+            asked: None,
             rules: ByRules { version: rules.version.clone(), sha256: rules.sha256(), site, threshold: rules.threshold },
             at,
             by: format!("ces {}", env!("CARGO_PKG_VERSION")),

@@ -74,6 +74,7 @@ pub enum RuleName {
     NotLookedAt,
     OtherName,
     Executable,
+    NotWhatTheRunLeft,
     NotSearched,
 }
 

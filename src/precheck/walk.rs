@@ -1,7 +1,7 @@
 //! A directory, looked at in one order: names sorted, each directory after its own name.
 //!
 //! Takes an open directory; gives each entry to whoever asks; trusts `fstat` of what is open; refuses to follow a link, and to open
-//! anything but regular files and directories. Depth and number are bounded, and what is beyond is told.
+//! anything but regular files and directories, and to go on where this process lacks what it needs. Depth and number are bounded, and what is beyond is told.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -98,13 +98,16 @@ impl Walk<'_> {
             match opened(dir, name, OFlag::O_DIRECTORY).and_then(|below| Ok((names(&below)?, below))) {
                 _ if depth >= DEPTH => {}
                 Ok((names, below)) => return self.directory(&below, names, path, depth + 1),
+                Err(e) if is_lack(Some(e as i32)) => return Err(e.into()),
                 Err(e) => return self.tell(path, |path, rules| look::unseen(path, e.desc(), rules)),
             }
             let deep = format!("a directory deeper than {DEPTH} others");
             return self.tell(path, |path, rules| look::unseen(path, &deep, rules));
         }
+        if let (Ok(SFlag::S_IFREG), Ok(found)) = (kind, found) {
+            return self.file(dir, name, path, &found);
+        }
         self.tell(path, |path, rules| match (kind, found) {
-            (Ok(SFlag::S_IFREG), Ok(found)) => file(dir, name, path, &found, rules),
             (Ok(SFlag::S_IFLNK), _) => match readlinkat(dir, name) {
                 Ok(target) => look::link(path, target.as_encoded_bytes(), rules),
                 Err(e) => look::link(path, format!("an unknown place: {}", e.desc()).as_bytes(), rules),
@@ -114,6 +117,18 @@ impl Walk<'_> {
             (Ok(_), _) => look::special(path, "device", rules),
             (Err(e), _) => look::unseen(path, e.desc(), rules),
         })
+    }
+
+    fn file(&mut self, dir: &OwnedFd, name: &CStr, path: &[u8], found: &FileStat) -> std::io::Result<()> {
+        self.seen.entries += 1;
+        if !self.visitor.at(path)? {
+            return Ok(());
+        }
+        match file(dir, name, path, found, self.rules) {
+            Ok(looked) => self.visitor.looked(looked),
+            Err(e) if is_lack(e.raw_os_error()) => Err(e),
+            Err(e) => self.visitor.looked(look::unseen(path, &e.to_string(), self.rules)),
+        }
     }
 
     fn tell(&mut self, path: &[u8], look: impl FnOnce(&[u8], &Rules) -> Looked) -> std::io::Result<()> {
@@ -145,8 +160,13 @@ fn opened(dir: impl AsFd, name: &CStr, flags: OFlag) -> nix::Result<OwnedFd> {
     openat(dir, name, flags | always, Mode::empty())
 }
 
+/// Whether an error is of this process and of no file: it was given too little, perhaps by whose files they are (prlimit(2)).
+fn is_lack(errno: Option<i32>) -> bool {
+    [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM].iter().any(|lack| errno == Some(*lack as i32))
+}
+
 /// A regular file: what is looked at is what was opened.
-fn file(dir: &OwnedFd, name: &CStr, path: &[u8], found: &FileStat, rules: &Rules) -> Looked {
+fn file(dir: &OwnedFd, name: &CStr, path: &[u8], found: &FileStat, rules: &Rules) -> std::io::Result<Looked> {
     let read = || -> std::io::Result<(Stat, Vec<u8>)> {
         let file = File::from(opened(dir, name, OFlag::empty())?);
         let now = file.metadata()?;
@@ -158,10 +178,7 @@ fn file(dir: &OwnedFd, name: &CStr, path: &[u8], found: &FileStat, rules: &Rules
         file.take(rules.read).read_to_end(&mut bytes)?;
         Ok((stat, bytes))
     };
-    match read() {
-        Ok((stat, bytes)) => look::file(path, stat, &bytes, rules),
-        Err(e) => look::unseen(path, &e.to_string(), rules),
-    }
+    read().map(|(stat, bytes)| look::file(path, stat, &bytes, rules))
 }
 
 #[cfg(test)]
@@ -221,6 +238,12 @@ mod tests {
         // What ended a process that looked is left out by the next.
         let (all, _) = walked(dir.path(), 5);
         assert_eq!((all.at.len(), all.looked.len()), (7, 2));
+    }
+
+    #[test]
+    fn a_lack_of_descriptors_or_memory_is_of_no_file() {
+        assert!([Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM].iter().all(|lack| is_lack(Some(*lack as i32))));
+        assert!(!is_lack(Some(Errno::EACCES as i32)) && !is_lack(None));
     }
 
     #[test]

@@ -101,6 +101,26 @@ fn a_bag_is_whole_by_coreutils_has_no_argument_and_no_link_and_a_changed_output_
 }
 
 #[test]
+fn an_output_that_was_not_hashed_when_the_run_ended_is_in_no_export() {
+    let Some(desk) = Desk::with_demo(Caller::Sudo) else { return };
+    let script = "cd /safe_outputs; printf 'sex,n\\nF,263\\n' > good.csv; truncate -s 16492674416640 hole.csv";
+    desk.sh(&["--name", "fit"], script).exits(0);
+    // Something that was not there when the run ended.
+    fs::remove_file(desk.outputs().join("hole.csv")).unwrap();
+    fs::write(desk.outputs().join("hole.csv"), "sex,n\nM,233\n").unwrap();
+    let (bag, shown) = places(&desk, "fit.bag");
+    let exported = desk.ces(&["export", "--bagit", "fit", "-o", &shown]);
+    exported.exits(0);
+    assert!(exported.stderr.contains("left out: hole.csv: not hashed when the run ended"), "{exported:?}");
+    assert!(bag.join("data/outputs/good.csv").exists() && !bag.join("data/outputs/hole.csv").exists());
+    let document = |name: &str| -> Value {
+        serde_json::from_str(&fs::read_to_string(bag.join("data").join(name)).unwrap()).unwrap()
+    };
+    assert!(document("run.json")["left_out"][0].as_str().unwrap().starts_with("hole.csv: not hashed"));
+    assert_eq!(document("precheck.json")["summary"]["block"], 1);
+}
+
+#[test]
 fn a_page_of_a_run_is_one_document_without_script_and_says_the_worst_first() {
     let Some(desk) = desk() else { return };
     let (page, shown) = places(&desk, "report.html");

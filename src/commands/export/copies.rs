@@ -2,12 +2,7 @@
 //!
 //! Takes the list of outputs, and the directory with the rights of whose it is; gives copies with their hashes, and what is left out in
 //! words; trusts the list, which the record has the hash of; refuses an output that is another than it was, and a name that is not
-//! UTF-8, which no form has a way to write.
-
-use std::os::fd::OwnedFd;
-
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
+//! UTF-8, which no form has a way to write. An output that the list has no hash of is left out: nothing shows what it was.
 
 use crate::commands::{Site, listed, precheck};
 use crate::error::{Error, Kind, Result, Stage};
@@ -59,13 +54,7 @@ pub(super) fn copy(
     each: &mut dyn FnMut(Output) -> Result<()>,
 ) -> Result<Vec<String>> {
     let owner = precheck::owner(site, record)?;
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let top: OwnedFd = acting_as(&owner, || {
-        open(&record.outputs_path, flags, Mode::empty()).map_err(|e| {
-            Error::new(Stage::Outputs, Kind::Missing, format!("cannot open {}", record.outputs_path.display()))
-                .because(e.desc())
-        })
-    })?;
+    let top = precheck::outputs_of(site, record)?;
     let mut left_out = LeftOut::default();
     let told = listed::each(site, record, &mut |line| {
         let path = line.path().unwrap_or_default();
@@ -75,18 +64,18 @@ pub(super) fn copy(
             What::Refused => left_out.add(format!("{shown}: refused when the run ended")),
             What::Directory => {}
             What::File => {
+                let Some(listed) = line.sha256.clone() else {
+                    let why = text::neutral_line(line.not_hashed.as_deref().unwrap_or("no reason is known"));
+                    left_out
+                        .add(format!("{shown}: not hashed when the run ended ({why}), so that it cannot be compared"));
+                    return Ok(());
+                };
                 let name = String::from_utf8(path).map_err(|_| not_text(&shown))?;
                 let mut file =
                     acting_as(&owner, || open_below(&top, name.as_bytes()).map_err(|e| changed(&shown).because(e)))?;
                 let copied = tree.write(place(&name).as_bytes(), &mut file)?;
-                match &line.sha256 {
-                    Some(listed) if *listed != copied.sha256 => {
-                        return Err(changed(&shown).because("its SHA-256 is another than the list has"));
-                    }
-                    Some(_) => {}
-                    None => left_out.add(format!(
-                        "{shown}: it is there, but was not hashed when the run ended, so that it cannot be compared"
-                    )),
+                if listed != copied.sha256 {
+                    return Err(changed(&shown).because("its SHA-256 is another than the list has"));
                 }
                 let (bytes, sha256, sha512) = (copied.bytes, copied.sha256, copied.sha512);
                 each(Output { path: name, bytes, sha256, sha512, media: media(&line) })?;
