@@ -19,6 +19,10 @@ use super::{
 const DATABASE_MAX: usize = 64 << 20;
 /// The largest file that lists files, or describes one package.
 const LIST_MAX: usize = 32 << 20;
+/// The largest document that is held as a tree of values, which is a hundred times as large.
+const DOCUMENT_MAX: usize = 2 << 20;
+/// The largest record of conda's, which lists files.
+const RECORD_MAX: usize = 16 << 20;
 /// As much of metadata is read; what is wanted stands at the beginning.
 const METADATA_MAX: usize = 256 << 10;
 /// What a layer may say, all together: more is cut off, and told.
@@ -26,6 +30,9 @@ const PACKAGES_MAX: usize = 300_000;
 const CLAIMED_MAX: usize = 64 << 20;
 const PROGRAMS_MAX: usize = 500_000;
 const FINDINGS_MAX: usize = 20_000;
+
+/// A file that should describe a package, and does not.
+const NO_PACKAGE: &str = "does not describe a package as its format has it";
 
 /// Collects what the layer with these entries says. `tree` is the digest of its listing.
 pub fn collect(entries: &[Entry], files: &dyn Files, tree: &str) -> Facts {
@@ -150,10 +157,15 @@ impl Collector<'_> {
             self.python(path);
         } else if conda::describes(path) {
             let scripts = Rc::clone(&self.scripts);
-            self.one(path, LIST_MAX, |bytes| {
-                conda::record(bytes, path, &|path| scripts.contains(path))
-                    .map(|(package, claims)| (package, Some(claims)))
-            });
+            let read = |bytes: &[u8]| conda::record(bytes, path, &|path| scripts.contains(path));
+            match self.document(path, RECORD_MAX).map(|bytes| read(&bytes)) {
+                Some(Some((package, claims))) => {
+                    self.add(package);
+                    self.claim(claims);
+                }
+                Some(None) => self.find(not_readable(path, NO_PACKAGE)),
+                None => {}
+            }
         } else if npm::describes(path) {
             self.npm(path);
         } else if let Some(kind) = description::kind(path) {
@@ -168,7 +180,7 @@ impl Collector<'_> {
                     let read = |bytes: &[u8]| julia::project(bytes, path);
                     self.one(path, METADATA_MAX, |bytes| read(bytes).map(|(package, claims)| (package, Some(claims))));
                 }
-                julia::Document::Manifest => match self.read(path, LIST_MAX).map(|bytes| julia::manifest(&bytes, path))
+                julia::Document::Manifest => match self.document(path, DOCUMENT_MAX).map(|bytes| julia::manifest(&bytes, path))
                 {
                     Some(Some(packages)) => packages.into_iter().for_each(|package| self.add(package)),
                     Some(None) => self.find(not_readable(path, "not a manifest of Julia")),
@@ -199,9 +211,19 @@ impl Collector<'_> {
                 self.add(package);
                 claims.into_iter().for_each(|claims| self.claim(claims));
             }
-            Some(None) => self.find(not_readable(path, "does not describe a package as its format has it")),
+            Some(None) => self.find(not_readable(path, NO_PACKAGE)),
             None => {}
         }
+    }
+
+    /// A document that is of no use but whole; a finding where it is larger than that.
+    fn document(&mut self, path: &str, most: usize) -> Option<Vec<u8>> {
+        let bytes = self.start(path, most + 1)?;
+        if bytes.len() > most {
+            self.find(not_readable(path, format!("too large: more than {} MiB", most >> 20)));
+            return None;
+        }
+        Some(bytes)
     }
 
     fn python(&mut self, path: &str) {
@@ -226,7 +248,7 @@ impl Collector<'_> {
 
     /// A directory in `node_modules` without a version is part of another package.
     fn npm(&mut self, path: &str) {
-        match self.read(path, LIST_MAX).map(|bytes| (npm::read(&bytes, path), bytes)) {
+        match self.document(path, DOCUMENT_MAX).map(|bytes| (npm::read(&bytes, path), bytes)) {
             Some((Some((package, claims)), _)) => {
                 self.add(package);
                 self.claim(claims);
