@@ -45,6 +45,8 @@ pub mod model;
 pub mod secret;
 /// os-release(5).
 pub mod os_release;
+/// Symbolic links in the places of such files.
+pub mod links;
 /// Which reader reads which file.
 pub mod collect;
 
@@ -286,6 +288,11 @@ pub fn join(base: &str, path: &str) -> String {
     }
     parts.retain(|part| !part.is_empty());
     parts.join("/")
+}
+
+/// Whether a joined path is below `directory`; all are below the root.
+pub fn is_below(directory: &str, path: &str) -> bool {
+    directory.is_empty() || path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// The directory and the name of a path.
