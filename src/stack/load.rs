@@ -18,8 +18,7 @@ use crate::image::unpack::parent::Unpacker;
 use crate::image::unpack::protocol::{Omitted, OmittedSort};
 
 /// What to do where a layer was not read.
-const AGAIN: &str =
-    "try again where more memory is free; an image whose layers can never be read is one that the rules cannot let through";
+const AGAIN: &str = "try again where more memory is free; an image whose layers can never be read is one that the rules cannot let through";
 
 /// The image's layers on one another, and what is said of it beside them.
 ///
@@ -71,7 +70,9 @@ fn facts(store: &Store, unpacker: &Unpacker, layer: &LayerDir) -> Result<Facts> 
     // Whoever can stop the process could make an image look empty: nothing is said of a layer that was not read.
     match store.read_facts(unpacker, layer) {
         Ok(Ok(())) => kept().ok_or_else(|| {
-            fail().because("what was read of it cannot be read back").hint("ces fsck tells whether the store is damaged")
+            fail()
+                .because("what was read of it cannot be read back")
+                .hint("ces fsck tells whether the store is damaged")
         }),
         Ok(Err(fault)) => Err(fail().because(fault.text).hint(AGAIN)),
         Err(error) if error.stage() == Stage::Unpack => {
