@@ -313,7 +313,12 @@ impl Merge {
             match found.kind {
                 // What a package has is known to be there; a secret is told whoever says that it is theirs.
                 FindingKind::Pickle if owner.is_some() => continue,
-                FindingKind::Secret => found.hidden = !shown,
+                FindingKind::Secret => {
+                    found.hidden = !shown;
+                    if let Some((_, name)) = owner {
+                        found.what = format!("{} (of package {name})", found.what);
+                    }
+                }
                 // Devices are never unpacked.
                 FindingKind::Device if self.tree.get(file).is_none() => {}
                 _ if !shown => continue,
