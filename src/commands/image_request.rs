@@ -146,7 +146,11 @@ fn outlook(site: &Site) -> String {
 fn project(site: &Site, asked: Option<&str>) -> Result<Option<String>> {
     let found = safe_data::find(&site.caller, site.policy.data_root(), asked);
     let project = match (found, asked) {
-        (Ok(data), _) => data.project,
+        (Ok(data), _) => {
+            // Who could not run in a project asks nothing in its name.
+            safe_data::check_access(&data, &site.caller.ids(), false)?;
+            data.project
+        }
         (Err(error), Some(_)) => return Err(error),
         // Who has no project yet may ask for everybody.
         (Err(_), None) => None,

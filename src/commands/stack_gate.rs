@@ -122,6 +122,8 @@ fn key(dirs: &Dirs, policy: &Policy, image: &Digest) -> Result<Option<String>> {
         ),
         format!("image {image}"),
         format!("rules {:?}", rules.values()),
+        // What a layer says is read with as much memory as this.
+        format!("memory {:?}", policy.images().limits.memory),
         format!("day {}", facts::today()),
         "data".to_owned(),
     ];

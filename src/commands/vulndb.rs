@@ -46,7 +46,8 @@ fn import(ctx: &Context, place: &Place, args: &ImportArgs) -> Result<()> {
         let (source, replaced) = place.import(&unpacker, file, &path.display().to_string(), &now)?;
         let about = json!({
             "source": source.name, "digest": source.digest, "dated": source.dated, "records": source.records,
-            "withdrawn": source.withdrawn, "unreadable": source.unreadable, "replaces": replaced.map(|old| old.digest),
+            "withdrawn": source.withdrawn, "unreadable": source.unreadable,
+            "replaces": replaced.as_ref().map(|old| &old.digest),
         });
         events::tell(&ctx.dirs.log, &ctx.caller, Event::VulndbImport, None, about)?;
         if args.json {
@@ -60,6 +61,15 @@ fn import(ctx: &Context, place: &Place, args: &ImportArgs) -> Result<()> {
             source.packages,
             day(&source.dated)
         ))?;
+        if let Some(old) = replaced {
+            print::line(&format!("replaces {}: {} records, dated {}", old.name, old.records, day(&old.dated)))?;
+        }
+        if !source.is_whole() {
+            print::note(&format!(
+                "{} is no whole ecosystem: packages that it has no record of stay \"not judged\"",
+                source.name
+            ))?;
+        }
         left_out(&source)?;
     }
     Ok(())

@@ -2,13 +2,13 @@
 //!
 //! Takes an image that is in use; gives its layers on one another, and what its configuration says. The facts of a layer are read
 //! in a process of their own when they are missing (`reading`). Trusts the store's documents by their digests.
-//! A layer whose facts cannot be read is a finding; what the other layers say is told all the same.
+//! What the process could not read of a layer is among its facts; a layer of which the process could not tell anything is an error.
 
 use std::io;
 
 use oci_spec::image::ImageConfiguration;
 
-use super::facts::{Facts, not_readable, path_text};
+use super::facts::{Facts, path_text};
 use super::merge::{About, LeftOut, Merge};
 use super::package::{FindingKind, LayerOrigin};
 use super::reading;
@@ -17,10 +17,13 @@ use crate::image::store::{LayerDir, Store, StoredImage};
 use crate::image::unpack::parent::Unpacker;
 use crate::image::unpack::protocol::{Omitted, OmittedSort};
 
+/// What to do where a layer was not read.
+const AGAIN: &str = "try again where more memory is free; an image whose layers can never be read is one that the rules cannot let through";
+
 /// The image's layers on one another, and what is said of it beside them.
 ///
 /// # Errors
-/// When a layer's listing is missing or damaged, or the store cannot be read.
+/// When a layer's listing is missing or damaged, the store cannot be read, or the process that reads a layer does not end as it should.
 pub fn image(store: &Store, unpacker: &Unpacker, image: &StoredImage) -> Result<(Merge, About)> {
     let mut merge = Merge::default();
     for layer in image.layers() {
@@ -60,18 +63,24 @@ fn facts(store: &Store, unpacker: &Unpacker, layer: &LayerDir) -> Result<Facts> 
     if let Some(facts) = kept() {
         return Ok(facts);
     }
-    let why = match store.read_facts(unpacker, layer) {
-        Ok(Ok(())) => match kept() {
-            Some(facts) => return Ok(facts),
-            None => "what was read of the layer cannot be read back".to_owned(),
-        },
-        Ok(Err(fault)) => fault.text,
-        // The process died, of memory or time: of what the image has, not of the host.
-        Err(error) if error.stage() == Stage::Unpack => error.to_string(),
-        Err(error) => return Err(error),
+    let fail = || {
+        let what = format!("nothing of the layer {} could be read", layer.diff_id());
+        Error::new(Stage::Store, Kind::Host, what)
     };
-    let what = format!("nothing of the layer {} could be read: {why}", layer.diff_id());
-    Ok(Facts { findings: vec![not_readable("", what)], ..Facts::default() })
+    // Whoever can stop the process could make an image look empty: nothing is said of a layer that was not read.
+    match store.read_facts(unpacker, layer) {
+        Ok(Ok(())) => kept().ok_or_else(|| {
+            fail()
+                .because("what was read of it cannot be read back")
+                .hint("ces fsck tells whether the store is damaged")
+        }),
+        Ok(Err(fault)) => Err(fail().because(fault.text).hint(AGAIN)),
+        Err(error) if error.stage() == Stage::Unpack => {
+            let hint = error.hint_text().map_or_else(|| AGAIN.to_owned(), |hint| format!("{AGAIN} ({hint})"));
+            Err(fail().because(error).hint(hint))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// What unpacking has left out by name; where only a number is known, that.

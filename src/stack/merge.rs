@@ -265,9 +265,12 @@ impl Merge {
                     if let Some((PackageType::Conda, name)) = owners.language(file)
                         && package.kind == PackageType::Pypi
                     {
+                        // One package of conda's is one of Python's: further ones stand for themselves.
                         let key = (PackageType::Conda, name.clone());
-                        upstream.insert(key, (package.name.clone(), package.version.clone()));
-                        continue;
+                        let this = (package.name.clone(), package.version.clone());
+                        if *upstream.entry(key).or_insert_with(|| this.clone()) == this {
+                            continue;
+                        }
                     }
                 }
                 all.push(package);
@@ -308,9 +311,14 @@ impl Merge {
             let shown = found.place.is_empty() || self.tree.shows(&found.place, *layer);
             let mut found = Finding { layer: Some(*layer), ..found.clone() };
             match found.kind {
-                // What a package has is public.
-                FindingKind::Secret | FindingKind::Pickle if owner.is_some() => continue,
-                FindingKind::Secret => found.hidden = !shown,
+                // What a package has is known to be there; a secret is told whoever says that it is theirs.
+                FindingKind::Pickle if owner.is_some() => continue,
+                FindingKind::Secret => {
+                    found.hidden = !shown;
+                    if let Some((_, name)) = owner {
+                        found.what = format!("{} (of package {name})", found.what);
+                    }
+                }
                 // Devices are never unpacked.
                 FindingKind::Device if self.tree.get(file).is_none() => {}
                 _ if !shown => continue,

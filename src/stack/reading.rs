@@ -26,7 +26,7 @@ const FACTS_MAX: u64 = 256 << 20;
 pub fn read_layer(root: &OwnedFd, listing: File, out: File, tree: &str) -> io::Result<()> {
     let mut entries = Vec::new();
     listing::read(unpacked(listing)?, &mut |entry| {
-        if entry.kind == listing::Kind::File {
+        if matches!(entry.kind, listing::Kind::File | listing::Kind::Link) {
             entries.push(entry);
         }
         Ok(())

@@ -50,6 +50,11 @@ fn record(id: &str, aliases: &[&str], fixed: Option<&str>) -> Record {
 
 /// A source of (ecosystem, name, record).
 fn source(name: &str, dated: &str, records: &[(&str, &str, Record)]) -> Index {
+    telling(name, dated, records, "")
+}
+
+/// The same, of which ecosystems it tells the part `part`.
+fn telling(name: &str, dated: &str, records: &[(&str, &str, Record)], part: &str) -> Index {
     let mut builder = Builder::default();
     for (ecosystem, name, record) in records {
         builder.add(ecosystem, name, record).unwrap();
@@ -58,7 +63,7 @@ fn source(name: &str, dated: &str, records: &[(&str, &str, Record)]) -> Index {
         version: 1,
         name: name.to_owned(),
         dated: dated.to_owned(),
-        ecosystems: builder.ecosystems(),
+        ecosystems: builder.ecosystems().into_iter().map(|name| name + part).collect(),
         ..Source::default()
     };
     let mut bytes = Vec::new();
@@ -187,6 +192,31 @@ fn an_advisory_says_no_more_than_the_vulnerabilities_that_it_is_about() {
     assert_eq!(ids(&judged(&stack(packages.clone()), vec![source("a", "2026-11-27", &part)], &[])), ["CVE-1", "USN-1"]);
     let whole = [&part[..], &[("Debian:12", "tool", record("CVE-2", &[], Some("2")))]].concat();
     assert_eq!(ids(&judged(&stack(packages), vec![source("a", "2026-11-27", &whole)], &[])), ["CVE-1", "CVE-2"]);
+}
+
+#[test]
+fn what_one_record_is_about_hides_nothing_that_another_says() {
+    let low = |id: &str| ("PyPI", "tool", record(id, &[], Some("2")));
+    let covers = vec!["CVE-1".to_owned(), "CVE-2".to_owned()];
+    let joins = Record { covers: covers.clone(), ..record("X-1", &["GHSA-crit"], Some("2")) };
+    let crit = Record { severity: Severity::Critical, ..record("GHSA-crit", &[], Some("2")) };
+    let all = [low("CVE-1"), low("CVE-2"), ("PyPI", "tool", joins), ("PyPI", "tool", crit)];
+    let stack = stack(vec![package(PackageType::Pypi, "tool", "1")]);
+    let verdict = judged(&stack, vec![source("a", "2026-11-27", &all)], &[]);
+    let crit = verdict.known.iter().find(|known| known.id == "GHSA-crit").unwrap();
+    assert_eq!((crit.severity, crit.covers.is_empty()), (Severity::Critical, true));
+}
+
+#[test]
+fn that_something_does_no_harm_is_said_by_the_ecosystems_own_source_alone() {
+    let crit = Record { severity: Severity::Critical, ..record("GHSA-1", &["CVE-1"], None) };
+    let harmless = Record { note: Some(Note::Unimportant), ..record("X-1", &["CVE-1"], None) };
+    let stack = stack(vec![package(PackageType::Pypi, "tool", "1")]);
+    let own = || source("osv-PyPI", "2026-11-27", &[("PyPI", "tool", crit.clone())]);
+    let other = |part: &str| telling("osv-npm", "2026-11-27", &[("PyPI", "tool", harmless.clone())], part);
+    let state = |part: &str| one(&judged(&stack, vec![own(), other(part)], &[])).state;
+    assert_eq!(state(&format!("/{}", Source::PART)), State::NoFix);
+    assert_eq!(state(""), State::DistributionUnimportant);
 }
 
 fn openvex(products: serde_json::Value, expires: Option<&str>, status: &str, reason: &str) -> serde_json::Value {

@@ -330,7 +330,14 @@ fn known_of(group: &[&Judged]) -> Option<(Known, BTreeSet<usize>)> {
     let worst =
         group.iter().max_by_key(|judged| (judged.found.record.severity, judged.found.record.vector.is_some()))?;
     let summary = group.iter().map(|judged| judged.found.record.summary.as_str()).find(|summary| !summary.is_empty());
-    let covers: BTreeSet<&String> = speaks.iter().flat_map(|judged| &judged.found.record.covers).collect();
+    // What an advisory is about says nothing of what another record calls the same, nor of names that it has besides.
+    let is_advisory = |judged: &&&Judged| {
+        let record = &judged.found.record;
+        !record.covers.is_empty() && record.aliases.iter().all(|alias| record.covers.contains(alias))
+    };
+    let is_covered = speaks.iter().all(is_advisory);
+    let covers: BTreeSet<&String> =
+        speaks.iter().filter(|_| is_covered).flat_map(|judged| &judged.found.record.covers).collect();
     let always = speaks.iter().any(|judged| judged.found.record.only_if.is_empty());
     let only_if: BTreeSet<&String> =
         speaks.iter().filter(|_| !always).flat_map(|judged| &judged.found.record.only_if).collect();

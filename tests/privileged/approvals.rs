@@ -159,6 +159,8 @@ fn requests_are_roots_to_read_bounded_and_nobodys_but_their_researchers() {
     let nobodys = desk.other_ces("request withdraw req-000000000000");
     assert_eq!(theirs.stderr.replace(&first, "X"), nobodys.stderr.replace("req-000000000000", "X"));
     desk.other_ces("request demo --project projx --reason x").refuses(1, &["is not in the store"]);
+    // Nor asks for a project of others.
+    desk.other_ces(&format!("request {} --project projx --reason x", digest(1))).refuses(1, &["cannot read from"]);
     for words in ["request withdraw ../../../etc/passwd", "request withdraw req-../../../x"] {
         desk.other_ces(words).refuses(2, &["is not the name of a request"]);
     }

@@ -225,6 +225,8 @@ impl Unpacker {
             .current_dir("/")
             .stdin(blob)
             .stdout(OwnedFd::from(theirs))
+            // What it says in dying may be of what it read: nothing of that is the terminal's.
+            .stderr(Stdio::null())
             .spawn()
             .map_err(fail)?;
         let from_child = BufReader::new(control.try_clone().map_err(fail)?);

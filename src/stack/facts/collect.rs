@@ -11,14 +11,18 @@ use super::super::package::{Finding, FindingKind, Package, PackageType};
 use super::rpm::Form;
 use super::{
     Claims, Facts, Files, Program, ProgramKind, Source, VERSION, apk, conda, description, dpkg, elf, gem,
-    is_worth_claiming, jar, julia, model, not_readable, npm, os_release, package, pacman, perl, python, rpm, secret,
-    split,
+    is_worth_claiming, jar, julia, links, model, not_readable, npm, os_release, package, pacman, perl, python, rpm,
+    secret, split,
 };
 
 /// The largest database of a distribution's packages.
 const DATABASE_MAX: usize = 64 << 20;
 /// The largest file that lists files, or describes one package.
 const LIST_MAX: usize = 32 << 20;
+/// The largest document that is held as a tree of values, which is a hundred times as large.
+const DOCUMENT_MAX: usize = 2 << 20;
+/// The largest record of conda's, which lists files.
+const RECORD_MAX: usize = 16 << 20;
 /// As much of metadata is read; what is wanted stands at the beginning.
 const METADATA_MAX: usize = 256 << 10;
 /// What a layer may say, all together: more is cut off, and told.
@@ -26,6 +30,11 @@ const PACKAGES_MAX: usize = 300_000;
 const CLAIMED_MAX: usize = 64 << 20;
 const PROGRAMS_MAX: usize = 500_000;
 const FINDINGS_MAX: usize = 20_000;
+/// Secrets are counted by themselves: nothing else takes their place.
+const SECRETS_MAX: usize = 20_000;
+
+/// A file that should describe a package, and does not.
+const NO_PACKAGE: &str = "does not describe a package as its format has it";
 
 /// Collects what the layer with these entries says. `tree` is the digest of its listing.
 pub fn collect(entries: &[Entry], files: &dyn Files, tree: &str) -> Facts {
@@ -33,11 +42,14 @@ pub fn collect(entries: &[Entry], files: &dyn Files, tree: &str) -> Facts {
     let is_script = |entry: &&Entry| entry.mode & 0o111 != 0 && !is_worth_claiming(&entry.path);
     let scripts = files_of().filter(is_script).map(|entry| entry.path.as_str()).collect::<HashSet<_>>();
     let scripts = Rc::new(scripts);
-    let mut collector = Collector { files, scripts, facts: Facts::default(), claimed: 0, cut: Vec::new() };
+    let mut collector = Collector { files, scripts, facts: Facts::default(), claimed: 0, secrets: 0, cut: Vec::new() };
     collector.facts.version = VERSION;
     tree.clone_into(&mut collector.facts.tree);
     for entry in files_of() {
         collector.file(entry);
+    }
+    for link in entries.iter().filter(|entry| entry.kind == Kind::Link && links::hides(&entry.path, &entry.content)) {
+        collector.find(not_readable(&link.path, links::WHAT));
     }
     collector.finish()
 }
@@ -48,6 +60,7 @@ struct Collector<'a> {
     scripts: Rc<HashSet<&'a str>>,
     facts: Facts,
     claimed: usize,
+    secrets: usize,
     cut: Vec<&'static str>,
 }
 
@@ -62,7 +75,7 @@ impl Collector<'_> {
         } else if model::may_be(path) && entry.size > 0 {
             self.model(entry);
         } else if secret::may_be(path, entry.size) {
-            self.secret(path);
+            self.secret(path, entry.size);
         }
         self.program(entry);
     }
@@ -150,10 +163,15 @@ impl Collector<'_> {
             self.python(path);
         } else if conda::describes(path) {
             let scripts = Rc::clone(&self.scripts);
-            self.one(path, LIST_MAX, |bytes| {
-                conda::record(bytes, path, &|path| scripts.contains(path))
-                    .map(|(package, claims)| (package, Some(claims)))
-            });
+            let read = |bytes: &[u8]| conda::record(bytes, path, &|path| scripts.contains(path));
+            match self.document(path, RECORD_MAX).map(|bytes| read(&bytes)) {
+                Some(Some((package, claims))) => {
+                    self.add(package);
+                    self.claim(claims);
+                }
+                Some(None) => self.find(not_readable(path, NO_PACKAGE)),
+                None => {}
+            }
         } else if npm::describes(path) {
             self.npm(path);
         } else if let Some(kind) = description::kind(path) {
@@ -168,12 +186,13 @@ impl Collector<'_> {
                     let read = |bytes: &[u8]| julia::project(bytes, path);
                     self.one(path, METADATA_MAX, |bytes| read(bytes).map(|(package, claims)| (package, Some(claims))));
                 }
-                julia::Document::Manifest => match self.read(path, LIST_MAX).map(|bytes| julia::manifest(&bytes, path))
-                {
-                    Some(Some(packages)) => packages.into_iter().for_each(|package| self.add(package)),
-                    Some(None) => self.find(not_readable(path, "not a manifest of Julia")),
-                    None => {}
-                },
+                julia::Document::Manifest => {
+                    match self.document(path, DOCUMENT_MAX).map(|bytes| julia::manifest(&bytes, path)) {
+                        Some(Some(packages)) => packages.into_iter().for_each(|package| self.add(package)),
+                        Some(None) => self.find(not_readable(path, "not a manifest of Julia")),
+                        None => {}
+                    }
+                }
             }
         } else if gem::describes(path) {
             self.one(path, METADATA_MAX, |bytes| {
@@ -199,9 +218,19 @@ impl Collector<'_> {
                 self.add(package);
                 claims.into_iter().for_each(|claims| self.claim(claims));
             }
-            Some(None) => self.find(not_readable(path, "does not describe a package as its format has it")),
+            Some(None) => self.find(not_readable(path, NO_PACKAGE)),
             None => {}
         }
+    }
+
+    /// A document that is of no use but whole; a finding where it is larger than that.
+    fn document(&mut self, path: &str, most: usize) -> Option<Vec<u8>> {
+        let bytes = self.start(path, most + 1)?;
+        if bytes.len() > most {
+            self.find(not_readable(path, format!("too large: more than {} MiB", most >> 20)));
+            return None;
+        }
+        Some(bytes)
     }
 
     fn python(&mut self, path: &str) {
@@ -226,7 +255,7 @@ impl Collector<'_> {
 
     /// A directory in `node_modules` without a version is part of another package.
     fn npm(&mut self, path: &str) {
-        match self.read(path, LIST_MAX).map(|bytes| (npm::read(&bytes, path), bytes)) {
+        match self.document(path, DOCUMENT_MAX).map(|bytes| (npm::read(&bytes, path), bytes)) {
             Some((Some((package, claims)), _)) => {
                 self.add(package);
                 self.claim(claims);
@@ -281,11 +310,18 @@ impl Collector<'_> {
         }
     }
 
-    fn secret(&mut self, path: &str) {
-        let Ok(bytes) = self.files.read(path, secret::READ_MAX) else { return };
-        for what in secret::read(&bytes, path) {
-            let (place, what) = (path.to_owned(), what.to_owned());
-            self.find(Finding { kind: FindingKind::Secret, place, what, layer: None, hidden: false });
+    /// What is not looked at may be one, and is told as such.
+    fn secret(&mut self, path: &str, size: u64) {
+        let found: Vec<String> = if size > secret::READ_MAX as u64 {
+            vec![format!("not looked at: too large (more than {} MiB)", secret::READ_MAX >> 20)]
+        } else {
+            match self.files.read(path, secret::READ_MAX) {
+                Ok(bytes) => secret::read(&bytes, path).into_iter().map(str::to_owned).collect(),
+                Err(e) => vec![format!("not looked at: {e}")],
+            }
+        };
+        for what in found {
+            self.find(Finding { kind: FindingKind::Secret, place: path.to_owned(), what, layer: None, hidden: false });
         }
     }
 
@@ -359,9 +395,14 @@ impl Collector<'_> {
     }
 
     fn find(&mut self, finding: Finding) {
-        if self.facts.findings.len() >= FINDINGS_MAX {
+        let is_secret = finding.kind == FindingKind::Secret;
+        if is_secret && self.secrets >= SECRETS_MAX {
+            return self.cut("secrets");
+        }
+        if !is_secret && self.facts.findings.len() - self.secrets >= FINDINGS_MAX {
             return self.cut("findings");
         }
+        self.secrets += usize::from(is_secret);
         self.facts.findings.push(finding);
     }
 
@@ -382,3 +423,6 @@ impl Collector<'_> {
         self.facts
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::super::package::{Package, PackageType};
-use super::{Claims, is_worth_claiming, join, licence, package, split, word};
+use super::{Claims, is_below, is_worth_claiming, join, licence, package, split, word};
 
 #[derive(Deserialize)]
 struct Record {
@@ -33,6 +33,7 @@ pub fn record(bytes: &[u8], place: &str, is_script: &dyn Fn(&str) -> bool) -> Op
     let describes =
         |path: &str| path.ends_with("METADATA") || path.ends_with("PKG-INFO") || path.ends_with(".egg-info");
     let paths = record.files.iter().filter(|path| !path.contains('\n')).map(|path| join(prefix, path));
+    let paths = paths.filter(|path| is_below(prefix, path));
     let paths: Vec<String> =
         paths.filter(|path| is_worth_claiming(path) || describes(path) || is_script(path)).collect();
     let claims = Claims {

@@ -45,11 +45,13 @@ pub mod model;
 pub mod secret;
 /// os-release(5).
 pub mod os_release;
+/// Symbolic links in the places of such files.
+pub mod links;
 /// Which reader reads which file.
 pub mod collect;
 
 /// Version of the readers: facts that an older one wrote are made anew.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The longest name, version or other word that is kept; what is longer is no name.
 pub const WORD_MAX: usize = 512;
 /// The longest licence text that is kept.
@@ -286,6 +288,11 @@ pub fn join(base: &str, path: &str) -> String {
     }
     parts.retain(|part| !part.is_empty());
     parts.join("/")
+}
+
+/// Whether a joined path is below `directory`; all are below the root.
+pub fn is_below(directory: &str, path: &str) -> bool {
+    directory.is_empty() || path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// The directory and the name of a path.

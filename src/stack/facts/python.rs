@@ -2,7 +2,7 @@
 //! `*.egg-info/PKG-INFO`, `*.egg-info` as a file.
 
 use super::super::package::{Package, PackageType};
-use super::{Claims, header, is_worth_claiming, join, licence, package, split};
+use super::{Claims, header, is_below, is_worth_claiming, join, licence, package, split};
 
 /// Whether a file describes a package: one that a program finds when it imports. Copies that another package has inside itself
 /// (`setuptools/_vendor/…`) are that package's own affair.
@@ -52,7 +52,9 @@ pub fn metadata(bytes: &[u8], place: &str) -> Option<Package> {
 pub fn record(bytes: &[u8], package: &str, place: &str, is_script: &dyn Fn(&str) -> bool) -> Claims {
     let base = split(split(place).0).0;
     let text = String::from_utf8_lossy(bytes);
+    let prefix = prefix(base);
     let paths = text.lines().map(first_field).map(|path| join(base, &path));
+    let paths = paths.filter(|path| is_below(prefix, path));
     let paths = paths.filter(|path| is_worth_claiming(path) || is_script(path));
     let paths = paths.collect::<Vec<_>>().join("\n");
     Claims { kind: PackageType::Pypi, package: package.to_owned(), place: place.to_owned(), paths }
@@ -62,10 +64,22 @@ pub fn record(bytes: &[u8], package: &str, place: &str, is_script: &dyn Fn(&str)
 pub fn installed_files(bytes: &[u8], package: &str, place: &str, is_script: &dyn Fn(&str) -> bool) -> Claims {
     let base = split(place).0;
     let text = String::from_utf8_lossy(bytes);
-    let paths = text.lines().map(|path| join(base, path));
+    let prefix = prefix(split(base).0);
+    let paths = text.lines().map(|path| join(base, path)).filter(|path| is_below(prefix, path));
     let paths = paths.filter(|path| is_worth_claiming(path) || is_script(path));
     let paths = paths.collect::<Vec<_>>().join("\n");
     Claims { kind: PackageType::Pypi, package: package.to_owned(), place: place.to_owned(), paths }
+}
+
+/// The environment that a directory of packages is of: `PREFIX/lib/python3.11/site-packages`; else the directory itself.
+fn prefix(packages: &str) -> &str {
+    let (python, name) = split(packages);
+    let (lib, version) = split(python);
+    let (prefix, lib) = split(lib);
+    let is_of_one = matches!(name, "site-packages" | "dist-packages")
+        && (version.starts_with("python") || version.starts_with("pypy"))
+        && lib.starts_with("lib");
+    if is_of_one { prefix } else { packages }
 }
 
 /// The first field of a line of comma-separated values, which may be quoted (RFC 4180).
@@ -121,5 +135,13 @@ mod tests {
         );
         let packages = "v/lib/python3.11/site-packages/pip";
         assert_eq!(record.paths, format!("v/bin/pip\n{packages}/tool.py\n{packages}/_a,\"b.so"));
+    }
+
+    #[test]
+    fn a_record_claims_nothing_outside_its_environment() {
+        let lines = b"../../../../srv/tool,,\n/etc/x,,\n../../../bin/tool,,\n";
+        let of = |place: &str| super::record(lines, "tool", place, &|_| false).paths;
+        assert_eq!(of("opt/v/lib/python3.11/site-packages/tool-1.dist-info/RECORD"), "opt/v/bin/tool");
+        assert_eq!(of("a/b/c/d/target/tool-1.dist-info/RECORD"), "");
     }
 }

@@ -5,8 +5,8 @@
 
 use super::split;
 
-/// The most of a file that is looked at.
-pub const READ_MAX: usize = 256 << 10;
+/// The largest file that is looked at; bundles of certificates, which are called like keys, are some hundred KiB.
+pub const READ_MAX: usize = 4 << 20;
 
 /// Names of files that hold credentials, whatever is around them.
 const NAMES: [&str; 37] = [
@@ -53,9 +53,9 @@ const EXTENSIONS: [&str; 8] = ["pem", "key", "ppk", "p12", "pfx", "jks", "keysto
 /// Ends of paths.
 const ENDS: [&str; 5] = [".docker/config.json", ".git/config", ".kube/config", ".config/gh/hosts.yml", ".aws/config"];
 
-/// Whether a file of that name and size is looked at.
+/// Whether a file of that name and size may hold a secret.
 pub fn may_be(path: &str, size: u64) -> bool {
-    if size == 0 || size > READ_MAX as u64 {
+    if size == 0 {
         return false;
     }
     let name = split(path).1;

@@ -55,6 +55,15 @@ fn a_list_of_files_owns_nothing_without_its_package() {
 }
 
 #[test]
+fn a_secret_is_told_whoever_owns_its_file() {
+    let listing = [file(STATUS, '1'), file("srv/id_rsa", '2'), file("var/lib/dpkg/info/known.list", '3')].concat();
+    let mut facts = facts(&["known"], &[], &[("known", "srv/id_rsa")]);
+    facts.findings.push(Finding { layer: None, ..finding(FindingKind::Secret, "srv/id_rsa", "private key", 0) });
+    let found = stack(vec![(listing, facts)]).findings;
+    assert_eq!(found.iter().map(|f| (f.kind, f.hidden)).collect::<Vec<_>>(), [(FindingKind::Secret, false)]);
+}
+
+#[test]
 fn a_list_of_files_that_was_changed_without_its_package_is_told() {
     let list = "var/lib/dpkg/info/known.list";
     let below = [file(STATUS, '1'), file(list, '2')].concat();

@@ -37,7 +37,7 @@ pub struct Source {
     pub dated: String,
     /// When it was imported, RFC 3339.
     pub imported: String,
-    /// All ecosystems it tells of; of Alpine's, the repository it is of stands after a slash.
+    /// All ecosystems it tells of; after a slash stands which part of one it tells, where it is not the whole: of Alpine's the repository.
     pub ecosystems: Vec<String>,
     /// Records that are kept.
     pub records: u64,
@@ -51,6 +51,21 @@ pub struct Source {
     pub examples: Vec<String>,
     /// Packages of ecosystems that no image can have packages of, and records that name no package.
     pub foreign: u64,
+}
+
+impl Source {
+    /// What stands for the part of an ecosystem that records of another's source tell of, or a single one.
+    pub const PART: &str = "one record";
+    /// What stands for a source of the whole ecosystem of which records could not be read.
+    pub const UNREAD: &str = "not all could be read";
+
+    /// Whether it tells of any ecosystem as a whole.
+    pub fn is_whole(&self) -> bool {
+        self.ecosystems.iter().any(|told| {
+            let part = told.split_once('/').map(|(_, part)| part);
+            part.is_none_or(|part| part != Self::PART && part != Self::UNREAD)
+        })
+    }
 }
 
 /// Collects records.
@@ -95,6 +110,11 @@ impl Builder {
     /// The ecosystems so far.
     pub fn ecosystems(&self) -> Vec<String> {
         self.keys.keys().cloned().collect()
+    }
+
+    /// How many entries are of each ecosystem.
+    pub fn weights(&self) -> Vec<(String, usize)> {
+        self.keys.iter().map(|(name, packages)| (name.clone(), packages.values().map(Vec::len).sum())).collect()
     }
 
     /// Writes the file; `source` is told how many packages there are.

@@ -61,9 +61,11 @@ impl Database {
                     told.split_once('/').map_or((told.as_str(), None), |(whole, part)| (whole, Some(part)));
                 place.ecosystems.iter().any(|ecosystems| ecosystems.hold(whole)).then_some(part)
             });
-            let mut tells = false;
+            // Whether it is the source of this ecosystem, and not another's that tells of it too.
+            let (mut tells, mut is_its_own) = (false, false);
             for part in told {
                 tells = true;
+                is_its_own |= part != Some(Source::PART);
                 match part {
                     Some(part) => parts.push(part),
                     None => answer.whole = true,
@@ -84,7 +86,8 @@ impl Database {
                         source: number,
                         order,
                         version: version.clone(),
-                        record,
+                        // That something does no harm there is said by whoever keeps the ecosystem's data.
+                        record: Record { note: record.note.filter(|_| is_its_own), ..record },
                     }));
                 }
             }

@@ -3,6 +3,7 @@
 //! Takes a file to read from, not its name: which format it has is seen from its first bytes. Gives a file of records; trusts
 //! nothing, runs in a confined process; refuses what is too large, and what holds no record at all.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 
@@ -15,8 +16,6 @@ use super::{csaf, debian, osv, secdb};
 
 /// The longest document that is read as it comes.
 const DOCUMENT: u64 = 4 << 30;
-/// What stands for the part of an ecosystem that one record tells of.
-const ONE: &str = "one record";
 /// How many unreadable records are named.
 const EXAMPLES: usize = 5;
 
@@ -37,7 +36,8 @@ pub fn import(from: &mut File, to: impl Write, imported: &str) -> Result<Source,
             source.format = kind.name().to_owned();
             add(kind, "the document", &whole(from)?, &mut builder, &mut source)?;
             // One record says nothing of other packages of its ecosystem.
-            source.ecosystems = builder.ecosystems().iter().map(|ecosystem| format!("{ecosystem}/{ONE}")).collect();
+            source.ecosystems = parts(&builder.ecosystems(), Source::PART);
+            source.name = name(kind, main(&builder.weights(), kind).as_deref());
         }
         Some(Format::Secdb) => {
             let read = secdb::import(&whole(from)?, &mut builder).map_err(failed)?;
@@ -59,9 +59,6 @@ pub fn import(from: &mut File, to: impl Write, imported: &str) -> Result<Source,
     }
     if source.ecosystems.is_empty() {
         source.ecosystems = builder.ecosystems();
-    }
-    if source.name.is_empty() {
-        source.name = name(&source.format, &source.ecosystems);
     }
     // These formats do not say when they were written, or may say what is not so.
     if source.dated.is_empty() || source.dated.as_str() > imported {
@@ -175,7 +172,16 @@ fn from_archive(from: &File, container: Container, builder: &mut Builder, source
             }
         }
     })?;
-    source.format = format!("{}-archive", kind.unwrap_or(Kind::Osv).name());
+    let kind = kind.unwrap_or(Kind::Osv);
+    source.format = format!("{}-archive", kind.name());
+    // An archive is of the ecosystem that most of it is of; what it says of others is a part of what is known of those.
+    let main = main(&builder.weights(), kind);
+    source.name = name(kind, main.as_deref());
+    let (own, other): (Vec<String>, Vec<String>) =
+        builder.ecosystems().into_iter().partition(|ecosystem| Some(base(ecosystem, kind)) == main);
+    source.ecosystems = if source.unreadable == 0 { own } else { parts(&own, Source::UNREAD) };
+    source.ecosystems.extend(parts(&other, Source::PART));
+    source.ecosystems.sort();
     Ok(())
 }
 
@@ -211,19 +217,28 @@ fn newest(known: String, other: &str, now: &str) -> String {
     if plain && other.as_str() <= now && other > known { other } else { known }
 }
 
-/// From its kind and ecosystems: `osv-PyPI`, `osv-Debian`, `csaf-Red-Hat`; `osv-several` where they are of several kinds.
-fn name(format: &str, ecosystems: &[String]) -> String {
-    let kind = if format.starts_with(Kind::Csaf.name()) { Kind::Csaf } else { Kind::Osv };
-    let base = |ecosystem: &String| {
-        let base = ecosystem.split([':', '/']).next().unwrap_or_default().replace(' ', "-");
-        // One vendor's, in one archive.
-        if kind == Kind::Csaf && base == "openSUSE" { "SUSE".to_owned() } else { base }
-    };
-    let mut bases: Vec<String> = ecosystems.iter().map(base).collect();
-    bases.sort();
-    bases.dedup();
-    match bases.as_slice() {
-        [one] => format!("{}-{one}", kind.name()),
-        _ => format!("{}-several", kind.name()),
+fn parts(ecosystems: &[String], part: &str) -> Vec<String> {
+    ecosystems.iter().map(|ecosystem| format!("{ecosystem}/{part}")).collect()
+}
+
+/// `Debian` of `Debian:12`, as a word.
+fn base(ecosystem: &str, kind: Kind) -> String {
+    let base = ecosystem.split([':', '/']).next().unwrap_or_default().replace(' ', "-");
+    // One vendor's, in one archive.
+    if kind == Kind::Csaf && base == "openSUSE" { "SUSE".to_owned() } else { base }
+}
+
+/// Which ecosystem more than half of all entries are of.
+fn main(weights: &[(String, usize)], kind: Kind) -> Option<String> {
+    let mut of: BTreeMap<String, usize> = BTreeMap::new();
+    for (ecosystem, entries) in weights {
+        *of.entry(base(ecosystem, kind)).or_default() += entries;
     }
+    let all: usize = of.values().sum();
+    of.into_iter().find(|(_, entries)| entries * 2 > all).map(|(base, _)| base)
+}
+
+/// From its kind and its ecosystem: `osv-PyPI`, `osv-Debian`, `csaf-Red-Hat`; `osv-several` where no ecosystem has the most.
+fn name(kind: Kind, main: Option<&str>) -> String {
+    format!("{}-{}", kind.name(), main.unwrap_or("several"))
 }

@@ -7,8 +7,8 @@
 //!   .new-<random>/            a source in the making: `root/`, which the process that reads is shut into, and `db`
 //! ```
 //!
-//! Takes files; gives sources; trusts what is in this directory, which root alone can change; refuses to replace newer data by older:
-//! what has become known would be forgotten.
+//! Takes files; gives sources; trusts what is in this directory, which root alone can change; refuses to replace newer data by older,
+//! and all data by a part of it: what has become known would be forgotten.
 
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -101,7 +101,7 @@ impl Place {
     /// Imports a file, which the caller calls `name`, at the time of day `now`; gives the source, and the one that it replaces.
     ///
     /// # Errors
-    /// When the file is no source, or older than what is there.
+    /// When the file is no source, older than what is there, or a part of it.
     pub fn import(&self, unpacker: &Unpacker, file: File, name: &str, now: &str) -> Result<(Source, Option<Source>)> {
         as_root(|_| {
             let fail = |e: std::io::Error| self.error("cannot write vulnerability data").because(e);
@@ -130,6 +130,23 @@ impl Place {
                 Ok(file) => Index::open(file).ok().map(|index| index.source().clone()),
                 Err(_) => None,
             };
+            // What is known of all packages would be forgotten for what is known of some.
+            if replaced.as_ref().is_some_and(|known| known.is_whole() && !source.is_whole()) {
+                let why = match source.unreadable {
+                    0 => "it is a part of that data alone, and would replace all of it".to_owned(),
+                    unread => format!("{unread} of its records cannot be read ({})", source.examples.join("; ")),
+                };
+                return Err(Error::new(
+                    Stage::Store,
+                    Kind::Failed,
+                    format!("{name} is not all of the data of {} that is there", source.name),
+                )
+                .because(why)
+                .hint(format!(
+                    "import the whole archive; to have this instead all the same, first: ces vulndb remove {}",
+                    source.name
+                )));
+            }
             if let Some(known) = replaced.as_ref().filter(|known| known.dated > source.dated) {
                 return Err(Error::new(
                     Stage::Store,

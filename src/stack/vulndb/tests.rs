@@ -330,7 +330,7 @@ fn an_archive_of_vendors_documents_is_one_source_however_it_is_packed() {
         let source = index.source();
         assert_eq!((source.name.as_str(), source.format.as_str()), ("csaf-Red-Hat", "csaf-archive"));
         assert_eq!((source.records, source.withdrawn, source.unreadable), (1, 1, 2), "{source:?}");
-        assert_eq!(source.ecosystems, ["Red Hat:enterprise_linux:9::baseos"]);
+        assert_eq!(source.ecosystems, ["Red Hat:enterprise_linux:9::baseos/not all could be read"]);
         let [found] = index.records(0, "a").unwrap().try_into().unwrap();
         assert_eq!(found.judge(Order::Rpm, "1:1.0-1.module+el9"), Judgement::Fixed);
         assert_eq!(
@@ -359,6 +359,24 @@ fn one_record_tells_of_a_part_of_its_ecosystem_alone() {
     let index = imported(file(PYPI.as_bytes())).unwrap();
     assert_eq!(index.source().ecosystems, ["PyPI/one record"]);
     assert_eq!(index.source().name, "osv-PyPI");
+    assert!(!index.source().is_whole());
     let index = imported(zipped(&[("a.json", PYPI)])).unwrap();
     assert_eq!(index.source().ecosystems, ["PyPI"]);
+    assert!(index.source().is_whole());
+}
+
+#[test]
+fn an_archive_is_of_the_ecosystem_that_most_of_it_is_of_and_whole_if_all_of_it_is_read() {
+    let of = |id: &str, ecosystem: &str| {
+        format!(
+            r#"{{"id":"{id}","modified":"","affected":[{{"package":{{"ecosystem":"{ecosystem}","name":"n"}},"versions":["1"]}}]}}"#
+        )
+    };
+    let [a, b, c] = [of("A", "PyPI"), of("B", "PyPI"), of("C", "npm")];
+    let index = imported(zipped(&[("a.json", &a), ("b.json", &b), ("c.json", &c)])).unwrap();
+    assert_eq!(index.source().name, "osv-PyPI");
+    assert_eq!(index.source().ecosystems, ["PyPI", "npm/one record"]);
+    let index = imported(zipped(&[("a.json", &a), ("b.json", "{\"id\":3}")])).unwrap();
+    assert_eq!(index.source().ecosystems, ["PyPI/not all could be read"]);
+    assert!(!index.source().is_whole());
 }

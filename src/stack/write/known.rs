@@ -49,7 +49,13 @@ pub fn section(stack: &Stack, verdict: &Verdict, breaches: &[Breach], all: bool)
         rows: rows.collect(),
         long: false,
     });
-    let rows = verdict.sources.iter().map(|used| vec![used.name.clone(), format!("{} days old", used.days)]);
+    let rows = verdict.sources.iter().map(|used| {
+        let mut row = vec![used.name.clone(), format!("{} days old", used.days)];
+        if used.unreadable > 0 {
+            row.push(format!("{} records could not be read", used.unreadable));
+        }
+        row
+    });
     let rows: Vec<Vec<String>> = rows.collect();
     let line = if rows.is_empty() {
         "no vulnerability data was imported: ces vulndb import FILE…"
