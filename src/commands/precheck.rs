@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{BufReader, Read as _};
+use std::io::{BufReader, ErrorKind, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -29,6 +29,7 @@ use crate::precheck::parent::{self, Walked, Whose};
 use crate::precheck::report::{Report, Summary};
 use crate::precheck::rules::{self, Level, Rules};
 use crate::run::directory::open_directory;
+use crate::run::supervisor::outputs::Outputs;
 use crate::run::supervisor::record::{Record, now};
 use crate::text;
 
@@ -140,11 +141,14 @@ pub(super) fn of_run(site: &Site, record: &Record) -> Result<Report> {
     let owner = owner(site, record)?;
     let (mut report, rules) = begun(site, Some(record.id.to_string()), &record.outputs_path)?;
     report.list = Some(told.sha256.clone());
-    let walked = look(site, opened, (owner.uid, owner.gid), &rules, &mut |looked| {
-        if let Some(looked) = left.judged(looked, &rules) {
-            report.add(looked);
-        }
-    })?;
+    let walked = match opened {
+        Some(opened) => look(site, opened, (owner.uid, owner.gid), &rules, &mut |looked| {
+            if let Some(looked) = left.judged(looked, &rules) {
+                report.add(looked);
+            }
+        })?,
+        None => Walked::default(),
+    };
     let others = left.end(&rules, &mut |looked| report.add(looked));
     report.end(walked);
     if others > 0 {
@@ -158,13 +162,17 @@ pub(super) fn of_run(site: &Site, record: &Record) -> Result<Report> {
     Ok(report)
 }
 
-/// The directory with a run's outputs, if it is still one of whose they are.
+/// The directory with a run's outputs, if it is still one of whose they are; none of a run that left nothing, for which none is kept.
 ///
 /// # Errors
 /// When it is not there, or another's, or a link.
-pub(super) fn outputs_of(site: &Site, record: &Record) -> Result<OwnedFd> {
+pub(super) fn outputs_of(site: &Site, record: &Record) -> Result<Option<OwnedFd>> {
     let path = &record.outputs_path;
     let owner = owner(site, record)?;
+    let gone = || acting_as(&owner, || Ok(path.symlink_metadata().is_err_and(|e| e.kind() == ErrorKind::NotFound)));
+    if record.outputs.as_ref().is_some_and(Outputs::is_empty) && gone()? {
+        return Ok(None);
+    }
     let opened = acting_as(&owner, || {
         open_directory(path, true).map_err(|e| {
             Error::new(Stage::Outputs, Kind::Missing, format!("cannot open {}", path.display()))
@@ -174,7 +182,7 @@ pub(super) fn outputs_of(site: &Site, record: &Record) -> Result<OwnedFd> {
     })?;
     let found = nix::sys::stat::fstat(&opened).map_err(|e| unexamined(path, &e.desc()))?;
     if found.st_uid == record.uid {
-        return Ok(opened);
+        return Ok(Some(opened));
     }
     Err(Error::new(Stage::Outputs, Kind::Failed, format!("{} is not what the run left", path.display()))
         .because(format!("it belongs to uid {}, and the outputs of the run to uid {}", found.st_uid, record.uid))

@@ -149,7 +149,7 @@ mod tests {
     fn in_a_directory_that_others_may_write_to_no_link_is_followed_and_no_file_with_another_name_written() {
         let base = tempfile::tempdir().unwrap();
         // As it is without links, whatever the way to it is.
-        let dir = fs::canonicalize(base.path()).unwrap();
+        let dir = base.path().to_path_buf();
         let at = |name: &str| dir.join(name);
         let own = geteuid().as_raw();
         for name in ["open", "open/d", "own"] {

@@ -376,5 +376,5 @@ fn nothing_that_is_withheld_is_in_any_export_and_what_the_policy_lacks_is_named(
     }
     policy(&desk, IDENTITY);
     desk.ces(&["export", "--ro-crate", "other", "fit", "-o", &none]).refuses(2, &["process, five-safes"]);
-    desk.ces(&["export", "--sacro", "--bagit", "fit", "-o", &none]).refuses(2, &["cannot be used with"]);
+    desk.ces(&["export", "--sacro", "--bagit", "fit", "-o", &none]).refuses(2, &["cannot be given together"]);
 }

@@ -196,7 +196,7 @@ fn month(desk: &Desk, id: &str, until: &str) {
     for wrong in ["2026-13", "2026-1", "november", "2026-11-01"] {
         root(desk, &["report", "--month", wrong]).refuses(2, &["is no month"]);
     }
-    root(desk, &["report", "--month", &month, id]).refuses(2, &["cannot be used with"]);
+    root(desk, &["report", "--month", &month, id]).refuses(2, &["cannot be given together"]);
     root(desk, &["report", "--project", "projx"]).refuses(2, &["--month"]);
     let log = fs::read_to_string(audit_log(&desk.log())).unwrap();
     assert!(

@@ -71,8 +71,9 @@ pub(super) fn copy(
                     return Ok(());
                 };
                 let name = String::from_utf8(path).map_err(|_| not_text(&shown))?;
+                let top = top.as_ref().ok_or_else(|| changed(&shown))?;
                 let mut file =
-                    acting_as(&owner, || open_below(&top, name.as_bytes()).map_err(|e| changed(&shown).because(e)))?;
+                    acting_as(&owner, || open_below(top, name.as_bytes()).map_err(|e| changed(&shown).because(e)))?;
                 let copied = tree.write(place(&name).as_bytes(), &mut file)?;
                 if listed != copied.sha256 {
                     return Err(changed(&shown).because("its SHA-256 is another than the list has"));

@@ -75,7 +75,8 @@ fn who_calls_is_what_sudo_says_and_no_variable_of_the_callers() {
     let Some(attack) = Attack::new() else { return };
     let canary = attack.canary();
     for set in ["SUDO_UID=0", "SUDO_USER=cesother SUDO_UID=45999", "SUDO_UID=", "HOME=/root", "SUDO_GID=0"] {
-        let ran = attack.sh(&format!("env {set} sudo -n $CES run localhost/demo sh -c 'id -u >/safe_outputs/who; id -u'"));
+        let ran =
+            attack.sh(&format!("env {set} sudo -n $CES run localhost/demo sh -c 'id -u >/safe_outputs/who; id -u'"));
         assert_eq!(ran.exits(0), "1000\n", "{set}");
         // As words of sudo's they are sudo's to refuse.
         assert_ne!(attack.sh(&format!("sudo -n {set} $CES runs --json")).code, Some(0), "{set}");
