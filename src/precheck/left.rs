@@ -60,9 +60,7 @@ impl Left {
         let why = match (&entry.what, &looked.sha256) {
             (What::File(Ok(listed)), Some(now)) if listed == now => return Some(looked),
             (What::File(Ok(_)), Some(_)) => "it was changed since, or was exchanged while it was looked at".to_owned(),
-            (What::File(Ok(_)), None) => {
-                format!("not all of it could be read (up to {} bytes are), so that it may be another file", rules.read)
-            }
+            (What::File(Ok(_)), None) => "not all of it could be read, so that it may be another file".to_owned(),
             (What::File(Err(why)), _) => format!("the list of outputs has no hash of it to compare with: {why}"),
             (What::Link(told), None) if looked.findings.iter().any(|finding| finding.because == *told) => {
                 return Some(looked);

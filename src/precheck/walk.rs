@@ -14,8 +14,11 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
 
+use sha2::{Digest as _, Sha256};
+
 use super::look::{self, Looked, Stat};
 use super::rules::Rules;
+use crate::evidence::line::hex;
 
 /// No deeper directory is looked into.
 const DEPTH: usize = 64;
@@ -167,18 +170,36 @@ fn is_lack(errno: Option<i32>) -> bool {
 
 /// A regular file: what is looked at is what was opened.
 fn file(dir: &OwnedFd, name: &CStr, path: &[u8], found: &FileStat, rules: &Rules) -> std::io::Result<Looked> {
-    let read = || -> std::io::Result<(Stat, Vec<u8>)> {
-        let file = File::from(opened(dir, name, OFlag::empty())?);
+    let read = || -> std::io::Result<Looked> {
+        let mut file = File::from(opened(dir, name, OFlag::empty())?);
         let now = file.metadata()?;
         if (now.dev(), now.ino()) != (found.st_dev, found.st_ino) {
             return Err(Errno::ESTALE.into());
         }
         let stat = Stat { size: now.size(), names: now.nlink(), executable: now.mode() & 0o111 != 0 };
         let mut bytes = Vec::new();
-        file.take(rules.read).read_to_end(&mut bytes)?;
-        Ok((stat, bytes))
+        file.by_ref().take(rules.read).read_to_end(&mut bytes)?;
+        let mut looked = look::file(path, stat, &bytes, rules);
+        // Of a hole nobody has a hash, and to read it takes for ever.
+        if looked.sha256.is_none() && now.blocks().saturating_mul(512) >= now.size() {
+            looked.sha256 = Some(hash_on(&bytes, &mut file)?);
+        }
+        Ok(looked)
     };
-    read().map(|(stat, bytes)| look::file(path, stat, &bytes, rules))
+    read()
+}
+
+/// SHA-256, in hexadecimal, of what begins with `bytes` and goes on in `file`: what is too long to be looked at is still compared.
+fn hash_on(bytes: &[u8], file: &mut File) -> std::io::Result<String> {
+    let mut hasher = Sha256::new();
+    hasher.update(bytes);
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(hex(&hasher.finalize())),
+            read => hasher.update(piece.get(..read).unwrap_or_default()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -205,6 +226,21 @@ mod tests {
             self.looked.push(looked);
             Ok(())
         }
+    }
+
+    #[test]
+    fn what_is_longer_than_is_looked_at_has_the_hash_of_all_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let rules = Rules { read: 1000, ..Rules::of(&Site::default()).unwrap() };
+        let text = "a,b\n1,2\n".repeat(1000);
+        fs::write(dir.path().join("long.csv"), &text).unwrap();
+        fs::File::create(dir.path().join("hole.csv")).unwrap().set_len(1 << 40).unwrap();
+        let mut all = All::default();
+        walk(fs::File::open(dir.path()).unwrap().into(), &rules, &mut all).unwrap();
+        let of =
+            |name: &[u8]| all.looked.iter().find(|looked| looked.name == look::Name::new(name)).unwrap().sha256.clone();
+        assert_eq!(of(b"long.csv"), Some(hex(&crate::evidence::line::hash(text.as_bytes()))));
+        assert_eq!(of(b"hole.csv"), None);
     }
 
     fn walked(dir: &std::path::Path, skip: usize) -> (All, Seen) {
