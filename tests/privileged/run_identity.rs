@@ -29,7 +29,7 @@ fn the_images_user_is_in_its_own_groups_of_the_image_unless_a_group_is_named() {
     };
     let (found, ran) = groups(&[]);
     assert_eq!(found, [50, 60, 1000]);
-    assert!(ran.stderr.contains("groups of the image that this run does not have"), "70000 has no id here: {ran:?}");
+    assert!(ran.stderr.contains("of the image that this run does not have"), "70000 has no id here: {ran:?}");
     assert_eq!(groups(&["--user", "1000"]).0, [50, 60, 1000], "a number that has a name");
     assert_eq!(groups(&["--user", "ann:1000"]).0, [1000]);
     assert_eq!(groups(&["--user", ":60"]).0, [60]);
