@@ -95,7 +95,7 @@ assert '2' in str(nbclient.NotebookClient(book).execute().cells[0].outputs)""#;
 
 const NOTEBOOK_THAT_FETCHES: &str = r#"python3 -c "
 import nbformat.v4 as v4, nbclient
-cell = v4.new_code_cell('import urllib.request as u; u.urlopen("http://data.example/x")')
+cell = v4.new_code_cell('import urllib.request as u; u.urlopen(\"http://data.example/x\")')
 nbclient.NotebookClient(v4.new_notebook(cells=[cell])).execute()""#;
 
 /// `pg_ctl` knocks at the port until the server listens there.
