@@ -83,9 +83,24 @@ impl Html {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// Every element that begins ends, in order.
+    #[track_caller]
+    pub fn every_element_ends(page: &str) {
+        let mut open = Vec::new();
+        for tag in page.split('<').skip(1).map(|rest| rest.split('>').next().unwrap()) {
+            let name = tag.split(' ').next().unwrap();
+            match name.strip_prefix('/') {
+                Some(name) => assert_eq!(open.pop(), Some(name), "{page}"),
+                None if ["meta", "!DOCTYPE"].contains(&name) => {}
+                None => open.push(name),
+            }
+        }
+        assert!(open.is_empty(), "{open:?}");
+    }
 
     proptest! {
         #[test]

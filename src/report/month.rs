@@ -280,6 +280,7 @@ fn data(access: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::html::tests::every_element_ends;
 
     fn run(researcher: &str, failed: bool) -> Run {
         Run { researcher: researcher.to_owned(), image: "a/b:1".to_owned(), failed, seconds: 1800.0, ..Run::default() }
@@ -310,16 +311,7 @@ mod tests {
         let page = page(&month);
         assert!(!page.contains("<script") && !page.contains(['\u{1b}', '\u{202e}']) && !page.contains("://"), "{page}");
         assert!(page.contains("default-src 'none'; style-src 'sha256-") && !page.contains("onload='"), "{page}");
-        let mut open = Vec::new();
-        for tag in page.split('<').skip(1).map(|rest| rest.split('>').next().unwrap()) {
-            let name = tag.split(' ').next().unwrap();
-            match name.strip_prefix('/') {
-                Some(name) => assert_eq!(open.pop(), Some(name), "{page}"),
-                None if ["meta", "!DOCTYPE"].contains(&name) => {}
-                None => open.push(name),
-            }
-        }
-        assert!(open.is_empty(), "{open:?}");
+        every_element_ends(&page);
     }
 
     #[test]

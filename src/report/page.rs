@@ -138,6 +138,7 @@ mod tests {
     use super::*;
     use crate::precheck::look::{self, Stat};
     use crate::precheck::rules::{Rules, Site};
+    use crate::report::html::tests::every_element_ends;
 
     fn sample(name: &str, text: &[u8]) -> String {
         let rules = Rules::of(&Site::default()).unwrap();
@@ -169,16 +170,7 @@ mod tests {
             "{page}"
         );
         // Every element that begins ends, and there are no others than these.
-        let mut open = Vec::new();
-        for tag in page.split('<').skip(1).map(|rest| rest.split('>').next().unwrap()) {
-            let name = tag.split(' ').next().unwrap();
-            match name.strip_prefix('/') {
-                Some(name) => assert_eq!(open.pop(), Some(name), "{page}"),
-                None if ["meta", "!DOCTYPE"].contains(&name) => {}
-                None => open.push(name),
-            }
-        }
-        assert!(open.is_empty(), "{open:?}");
+        every_element_ends(&page);
     }
 
     #[test]

@@ -1,23 +1,17 @@
 //! Approvals from the request to their end: who may, what is kept, what is told.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::callers::{Caller, Desk};
+use crate::support::callers::Desk;
 use crate::support::{Ran, audit_log, children};
 
 /// A desk whose site approves images one by one; the demonstration image is pulled, and the researcher is in `projx`.
 fn desk(more: &str) -> Option<Desk> {
-    let desk = Desk::with_demo(Caller::Sudo)?;
-    let data = desk.host.tmp().join("safe");
-    fs::create_dir_all(data.join("projx")).unwrap();
-    chown(data.join("projx"), Some(0), Some(45678)).unwrap();
-    fs::set_permissions(data.join("projx"), fs::Permissions::from_mode(0o770)).unwrap();
-    fs::remove_dir_all(desk.home().join("safe_data")).unwrap();
-    fs::write(list(&desk), "# The list of the safe haven.\n").unwrap();
+    let (desk, data) = Desk::of_a_project("# The list of the safe haven.\n")?;
     desk.host.policy(&format!(
         "contact = \"IG desk, ext. 1234\"\n[data]\nroot = \"{}\"\n[images]\napproved = \"/etc/ces/approved.toml\"\n{more}",
         data.display()
@@ -30,7 +24,7 @@ fn list(desk: &Desk) -> PathBuf {
 }
 
 fn root(desk: &Desk, words: &[&str]) -> Ran {
-    Ran::from(desk.host.ces_as_root().args(words).output())
+    desk.root(words)
 }
 
 fn events(desk: &Desk, event: &str) -> Vec<Value> {

@@ -1,12 +1,11 @@
 //! Exports as other programs see them: roc-validator, bagit, acro, in-toto; and what must not be in any of them.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::support::callers::{Caller, Desk};
+use crate::support::callers::Desk;
 use crate::support::validators::Validators;
 use crate::support::{Ran, audit_log, children};
 
@@ -20,13 +19,7 @@ const IDENTITY: &str = "[site]\nname = \"Example Safe Haven\"\nurl = \"https://h
 
 /// A desk of a site that approves images, with a run for `projx` that left tables, a link and an odd name.
 fn desk() -> Option<Desk> {
-    let desk = Desk::with_demo(Caller::Sudo)?;
-    let data = desk.host.tmp().join("safe");
-    fs::create_dir_all(data.join("projx")).unwrap();
-    chown(data.join("projx"), Some(0), Some(45678)).unwrap();
-    fs::set_permissions(data.join("projx"), fs::Permissions::from_mode(0o770)).unwrap();
-    fs::remove_dir_all(desk.home().join("safe_data")).unwrap();
-    fs::write(desk.host.inside(Path::new("/etc/ces/approved.toml")), "").unwrap();
+    let (desk, _) = Desk::of_a_project("")?;
     policy(&desk, IDENTITY);
     root(&desk, &["approve", "add", "localhost/demo", "--project", "projx"]).exits(0);
     let script = "cd /safe_outputs; printf 'sex,n\\nF,263\\n' > good.csv; mkdir d; printf 'ward,deaths\\na,3\\n' > 'd/<b>x é%.csv';
@@ -46,7 +39,7 @@ fn policy(desk: &Desk, identity: &str) {
 }
 
 fn root(desk: &Desk, words: &[&str]) -> Ran {
-    Ran::from(desk.host.ces_as_root().args(words).output())
+    desk.root(words)
 }
 
 /// Exports the run as the researcher does; gives the directory, as the test sees it.

@@ -1,24 +1,17 @@
 //! An officer's way, from a request for an image to an auditor who has `ssh-keygen` and nothing of ces.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::support::callers::{Caller, Desk};
+use crate::support::callers::Desk;
 use crate::support::{Ran, audit_log, have};
 
 fn desk() -> Option<Desk> {
-    let desk = Desk::with_demo(Caller::Sudo)?;
-    let data = desk.host.tmp().join("safe");
-    fs::create_dir_all(data.join("projx")).unwrap();
-    chown(data.join("projx"), Some(0), Some(45678)).unwrap();
-    fs::set_permissions(data.join("projx"), fs::Permissions::from_mode(0o770)).unwrap();
-    fs::remove_dir_all(desk.home().join("safe_data")).unwrap();
-    fs::write(desk.host.inside(Path::new("/etc/ces/approved.toml")), "# The list.\n").unwrap();
+    let (desk, data) = Desk::of_a_project("# The list.\n")?;
     desk.host.policy(&format!(
         "contact = \"IG desk, ext. 1234\"\n[site]\nname = \"Example <Haven>\"\nurl = \"https://haven.example.ac.uk/\"\n\
          [data]\nroot = \"{}\"\naccess = \"ro\"\n[images]\napproved = \"/etc/ces/approved.toml\"\n[limits]\nmemory = {{ max = \"2G\" }}\n",
@@ -28,7 +21,7 @@ fn desk() -> Option<Desk> {
 }
 
 fn root(desk: &Desk, words: &[&str]) -> Ran {
-    Ran::from(desk.host.ces_as_root().args(words).output())
+    desk.root(words)
 }
 
 fn day(days: i64) -> String {

@@ -87,6 +87,24 @@ impl Desk {
         Some(desk)
     }
 
+    /// The same through sudo, at a site that approves images one by one (`list` is its list so far): the researcher's data is that of
+    /// their project `projx`, below the directory of all projects, which comes beside. The policy is still to be written.
+    pub fn of_a_project(list: &str) -> Option<(Self, PathBuf)> {
+        let desk = Self::with_demo(Caller::Sudo)?;
+        let (data, project) = (desk.host.tmp().join("safe"), desk.host.tmp().join("safe/projx"));
+        fs::create_dir_all(&project).expect("the project's data");
+        chown(&project, Some(0), Some(45678)).expect("the project's group");
+        fs::set_permissions(&project, fs::Permissions::from_mode(0o770)).expect("data of the group alone");
+        fs::remove_dir_all(desk.home().join("safe_data")).expect("no data of their own");
+        fs::write(desk.host.inside(Path::new("/etc/ces/approved.toml")), list).expect("a list");
+        Some((desk, data))
+    }
+
+    /// `ces` as real root calls it.
+    pub fn root(&self, words: &[&str]) -> Ran {
+        Ran::from(self.host.ces_as_root().args(words).output())
+    }
+
     /// The command, not yet started.
     pub fn command(&self, words: &[&str]) -> Command {
         let ces = env!("CARGO_BIN_EXE_ces");
