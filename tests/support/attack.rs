@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use sha2::{Digest as _, Sha256};
 
 use super::callers::{Caller, Desk, OTHER, OTHER_ID};
-use super::{Ran, children, demo_layout, have, wait_until};
+use super::{Ran, children, demo_layout, have, newest, wait_until};
 
 /// No command that is attacked takes longer.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -275,24 +275,20 @@ impl Attack {
 
     /// The record that was written last: names of one second have any order.
     pub fn record(&self) -> serde_json::Value {
-        let records = children(&self.tmp("ces/log/runs")).into_iter().filter(|path| super::records::is_record(path));
-        super::records::record_at(&newest(records))
+        let mut records = children(&self.tmp("ces/log/runs"));
+        records.retain(|path| super::records::is_record(path));
+        super::records::record_at(&newest(records).expect("a record"))
     }
 
     /// The first researcher's outputs that were made last.
     pub fn outputs(&self) -> PathBuf {
-        newest(self.desk.named("outputs_").into_iter())
+        self.desk.outputs()
     }
 
     /// How often a race is run: enough for every window to be hit, within a few seconds.
     pub fn rounds(&self) -> usize {
         if std::env::var_os("CES_LONG").is_some() { 500 } else { 100 }
     }
-}
-
-fn newest(paths: impl Iterator<Item = PathBuf>) -> PathBuf {
-    let born = |path: &PathBuf| fs::metadata(path).and_then(|found| found.created()).expect("a time of birth");
-    paths.max_by_key(born).expect("one at least")
 }
 
 fn reader(stream: Option<impl std::io::Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {

@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::records::{is_record, record_at};
-use super::{Host, Ran, WARD_CSV, children, demo_layout};
+use super::{Host, Ran, WARD_CSV, children, demo_layout, newest};
 
 /// Who calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,7 +165,7 @@ impl Desk {
 
     /// The outputs of the last run.
     pub fn outputs(&self) -> PathBuf {
-        self.named("outputs_").pop().expect("an outputs directory")
+        newest(self.named("outputs_")).expect("an outputs directory")
     }
 
     /// Who the files are to belong to.
@@ -180,8 +180,9 @@ impl Desk {
 
     /// The record of the last run.
     pub fn record(&self) -> Value {
-        let runs = children(&self.log().join("runs"));
-        record_at(runs.iter().rfind(|path| is_record(path)).expect("a record"))
+        let mut runs = children(&self.log().join("runs"));
+        runs.retain(|path| is_record(path));
+        record_at(&newest(runs).expect("a record"))
     }
 }
 

@@ -294,7 +294,7 @@ impl Host {
 
     /// The outputs directory of the only run, or of the last.
     pub fn outputs(&self) -> PathBuf {
-        self.named("outputs_").into_iter().max_by_key(born).expect("an outputs directory")
+        newest(self.named("outputs_")).expect("an outputs directory")
     }
 
     /// The text of a file that the last run left in its outputs.
@@ -311,7 +311,11 @@ impl Host {
     }
 }
 
-/// When it was made: two runs of one second have names in any order.
+/// The one that was made last: two runs of one second have names in any order.
+pub fn newest(paths: Vec<PathBuf>) -> Option<PathBuf> {
+    paths.into_iter().max_by_key(born)
+}
+
 fn born(path: &PathBuf) -> std::time::SystemTime {
     fs::metadata(path).and_then(|found| found.created()).expect("a time of birth")
 }
