@@ -8,6 +8,8 @@
 pub mod error;
 /// Text from outside, made harmless before a terminal sees it.
 pub mod text;
+/// Work on a long list, on all processors.
+pub mod parallel;
 /// What this kernel and machine offer: system calls, identity maps, directories, control groups.
 pub mod host;
 /// The audit log: events of every later stage, tied together and signed.

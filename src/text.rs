@@ -32,11 +32,12 @@ pub fn neutral_line(input: &str) -> String {
 }
 
 /// Like [`neutral_line`]; what is harmless already, as most texts are a hundred thousand times in a list of runs, is not copied.
-pub fn neutral_cell(input: &str) -> Cow<'_, str> {
+pub fn neutral_cell<'a>(input: impl Into<Cow<'a, str>>) -> Cow<'a, str> {
+    let input = input.into();
     if input.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
-        return Cow::Borrowed(input);
+        return input;
     }
-    Cow::Owned(neutral(input).replace('\n', "\\n"))
+    Cow::Owned(neutral(&input).replace('\n', "\\n"))
 }
 
 /// A path or any other bytes as one safe line; bytes that are not UTF-8 are shown as `\xNN`.

@@ -3,6 +3,8 @@
 //! Takes a shell, or a kind of name; gives a script, or names; trusts nothing: the scripts match names by themselves, and a name with
 //! a blank or a character of a shell's is left out.
 
+use std::borrow::Cow;
+
 use clap::CommandFactory;
 
 use super::{Site, print, ps, records};
@@ -50,9 +52,8 @@ fn offered(global: &Global, names: Names) -> Result<Vec<String>> {
         Names::Images => site.store()?.images()?.into_iter().filter_map(|image| image.reference).collect(),
         Names::Runs => {
             let text = records::index(&site)?;
-            let runs = index::of(&text, records::own(&site));
-            let latest = runs.iter().rev().take(MOST);
-            let each = |run: &index::Entry<'_>| [Some(run.id.to_string()), run.name.as_deref().map(str::to_owned)];
+            let latest = index::newest_first(&text, records::own(&site)).take(MOST);
+            let each = |run: index::Entry<'_>| [Some(run.id.to_string()), run.name.map(Cow::into_owned)];
             let mut names: Vec<String> =
                 std::iter::once(records::LAST.to_owned()).chain(latest.flat_map(each).flatten()).collect();
             // A name may have been given to several.

@@ -5,11 +5,11 @@ use std::io::{IsTerminal as _, Write};
 use std::os::fd::AsFd as _;
 
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::cli::Format;
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::sys::terminal;
+use crate::parallel;
 use crate::text;
 
 /// Prints a line, harmless to a terminal.
@@ -78,14 +78,26 @@ fn fail(e: std::io::Error) -> Error {
     Error::new(Stage::Cli, kind, "cannot write to standard output").because(e)
 }
 
+/// A row of a list, its cells made when they are printed.
+pub trait Row<const N: usize> {
+    /// What stands in its columns.
+    fn cells(&self) -> [Cow<'_, str>; N];
+}
+
+impl<T: AsRef<str>, const N: usize> Row<N> for [T; N] {
+    fn cells(&self) -> [Cow<'_, str>; N] {
+        self.each_ref().map(|cell| Cow::Borrowed(cell.as_ref()))
+    }
+}
+
 /// Prints a list in the form that was asked for: `rows`, of which the first is the head, or `document`.
 ///
 /// # Errors
 /// When standard output is closed; and the document's.
-pub fn list<const N: usize>(
+pub fn list<const N: usize, D: Serialize>(
     form: Format,
-    rows: &[[impl AsRef<str>; N]],
-    document: impl FnOnce() -> Result<Value>,
+    rows: &[impl Row<N> + Sync],
+    document: impl FnOnce() -> Result<D>,
 ) -> Result<()> {
     match form {
         Format::Table => table(rows),
@@ -95,12 +107,9 @@ pub fn list<const N: usize>(
 }
 
 /// Rows as comma-separated values (RFC 4180), the head in lower case.
-fn csv<const N: usize>(rows: &[[impl AsRef<str>; N]]) -> String {
+fn csv<const N: usize>(rows: &[impl Row<N> + Sync]) -> String {
     let lines = rows.iter().enumerate().map(|(at, row)| {
-        let cells = row.each_ref().map(|cell| {
-            let cell = cell.as_ref();
-            csv_cell(&if at == 0 { cell.to_lowercase() } else { cell.to_owned() })
-        });
+        let cells = row.cells().map(|cell| csv_cell(&if at == 0 { cell.to_lowercase().into() } else { cell }));
         cells.join(",")
     });
     lines.collect::<Vec<_>>().join("\r\n") + "\r"
@@ -120,7 +129,7 @@ fn csv_cell(cell: &str) -> String {
 ///
 /// # Errors
 /// When standard output is closed.
-pub fn table<const N: usize>(rows: &[[impl AsRef<str>; N]]) -> Result<()> {
+pub fn table<const N: usize>(rows: &[impl Row<N> + Sync]) -> Result<()> {
     print_columns(rows, &Fit::Cut)
 }
 
@@ -128,12 +137,12 @@ pub fn table<const N: usize>(rows: &[[impl AsRef<str>; N]]) -> Result<()> {
 ///
 /// # Errors
 /// When standard output is closed.
-pub fn page<const N: usize>(rows: &[[impl AsRef<str>; N]]) -> Result<()> {
+pub fn page<const N: usize>(rows: &[impl Row<N> + Sync]) -> Result<()> {
     print_columns(rows, &Fit::Wrap)
 }
 
-fn print_columns<const N: usize>(rows: &[[impl AsRef<str>; N]], fit: &Fit) -> Result<()> {
-    if rows.is_empty() { Ok(()) } else { out(&laid_out(rows, width(), fit)) }
+fn print_columns<const N: usize>(rows: &[impl Row<N> + Sync], fit: &Fit) -> Result<()> {
+    in_parts(rows, width(), fit).iter().try_for_each(|text| out(text))
 }
 
 /// How many columns the terminal has, if standard output is one.
@@ -155,52 +164,58 @@ enum Fit {
 const NARROWEST: usize = 6;
 
 /// The table as a text, as wide as it is, without a line break at its end.
-pub(super) fn columns<const N: usize>(rows: &[[impl AsRef<str>; N]]) -> String {
+pub(super) fn columns<const N: usize>(rows: &[impl Row<N> + Sync]) -> String {
     laid_out(rows, None, &Fit::Cut)
 }
 
-fn laid_out<const N: usize>(rows: &[[impl AsRef<str>; N]], room: Option<usize>, fit: &Fit) -> String {
-    let mut widths = [0; N];
-    let rows: Vec<[Cow<'_, str>; N]> = rows
-        .iter()
-        .map(|row| {
-            let row = row.each_ref().map(|cell| text::neutral_cell(cell.as_ref()));
-            widths.iter_mut().zip(&row).for_each(|(width, cell)| *width = (*width).max(length(cell)));
-            row
-        })
-        .collect();
+fn laid_out<const N: usize>(rows: &[impl Row<N> + Sync], room: Option<usize>, fit: &Fit) -> String {
+    in_parts(rows, room, fit).join("\n")
+}
+
+/// The same as several texts, between which a line ends. Rows are looked at twice and not copied: memory costs a long list more than
+/// the processor's work.
+fn in_parts<const N: usize>(rows: &[impl Row<N> + Sync], room: Option<usize>, fit: &Fit) -> Vec<String> {
+    let widest = |mut widths: [usize; N], more: [usize; N]| {
+        widths.iter_mut().zip(more).for_each(|(width, more)| *width = (*width).max(more));
+        widths
+    };
+    let of_row = |row: &_| Row::cells(row).map(|cell| length(&text::neutral_cell(cell)));
+    let of_part = |rows: &[_]| rows.iter().map(of_row).fold([0; N], widest);
+    let mut widths = parallel::parts(rows, of_part).into_iter().fold([0; N], widest);
     if let Some(room) = room {
         narrow(&mut widths, room);
     }
+    parallel::parts(rows, |rows| lines(rows, &widths, fit))
+}
+
+fn lines<const N: usize>(rows: &[impl Row<N> + Sync], widths: &[usize; N], fit: &Fit) -> String {
     let line = widths.iter().map(|width| width.saturating_add(2)).sum::<usize>();
     let blanks = " ".repeat(line);
     let mut text = String::with_capacity(line.saturating_mul(rows.len()));
     let mut put = |cells: [&str; N], ends_in: [&str; N]| {
-        if !text.is_empty() {
-            text.push('\n');
-        }
-        let start = text.len();
         for ((cell, end), width) in cells.iter().zip(ends_in).zip(widths) {
             text.push_str(cell);
             text.push_str(end);
             let own = length(cell).saturating_add(length(end));
             text.push_str(blanks.get(..width.saturating_sub(own).saturating_add(2)).unwrap_or_default());
         }
-        text.truncate(start.max(text.trim_end_matches(' ').len()));
+        text.truncate(text.trim_end_matches(' ').len());
+        text.push('\n');
     };
-    for row in &rows {
+    for row in rows {
+        let row = row.cells().map(text::neutral_cell);
         let mut rest: [&str; N] = row.each_ref().map(|cell| &**cell);
-        if rest.iter().zip(widths).all(|(cell, width)| length(cell) <= width) {
+        if rest.iter().zip(widths).all(|(cell, width)| length(cell) <= *width) {
             put(rest, [""; N]);
             continue;
         }
         match fit {
             Fit::Cut => {
-                let ends = std::array::from_fn(|at| if too_long(&rest, &widths, at) { "…" } else { "" });
+                let ends = std::array::from_fn(|at| if too_long(&rest, widths, at) { "…" } else { "" });
                 let cut = std::array::from_fn(|at| {
                     let (cell, width) =
                         (rest.get(at).copied().unwrap_or_default(), widths.get(at).copied().unwrap_or(0));
-                    if too_long(&rest, &widths, at) { split(cell, width.saturating_sub(1)).0 } else { cell }
+                    if too_long(&rest, widths, at) { split(cell, width.saturating_sub(1)).0 } else { cell }
                 });
                 put(cut, ends);
             }
@@ -208,13 +223,14 @@ fn laid_out<const N: usize>(rows: &[[impl AsRef<str>; N]], room: Option<usize>, 
                 while rest.iter().any(|cell| !cell.is_empty()) {
                     let mut line = [""; N];
                     for ((cell, line), width) in rest.iter_mut().zip(&mut line).zip(widths) {
-                        (*line, *cell) = at_a_word(cell, width);
+                        (*line, *cell) = at_a_word(cell, *width);
                     }
                     put(line, [""; N]);
                 }
             }
         }
     }
+    text.pop();
     text
 }
 

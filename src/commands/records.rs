@@ -77,14 +77,8 @@ fn of(site: &Site, id: &str) -> Result<Record> {
         Err(error) if id == LAST || matches!(error.kind(), Kind::Missing | Kind::Usage) => {}
         found => return found,
     }
-    let index = index(site)?;
-    let entries = index::of(&index, own(site));
-    let found = match id {
-        LAST => entries.last(),
-        name => entries.iter().rfind(|entry| entry.name.as_deref() == Some(name)),
-    };
-    match found {
-        Some(entry) => find(site, entry.id.as_str()),
+    match id_of(site, id)? {
+        Some(id) => find(site, &id),
         None if id == LAST => Err(Error::new(Stage::Record, Kind::Missing, "there is no run yet")
             .hint("ces run IMAGE starts one; ces doctor tells whether this host is ready")),
         None => Err(Error::new(Stage::Record, Kind::Missing, format!("there is no record of run {id}"))
@@ -98,12 +92,8 @@ fn of(site: &Site, id: &str) -> Result<Record> {
 /// When the index cannot be read.
 pub(super) fn id_of(site: &Site, word: &str) -> Result<Option<String>> {
     let index = index(site)?;
-    let entries = index::of(&index, own(site));
-    let found = match word {
-        LAST => entries.last(),
-        name => entries.iter().rfind(|entry| entry.name.as_deref() == Some(name)),
-    };
-    Ok(found.map(|entry| entry.id.to_string()))
+    let mut newest = index::newest_first(&index, own(site));
+    Ok(newest.find(|entry| word == LAST || entry.name.as_deref() == Some(word)).map(|entry| entry.id.to_string()))
 }
 
 /// SHA-256 of a record's file, as the audit log has it of a run that has ended.

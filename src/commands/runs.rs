@@ -30,49 +30,31 @@ pub fn runs(global: &Global, args: &RunsArgs) -> Result<u8> {
         state && late && same(&args.project, run.project.as_deref()) && same(&args.user, Some(&run.researcher))
     };
     let index = records::index(&site)?;
-    let mut runs = index::of(&index, records::own(&site));
-    runs.iter_mut().for_each(|run| look_up(&site, run));
-    runs.retain(is_asked_for);
-    let skipped = runs.len().saturating_sub(args.last.unwrap_or(usize::MAX));
-    runs.drain(..skipped);
+    let own = records::own(&site);
+    let runs: Vec<_> = match args.last {
+        Some(last) => {
+            let newest = index::newest_first(&index, own).map(|run| looked_up(&site, run)).filter(is_asked_for);
+            let mut runs: Vec<_> = newest.take(last).collect();
+            runs.reverse();
+            runs
+        }
+        None => index::of(&index, own).into_iter().map(|run| looked_up(&site, run)).filter(is_asked_for).collect(),
+    };
     let form = args.table.form();
     if global.quiet && form == Format::Table {
-        return runs.iter().try_for_each(|run| print::line(run.id.as_str())).map(|()| 0);
+        let ids: Vec<_> = runs.iter().map(|run| [run.id.as_str()]).collect();
+        return print::table(&ids).map(|()| 0);
     }
-    let document = || serde_json::to_value(&runs).map_err(|e| Error::new(Stage::Cli, Kind::Failed, e.to_string()));
+    let document = || Ok(&runs);
     let everyones = site.caller.sees_everyone();
     // A spreadsheet gets every column. In a table the caller's own name is no news; in a narrow one neither are the time of the start,
     // with which the id begins, and the exit status, which is told with the end.
     let narrow = form == Format::Table && print::width().is_some_and(|columns| columns < WIDE);
     match (form == Format::Csv || everyones, narrow) {
-        (true, false) => print::list(
-            form,
-            &rows(&runs, |[id, started, name, who, project, image, time, exit, files, ended]| {
-                [id, started, name, who, project, image, time, exit, files, ended]
-            }),
-            document,
-        ),
-        (false, false) => print::list(
-            form,
-            &rows(&runs, |[id, started, name, _, project, image, time, exit, files, ended]| {
-                [id, started, name, project, image, time, exit, files, ended]
-            }),
-            document,
-        ),
-        (true, true) => print::list(
-            form,
-            &rows(&runs, |[id, _, name, who, project, image, time, _, files, ended]| {
-                [id, name, who, project, image, time, files, ended]
-            }),
-            document,
-        ),
-        (false, true) => print::list(
-            form,
-            &rows(&runs, |[id, _, name, _, project, image, time, _, files, ended]| {
-                [id, name, project, image, time, files, ended]
-            }),
-            document,
-        ),
+        (true, false) => print::list(form, &rows(&runs, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]), document),
+        (false, false) => print::list(form, &rows(&runs, &[0, 1, 2, 4, 5, 6, 7, 8, 9]), document),
+        (true, true) => print::list(form, &rows(&runs, &[0, 2, 3, 4, 5, 6, 8, 9]), document),
+        (false, true) => print::list(form, &rows(&runs, &[0, 2, 4, 5, 6, 8, 9]), document),
     }
     .map(|()| 0)
 }
@@ -83,12 +65,21 @@ const WIDE: usize = 120;
 const HEAD: [&str; 10] =
     ["ID", "STARTED", "NAME", "RESEARCHER", "PROJECT", "IMAGE", "TIME", "EXIT", "OUTPUTS", "ENDED"];
 
-/// The head and a row for each run, with the columns that are chosen.
-fn rows<'a, const N: usize>(
-    runs: &'a [Entry<'_>],
-    choose: impl Fn([Cow<'a, str>; 10]) -> [Cow<'a, str>; N],
-) -> Vec<[Cow<'a, str>; N]> {
-    std::iter::once(HEAD.map(Cow::Borrowed)).chain(runs.iter().map(row)).map(choose).collect()
+/// A run, or the head of the list, of which columns of [`HEAD`] are shown.
+struct Row<'a, const N: usize> {
+    run: Option<&'a Entry<'a>>,
+    columns: &'static [usize; N],
+}
+
+impl<const N: usize> print::Row<N> for Row<'_, N> {
+    fn cells(&self) -> [Cow<'_, str>; N] {
+        let mut all = self.run.map_or(HEAD.map(Cow::Borrowed), row);
+        self.columns.map(|column| all.get_mut(column).map(std::mem::take).unwrap_or_default())
+    }
+}
+
+fn rows<'a, const N: usize>(runs: &'a [Entry<'_>], columns: &'static [usize; N]) -> Vec<Row<'a, N>> {
+    std::iter::once(None).chain(runs.iter().map(Some)).map(|run| Row { run, columns }).collect()
 }
 
 /// Id, beginning, name, researcher, project, image, wall time, exit status, number of files in the outputs, and how it ended.
@@ -129,20 +120,19 @@ fn beginning(text: &str) -> Result<String> {
 }
 
 /// What has only begun is looked up: its record, and whether there is still a job.
-fn look_up(site: &Site, entry: &mut Entry<'_>) {
+fn looked_up<'a>(site: &Site, entry: Entry<'a>) -> Entry<'a> {
     if entry.state != State::Begun {
-        return;
+        return entry;
     }
     as_root(|root| {
         // Asked first: what ends meanwhile writes its record before its journal goes.
         let is_there = site.dirs.running.join(entry.id.as_str()).exists();
-        if let Some(now) = index::from_record(root, &site.dirs.log, &entry.id) {
-            *entry = now;
+        let mut now = index::from_record(root, &site.dirs.log, &entry.id).unwrap_or(entry);
+        if now.state == State::Begun && !is_there {
+            now.state = State::Interrupted;
         }
-        if entry.state == State::Begun && !is_there {
-            entry.state = State::Interrupted;
-        }
-    });
+        now
+    })
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ struct Source {
 }
 
 /// Modules from the first to the last: each may use those before it, and itself.
-const ORDER: [&str; 16] = [
+const ORDER: [&str; 17] = [
+    "parallel",
     "text",
     "error",
     "host",

@@ -5,18 +5,23 @@
 //! `LONGEST`. Nothing that a payload names is in it.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashSet};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufReader, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 
 use nix::fcntl::{Flock, FlockArg};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::privilege::Root;
 use crate::host::site_dir::SiteDir;
+use crate::parallel;
 use crate::run::job_id::JobId;
 use crate::run::supervisor::outputs::Files;
 
@@ -78,18 +83,32 @@ pub struct Entry<'a> {
 
 /// How many files: a number in a line of the index, in a record the document that tells of the outputs.
 fn files<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<u64>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Told {
-        Files(u64),
-        Outputs { files: Files },
-        Other(serde::de::IgnoredAny),
+    struct Told;
+    impl<'de> Visitor<'de> for Told {
+        type Value = Option<u64>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a number of files, or what tells of them")
+        }
+        fn visit_unit<E>(self) -> std::result::Result<Option<u64>, E> {
+            Ok(None)
+        }
+        fn visit_u64<E>(self, files: u64) -> std::result::Result<Option<u64>, E> {
+            Ok(Some(files))
+        }
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<Option<u64>, A::Error> {
+            #[derive(Deserialize)]
+            #[serde(untagged)]
+            enum Outputs {
+                Told { files: Files },
+                Other(IgnoredAny),
+            }
+            Ok(match Outputs::deserialize(MapAccessDeserializer::new(map))? {
+                Outputs::Told { files } => Some(files.count()),
+                Outputs::Other(_) => None,
+            })
+        }
     }
-    Ok(Option::<Told>::deserialize(from)?.and_then(|told| match told {
-        Told::Files(files) => Some(files),
-        Told::Outputs { files } => Some(files.count()),
-        Told::Other(_) => None,
-    }))
+    from.deserialize_any(Told)
 }
 
 /// A text that may be absent. Serde borrows a `Cow` by itself, but none in an `Option`.
@@ -222,20 +241,59 @@ pub fn text(root: &Root, log: &SiteDir) -> Result<String> {
 }
 
 /// The runs of `uid` in a text of the index, or everyone's, oldest first.
-pub fn of(text: &str, uid: Option<u32>) -> Vec<Entry<'_>> {
+pub fn of<'a>(text: &'a str, uid: Option<u32>) -> Vec<Entry<'a>> {
+    let lines = lines_of(text, uid);
+    let understood = |lines: &[&'a str]| lines.iter().filter_map(|line| entry_in(line, uid)).collect();
+    let mut parts = parallel::parts(&lines, understood).into_iter();
+    let mut entries: Vec<_> = parts.next().unwrap_or_default();
+    parts.for_each(|part| entries.extend(part));
+    entries.sort_by(in_time);
+    entries
+}
+
+/// The same one after another, the one that began last first: no more is understood than is asked for.
+pub fn newest_first(text: &str, uid: Option<u32>) -> impl Iterator<Item = Entry<'_>> {
+    let mut lines = lines_of(text, uid);
+    let mut same_second: Vec<Entry<'_>> = Vec::new();
+    std::iter::from_fn(move || {
+        // An id has the second; the order in it is that of the records' own times.
+        while same_second.is_empty() {
+            let second = second_of(lines.last()?);
+            while lines.last().is_some_and(|line| second_of(line) == second) {
+                same_second.extend(lines.pop().and_then(|line| entry_in(line, uid)));
+            }
+            same_second.sort_by(in_time);
+        }
+        same_second.pop()
+    })
+}
+
+/// The line that counts of each run, in the order of their ids, which is that of the seconds in which they began. Other people's
+/// lines are not even understood.
+fn lines_of(text: &str, uid: Option<u32>) -> Vec<&str> {
     let mut lines: Vec<(&str, &str)> = text.lines().filter_map(|line| Some((id_of(line)?, line))).collect();
-    // An id begins with the time: they are almost in order, and those of one run stay in theirs. The last one counts.
+    // They are almost in order, and those of one run stay in theirs. The last one counts.
     lines.sort_by_key(|(id, _)| *id);
     let is_last = |at: usize, id| lines.get(at.saturating_add(1)).is_none_or(|(next, _)| *next != id);
-    // Other people's lines are not even understood.
     let own = uid.map(|uid| format!("\"uid\":{uid},"));
-    let mut entries: Vec<Entry<'_>> = (lines.iter().enumerate())
+    (lines.iter().enumerate())
         .filter(|(at, (id, line))| is_last(*at, *id) && own.as_ref().is_none_or(|own| line.contains(own.as_str())))
-        .filter_map(|(_, (_, line))| serde_json::from_str(line).ok())
-        .filter(|entry: &Entry<'_>| uid.is_none_or(|uid| entry.uid == uid))
-        .collect();
-    entries.sort_by(|a, b| (&a.started, &a.id).cmp(&(&b.started, &b.id)));
-    entries
+        .map(|(_, (_, line))| *line)
+        .collect()
+}
+
+fn entry_in(line: &str, uid: Option<u32>) -> Option<Entry<'_>> {
+    let entry: Entry<'_> = scan::entry(line).or_else(|| serde_json::from_str(line).ok())?;
+    uid.is_none_or(|uid| entry.uid == uid).then_some(entry)
+}
+
+fn in_time(a: &Entry<'_>, b: &Entry<'_>) -> Ordering {
+    (&a.started, &a.id).cmp(&(&b.started, &b.id))
+}
+
+/// The part of a line's id that is the time.
+fn second_of(line: &str) -> Option<&str> {
+    id_of(line)?.split('-').next()
 }
 
 /// The id with which a line begins.
@@ -273,7 +331,7 @@ fn bring_up_to_date(_: &Root, log: &SiteDir) -> std::io::Result<()> {
     let mut text = String::new();
     BufReader::new(File::open(path(log))?).read_to_string(&mut text).unwrap_or_default();
     let known: HashSet<&str> = text.lines().filter_map(id_of).collect();
-    let mut lines = Vec::new();
+    let mut lines = BTreeMap::new();
     for entry in fs::read_dir(log.join("runs"))?.flatten() {
         let name = entry.file_name();
         let Some(id) = name.to_str().and_then(|name| name.strip_suffix(".json")) else { continue };
@@ -281,10 +339,11 @@ fn bring_up_to_date(_: &Root, log: &SiteDir) -> std::io::Result<()> {
             continue;
         }
         if let Ok(line) = entry_of(log, id).and_then(|entry| entry.line()) {
-            lines.extend_from_slice(&line);
+            lines.insert(id.to_owned(), line);
         }
     }
-    append_to(&held, &lines)?;
+    // In the order of their ids, which a directory has not: what reads them sorts them.
+    append_to(&held, &lines.into_values().collect::<Vec<_>>().concat())?;
     // Also where nothing was lacking: until something changes again there is nothing to look for.
     let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
     rustix::fs::futimens(&*held, &rustix::fs::Timestamps { last_access: now, last_modification: now })?;
@@ -309,96 +368,6 @@ fn fail(log: &SiteDir, e: std::io::Error) -> Error {
         .hint("it can be deleted: it is made anew from the records")
 }
 
+mod scan;
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::host::privilege::as_root;
-    use proptest::prelude::*;
-
-    fn entry(id: &JobId, uid: u32) -> Entry<'static> {
-        let text = |text: &'static str| Cow::Borrowed(text);
-        Entry {
-            id: id.clone(),
-            uid,
-            researcher: text("r"),
-            project: None,
-            image: text("i"),
-            state: State::Begun,
-            started: text("2026-11-27T10:00:00.000Z"),
-            seconds: None,
-            exit: None,
-            ended: None,
-            name: None,
-            outputs: None,
-        }
-    }
-
-    #[test]
-    fn lines_of_removed_records_are_left_out_and_no_other() {
-        let dir = tempfile::tempdir().unwrap();
-        let log = SiteDir::of_the_caller(&dir.path().join("log")).unwrap();
-        let id = |n: u32| JobId::parse(&format!("20261127T100000-{n:06x}")).unwrap();
-        fs::create_dir(log.join("runs")).unwrap();
-        as_root(|root| {
-            for n in [1, 2, 3, 1] {
-                add(root, &log, &Entry { outputs: Some(7), ..entry(&id(n), 1) }).unwrap();
-            }
-            leave_out(root, &log, &[id(1)].into()).unwrap();
-        });
-        let text = as_root(|root| text(root, &log)).unwrap();
-        let left: Vec<_> = of(&text, None).iter().map(|entry| (entry.id.clone(), entry.outputs)).collect();
-        assert_eq!(left, [(id(2), Some(7)), (id(3), Some(7))]);
-        // Of a record, and of a line of an older version.
-        let mut record = serde_json::to_value(entry(&id(4), 1)).unwrap();
-        record["outputs"] = serde_json::json!({"path": "/o", "files": 12, "bytes": 3, "links": [], "refused": []});
-        let outputs =
-            |record: &serde_json::Value| serde_json::from_str::<Entry<'_>>(&record.to_string()).unwrap().outputs;
-        assert_eq!(outputs(&record), Some(12));
-        record.as_object_mut().unwrap().remove("outputs");
-        assert_eq!(outputs(&record), None);
-    }
-
-    #[test]
-    fn the_last_line_counts_and_what_is_lacking_comes_from_the_records() {
-        let dir = tempfile::tempdir().unwrap();
-        let log = SiteDir::of_the_caller(&dir.path().join("log")).unwrap();
-        let id = |n: u32| JobId::parse(&format!("20261127T100000-{n:06x}")).unwrap();
-        fs::create_dir(log.join("runs")).unwrap();
-        let text = || as_root(|root| text(root, &log)).unwrap();
-        assert_eq!(of(&text(), None), []);
-        as_root(|root| {
-            add(root, &log, &entry(&id(1), 1000)).unwrap();
-            add(root, &log, &Entry { state: State::Finished, exit: Some(3), ..entry(&id(1), 1000) }).unwrap();
-            add(root, &log, &entry(&id(2), 1001)).unwrap();
-        });
-        assert_eq!(
-            of(&text(), Some(1000)).iter().map(|e| (e.state, e.exit)).collect::<Vec<_>>(),
-            [(State::Finished, Some(3))]
-        );
-        // A line that a full disk has torn spoils none but its own.
-        OpenOptions::new().append(true).open(path(&log)).unwrap().write_all(b"{\"id\":\"torn").unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        fs::write(log.join("runs").join(format!("{}.json", id(3))), serde_json::to_vec(&entry(&id(3), 7)).unwrap())
-            .unwrap();
-        assert_eq!(of(&text(), None).len(), 3);
-        assert_eq!(of(&text(), Some(7)).len(), 1);
-        fs::write(log.join("runs").join(format!("{}.json", id(4))), "no record").unwrap();
-        fs::remove_file(path(&log)).unwrap();
-        assert_eq!(of(&text(), None).iter().map(|e| e.id.clone()).collect::<Vec<_>>(), [id(3)]);
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_the_texts_are_a_line_is_one_and_short(text in ".{0,2000}", times in 1_usize..50) {
-            let text = text.repeat(times);
-            let id = JobId::parse("20261127T100000-000001").unwrap();
-            let mut entry = entry(&id, 1);
-            let cow = || Cow::Owned(text.clone());
-            (entry.image, entry.ended, entry.name, entry.project) = (cow(), Some(cow()), Some(cow()), Some(cow()));
-            entry.researcher = cow();
-            let line = entry.bounded().line().unwrap();
-            prop_assert!(line.len() <= LONGEST && line.iter().filter(|byte| **byte == b'\n').count() == 1);
-            prop_assert_eq!(id_of(std::str::from_utf8(&line).unwrap()), Some(id.as_str()));
-        }
-    }
-}
+mod tests;
