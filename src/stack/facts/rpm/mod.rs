@@ -155,7 +155,12 @@ impl<'a> Header<'a> {
         found.licence = self.text(LICENSE).as_deref().and_then(licence);
         found.module = self.text(MODULARITYLABEL).as_deref().and_then(word);
         found.source = self.text(SOURCERPM).and_then(|file| source_package(&file, epoch.as_deref()));
-        let claims = Claims { kind: PackageType::Rpm, package: name, place: place.to_owned(), paths: self.files() };
+        let claims = Claims {
+            kind: PackageType::Rpm,
+            package: found.name.clone(),
+            place: place.to_owned(),
+            paths: self.files(),
+        };
         Some((found, claims))
     }
 
