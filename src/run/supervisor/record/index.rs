@@ -243,7 +243,11 @@ pub fn text(root: &Root, log: &SiteDir) -> Result<String> {
 /// The runs of `uid` in a text of the index, or everyone's, oldest first.
 pub fn of<'a>(text: &'a str, uid: Option<u32>) -> Vec<Entry<'a>> {
     let lines = lines_of(text, uid);
-    let understood = |lines: &[&'a str]| lines.iter().filter_map(|line| entry_in(line, uid)).collect();
+    let understood = |lines: &[&'a str]| {
+        let mut entries = Vec::with_capacity(lines.len());
+        entries.extend(lines.iter().filter_map(|line| entry_in(line, uid)));
+        entries
+    };
     let mut parts = parallel::parts(&lines, understood).into_iter();
     let mut entries: Vec<_> = parts.next().unwrap_or_default();
     parts.for_each(|part| entries.extend(part));
