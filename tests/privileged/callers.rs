@@ -172,14 +172,15 @@ fn limits_hold_or_are_recorded_as_missing(caller: Caller) {
     if has_limits(caller) {
         let limits = json!({"memory": 64 << 20, "memory_and_swap": 64 << 20, "cpus": 0.5, "pids": 40});
         assert_eq!(record["enforced"]["limits"], limits);
-        assert_eq!(record["warnings"], json!([]));
+        assert!(!record["warnings"].to_string().contains("limits"), "{record}");
         if Path::new("/run/systemd/system").exists() {
             let id = record["id"].as_str().unwrap();
             let scope = format!("/ces.slice/ces-{id}.scope/ces-{id}");
             assert!(record["enforced"]["cgroups"][0].as_str().unwrap().ends_with(&scope), "{record}");
         }
         assert!(record["peak_memory"].as_u64().is_some_and(|bytes| bytes > 0), "{record}");
-        let forks = desk.sh(&options, "i=0; while [ $i -lt 60 ]; do sleep 3 & i=$((i+1)); done; wait");
+        // On an emulated processor sixty of them take half a minute to begin.
+        let forks = desk.sh(&options, "i=0; while [ $i -lt 60 ]; do sleep 100 & i=$((i+1)); done; wait");
         assert!(forks.stderr.contains("can't fork"), "{forks:?}");
     } else {
         assert!(ran.stderr.contains("warning: no resource limits"), "{ran:?}");
