@@ -40,20 +40,20 @@ impl Outside {
         found
     }
 
-    /// A note; none where there is nothing to tell.
+    /// A note for whoever runs it; none where there is nothing to tell.
     pub fn note(&self) -> Option<String> {
-        let (files, was) = match self.files {
-            0 => return None,
-            1 => ("1 file".to_owned(), "was"),
-            files => (format!("{files} files"), "were"),
-        };
         let is_all = u64::try_from(self.first.len()).is_ok_and(|told| told == self.files);
         let more = if is_all { "" } else { ", …" };
-        let are = if self.files == 1 { "is" } else { "are" };
-        Some(format!(
-            "note: {files} {was} written outside /safe_outputs and {are} gone: {}{more}",
-            self.first.join(", ")
-        ))
+        Some(format!("note: {}: {}{more}", self.warning()?, self.first.join(", ")))
+    }
+
+    /// A warning for the record. It has no names: the program chose them, and a record may leave with the outputs.
+    pub fn warning(&self) -> Option<String> {
+        match self.files {
+            0 => None,
+            1 => Some("1 file was written outside /safe_outputs and is gone".to_owned()),
+            files => Some(format!("{files} files were written outside /safe_outputs and are gone")),
+        }
     }
 }
 
@@ -115,5 +115,7 @@ mod tests {
         let said = look().unwrap();
         assert!(said.starts_with("note: 11 files were written outside /safe_outputs and are gone: /"), "{said}");
         assert!(said.ends_with(", …") && !said.contains('\u{1b}'), "{said}");
+        let kept = Outside::of(&fs::File::open(work.path()).unwrap().into()).warning();
+        assert_eq!(kept.unwrap(), "11 files were written outside /safe_outputs and are gone");
     }
 }
