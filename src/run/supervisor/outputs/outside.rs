@@ -2,7 +2,7 @@
 //!
 //! Takes the directory of the layer over the image; gives how many files are in it and the names of the first few; trusts no name, and
 //! follows no link; refuses nothing: what cannot be read is passed over, for this is a note and no account. Passed over is also what
-//! programs write beside their work: temporary directories, caches, logs, and what is hidden.
+//! programs write beside their work: temporary directories, caches, logs, and what is hidden; and what ces writes for them.
 
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
@@ -17,6 +17,8 @@ use crate::text;
 
 /// Directories of the image in which programs leave what nobody looks for.
 const BESIDE: [&[u8]; 7] = [b"tmp", b"var/tmp", b"var/cache", b"var/log", b"var/lib", b"run", b"var/run"];
+/// Files in which ces itself writes the user of the run (`bundle::accounts`).
+const ACCOUNTS: [&[u8]; 2] = [b"etc/passwd", b"etc/group"];
 /// No more entries are looked at.
 const MOST: usize = 20_000;
 /// So many names are told.
@@ -65,7 +67,7 @@ impl Visitor for Outside {
     fn entry(&mut self, dir: &OwnedFd, name: &CStr, at: At<'_>) -> nix::Result<Option<OwnedFd>> {
         self.looked_at += 1;
         let is_hidden = name.to_bytes().starts_with(b".") || name == c"__pycache__";
-        if is_hidden || BESIDE.contains(&at.path) {
+        if is_hidden || BESIDE.contains(&at.path) || ACCOUNTS.contains(&at.path) {
             return Ok(None);
         }
         let found = fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
@@ -101,10 +103,11 @@ mod tests {
         let upper = work.path().join("upper");
         let look = || Outside::of(&fs::File::open(work.path()).unwrap().into()).note();
         assert_eq!(look(), None);
-        for dir in ["tmp", "var/log", "root/.cache", "srv/deep", "lib/__pycache__"] {
+        for dir in ["tmp", "var/log", "root/.cache", "srv/deep", "lib/__pycache__", "etc"] {
             fs::create_dir_all(upper.join(dir)).unwrap();
             fs::write(upper.join(dir).join("file"), "x").unwrap();
         }
+        fs::rename(upper.join("etc/file"), upper.join("etc/passwd")).unwrap();
         fs::write(upper.join("empty"), "").unwrap();
         std::os::unix::fs::symlink("/etc", upper.join("link")).unwrap();
         assert_eq!(look().unwrap(), "note: 1 file was written outside /safe_outputs and is gone: /srv/deep/file");
