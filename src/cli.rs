@@ -50,9 +50,17 @@ Examples:
   ces pull ghcr.io/lab/tool:1.2          fetch an approved image
   ces run ghcr.io/lab/tool:1.2           run it on the project's safe data
   ces show last                          show the last run and its outputs
-  ces doctor                             check whether this host can run containers
+  ces doctor                             check whether this host is ready
 
-Exit status: the program's own for `run` (125: nothing ran); else 0, 1 failed, 2 usage, 3 refused by policy.";
+Exit status: the program's own for `run` (125: nothing ran); else 0, 1 failed,
+2 usage, 3 refused by policy.";
+
+/// What it is, above its commands.
+const ABOUT: &str = "\
+Runs approved container images on sensitive data in Trusted Research Environments.
+
+No daemon, no network, one policy. Data is at /safe_data in the container; what the program leaves in /safe_outputs is \
+kept in ~/outputs_ID; everything else it writes is gone after the run.";
 
 /// The commit it was built from; told by who builds it for others (`scripts/package`).
 pub const COMMIT: &str = match option_env!("CES_COMMIT") {
@@ -65,12 +73,9 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
     format!("{} (commit {COMMIT}, {arch}-{os}, OCI runtime: libcontainer)", env!("CARGO_PKG_VERSION"))
 });
 
-/// Runs approved container images on sensitive data in Trusted Research Environments.
-///
-/// No daemon, no network, one policy. Data is at /safe_data in the container; what the program leaves in /safe_outputs is
-/// kept in ~/outputs_ID; everything else it writes is gone after the run.
+/// The command line.
 #[derive(Debug, Parser)]
-#[command(name = "ces", version, long_version = VERSION.as_str(), max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+#[command(name = "ces", about = ABOUT, long_about = None, version, long_version = VERSION.as_str(), max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = EXAMPLES)]
 pub struct Cli {
     #[command(flatten)]
@@ -124,7 +129,7 @@ pub enum Command {
     /// Run an image on the project's safe data
     #[command(after_help = run::RUN_EXAMPLES, override_usage = "ces run [OPTIONS] IMAGE [ARGS]...")]
     Run(RunArgs),
-    /// Test an image under the TRE's isolation, on synthetic data, and list what it will miss there
+    /// Test an image under the TRE's isolation, on synthetic data
     #[command(after_help = run::REHEARSE_EXAMPLES, override_usage = "ces rehearse [OPTIONS] IMAGE [ARGS]...")]
     Rehearse(Box<RehearseArgs>),
     /// List the images in the store
@@ -134,14 +139,14 @@ pub enum Command {
     /// Delete unused layers and files
     #[command(after_help = table::PRUNE_EXAMPLES)]
     Prune(PruneArgs),
-    /// Check the store: every image and layer against its recorded digests
+    /// Check images and layers in the store against their digests
     Fsck(FsckArgs),
     /// Write a complete, portable OCI bundle, for crun and runc
     #[command(override_usage = "ces bundle [OPTIONS] IMAGE DIR")]
     Bundle(BundleArgs),
     /// Show the configuration and layers of an image
     Inspect(InspectArgs),
-    /// List what is in an image, who brought it, and what a reviewer looks at, without running it
+    /// List what is in an image and who brought it, without running it
     #[command(after_help = stack::EXAMPLES)]
     Stack(stack::StackArgs),
     /// Print the config.json of a run, without running it
@@ -154,36 +159,36 @@ pub enum Command {
     Doctor(ListArgs),
     /// List running containers
     Ps(TableArgs),
-    /// Stop a run: its image's stop signal (SIGTERM), then SIGKILL after a time of grace
+    /// Stop a run: with its stop signal (SIGTERM), then with SIGKILL
     Stop(StopArgs),
     /// Print what a detached run has written
     Logs(LogsArgs),
-    /// Execute a command in a running container, if the policy allows it
+    /// Execute a command in a running container
     #[command(override_usage = "ces exec [OPTIONS] ID COMMAND [ARGS]...")]
     Exec(ExecArgs),
     /// List past runs
     #[command(after_help = records::RUNS_EXAMPLES)]
     Runs(RunsArgs),
-    /// Show a past run on one page: image, command, protections, limits, outputs
+    /// Show a past run on one page
     #[command(after_help = records::SHOW_EXAMPLES)]
     Show(RecordArgs),
     /// Print the record of a run, a JSON document
     Record(RecordArgs),
-    /// Print where the outputs of a run are, or delete old ones (ces outputs prune)
+    /// Print where the outputs of a run are, or delete old ones
     #[command(after_help = records::OUTPUTS_EXAMPLES)]
     Outputs(OutputsArgs),
     /// Check that the outputs of a run are unchanged
     Verify(RecordArgs),
-    /// Look through outputs for what should not leave, before a person does
+    /// Look through outputs for what should not leave the TRE
     #[command(after_help = precheck::EXAMPLES)]
     Precheck(precheck::PrecheckArgs),
     /// Write one page about a run, for whoever checks its outputs
     #[command(after_help = export::REPORT_EXAMPLES)]
     Report(export::ReportArgs),
-    /// Copy a run's outputs, record and pre-check into a form that other programs check
+    /// Copy outputs and record into a form that other programs read
     #[command(after_help = export::EXPORT_EXAMPLES)]
     Export(export::ExportArgs),
-    /// Run a past run again, and compare the outputs: exit status 0 the same, 1 not, 125 it could not be told
+    /// Run a past run again, and compare the outputs
     #[command(after_help = records::RERUN_EXAMPLES, override_usage = "ces rerun [OPTIONS] ID [-- ARGS...]")]
     Rerun(RerunArgs),
     /// Ask for the approval of an image, and list your requests
@@ -195,7 +200,7 @@ pub enum Command {
     /// Check, show and sign the audit log
     #[command(subcommand)]
     Audit(audit::AuditCommand),
-    /// Print metrics for a monitoring system, in Prometheus' text format
+    /// Print metrics for monitoring, in Prometheus' text format
     Metrics(ListArgs),
     /// Print version, commit and target
     Version(ListArgs),

@@ -85,26 +85,26 @@ pub fn revoke(text: &str, digest: &str, project: Option<&str>) -> Result<(String
     }
     let list = images(&mut document)?;
     let (mut changed, mut at) = (0, 0);
-    let mut left = String::new();
+    let mut comments = String::new();
     while let Some(table) = list.get_mut(at) {
         if is_of(table, digest, project) {
             changed += 1;
             let stay = project.is_some_and(|project| without(table, project));
             if !stay {
-                left.push_str(kept_comments(table));
+                comments.push_str(kept_comments(table));
                 list.remove(at);
                 continue;
             }
         }
-        if !left.is_empty() {
+        if !comments.is_empty() {
             let own = table.decor().prefix().and_then(|prefix| prefix.as_str()).unwrap_or_default();
-            let both = format!("{left}{own}");
+            let both = format!("{comments}{own}");
             table.decor_mut().set_prefix(both);
-            left.clear();
+            comments.clear();
         }
         at += 1;
     }
-    let trailing = format!("{left}{}", document.trailing().as_str().unwrap_or_default());
+    let trailing = format!("{comments}{}", document.trailing().as_str().unwrap_or_default());
     document.set_trailing(trailing);
     Ok((document.to_string(), changed))
 }

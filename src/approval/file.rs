@@ -45,7 +45,7 @@ pub fn change<T>(
     }
     tell(&what)?;
     if identity(dir, name)? != old.as_ref().map(state).transpose().map_err(|e| fail(path, e))? {
-        return Err(fail(path, "somebody else changed it meanwhile").hint("do it again"));
+        return Err(fail(path, "somebody else changed it meanwhile").hint("type the command again"));
     }
     dir.replace(name, new.as_bytes(), old.as_ref())?;
     Ok(Some(what))

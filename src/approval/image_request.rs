@@ -29,25 +29,25 @@ impl RequestId {
         let mut bytes = [0; 6];
         File::open("/dev/urandom")
             .and_then(|mut file| file.read_exact(&mut bytes))
-            .map_err(|e| Error::new(Stage::Host, Kind::Host, "cannot draw a number for a request").because(e))?;
+            .map_err(|e| Error::new(Stage::Host, Kind::Host, "cannot get a random number for a request").because(e))?;
         Ok(Self(format!("req-{}", crate::evidence::line::hex(&bytes))))
     }
 
-    /// Whether the words of a caller are meant for one.
-    pub fn is_meant(words: &str) -> bool {
-        words.starts_with("req-")
+    /// Whether a caller means a request by this name.
+    pub fn is_meant(name: &str) -> bool {
+        name.starts_with("req-")
     }
 
     /// Reads one.
     ///
     /// # Errors
     /// When it is none; so it is always the name of a file, and never a way to another place.
-    pub fn parse(words: &str) -> Result<Self> {
-        let digits = words.strip_prefix("req-").unwrap_or_default();
+    pub fn parse(name: &str) -> Result<Self> {
+        let digits = name.strip_prefix("req-").unwrap_or_default();
         if digits.len() == 12 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-            return Ok(Self(words.to_owned()));
+            return Ok(Self(name.to_owned()));
         }
-        let short: String = words.chars().take(60).collect();
+        let short: String = name.chars().take(60).collect();
         Err(Error::new(Stage::Cli, Kind::Usage, format!("\"{short}\" is not the name of a request"))
             .hint("requests are called req- and twelve hexadecimal digits; ces request list lists them"))
     }
@@ -155,12 +155,12 @@ pub struct Request {
 ///
 /// # Errors
 /// When there is nothing in it, or too much.
-pub fn told(option: &str, words: &str) -> Result<String> {
+pub fn told(option: &str, value: &str) -> Result<String> {
     let wrong = |what: String| {
         Error::new(Stage::Cli, Kind::Usage, what)
             .hint(format!("write a sentence: --{option} \"for the tables of paper 3\""))
     };
-    let harmless = text::neutral_line(words.trim());
+    let harmless = text::neutral_line(value.trim());
     match harmless.chars().count() {
         0 => Err(wrong(format!("--{option} says nothing"))),
         length if length > LONGEST => Err(wrong(format!("--{option} is longer than {LONGEST} characters"))),
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn the_name_of_a_request_is_never_a_path() {
         assert!(RequestId::parse(RequestId::new().unwrap().as_str()).is_ok());
-        for words in [
+        for name in [
             "req-",
             "req-../../../../x",
             "req-00000000000/",
@@ -184,7 +184,7 @@ mod tests {
             "req-0123456789abc",
             "",
         ] {
-            assert_eq!(RequestId::parse(words).unwrap_err().kind(), Kind::Usage, "{words}");
+            assert_eq!(RequestId::parse(name).unwrap_err().kind(), Kind::Usage, "{name}");
         }
         assert!(serde_json::from_str::<RequestId>("\"req-/etc/passwd\"").is_err());
     }

@@ -154,9 +154,9 @@ fn read(dir: &SiteDir, uid: u32, id: &RequestId) -> Result<Option<Request>> {
     let name = file_name(id);
     let Some(file) = dir.document(OsStr::new(&name))? else { return Ok(None) };
     let wrong = |why: String| {
-        Error::new(Stage::Policy, Kind::Failed, format!("the request {} makes no sense", dir.join(&name).display()))
+        Error::new(Stage::Policy, Kind::Failed, format!("the request {} is malformed", dir.join(&name).display()))
             .because(why)
-            .hint("remove the file")
+            .hint("root can remove the file")
     };
     let mut text = Vec::new();
     file.take(LARGEST).read_to_end(&mut text).map_err(|e| wrong(e.to_string()))?;
@@ -169,7 +169,7 @@ fn read(dir: &SiteDir, uid: u32, id: &RequestId) -> Result<Option<Request>> {
 
 fn put(dir: &SiteDir, request: &Request) -> Result<()> {
     let fail = |why: &dyn std::fmt::Display| {
-        Error::new(Stage::Policy, Kind::Failed, format!("cannot keep the request {}", request.id)).because(why)
+        Error::new(Stage::Policy, Kind::Failed, format!("cannot store the request {}", request.id)).because(why)
     };
     let mut text = serde_json::to_vec_pretty(request).map_err(|e| fail(&e))?;
     text.push(b'\n');

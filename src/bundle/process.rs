@@ -35,23 +35,23 @@ pub fn command(image: &ImageConfiguration, grant: &Grant) -> Result<Vec<String>>
     let config = image.config().as_ref();
     let entrypoint = config.and_then(|c| c.entrypoint().as_ref());
     let cmd = config.and_then(|c| c.cmd().as_ref());
-    let mut words: Vec<String> = match &grant.entrypoint {
-        Some(words) => words.clone(),
+    let mut command: Vec<String> = match &grant.entrypoint {
+        Some(command) => command.clone(),
         None => entrypoint.cloned().unwrap_or_default(),
     };
     if !grant.args.is_empty() {
-        words.extend(grant.args.iter().cloned());
+        command.extend(grant.args.iter().cloned());
     } else if grant.entrypoint.as_ref().is_none_or(Vec::is_empty) {
-        words.extend(cmd.cloned().unwrap_or_default());
+        command.extend(cmd.cloned().unwrap_or_default());
     }
-    match words.first() {
+    match command.first() {
         None => Err(hostile("the image names no command").hint("say what to run: ces run IMAGE COMMAND [ARGS]")),
         Some(first) if first.is_empty() => {
             Err(hostile("the command is an empty word").hint("correct ENTRYPOINT or CMD, or use --entrypoint"))
         }
         Some(_) => {
-            check_sizes("argument", &words)?;
-            Ok(words)
+            check_sizes("argument", &command)?;
+            Ok(command)
         }
     }
 }
@@ -199,17 +199,18 @@ fn signal(text: &str) -> Option<i32> {
     format!("SIG{name}").parse::<Signal>().ok().map(|signal| signal as i32)
 }
 
-fn check_sizes(what: &str, words: &[String]) -> Result<()> {
+fn check_sizes(what: &str, texts: &[String]) -> Result<()> {
     let mut sum = 0_usize;
-    for word in words {
+    for word in texts {
         let begin: String = word.chars().take(24).collect();
         if word.contains('\0') {
-            return Err(hostile(format!("the {what} \"{begin}…\" holds a NUL")).hint("text cannot hold one"));
+            return Err(hostile(format!("the {what} \"{begin}…\" holds a NUL byte"))
+                .hint("remove the NUL byte: no argument and no variable can have one"));
         }
         if word.len() > LONGEST {
             return Err(hostile(format!("the {what} \"{begin}…\" is longer than the kernel takes"))
                 .because(format!("{} bytes; at most {LONGEST}", word.len()))
-                .hint("put it into a file"));
+                .hint("write it into a file that the program reads"));
         }
         sum = sum.saturating_add(word.len() + 9);
     }

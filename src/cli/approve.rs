@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 
+use super::TableArgs;
 use crate::policy::approved;
 
 /// Examples of `ces request`.
@@ -50,9 +51,9 @@ pub enum RequestCommand {
         /// Those that were decided or withdrawn as well
         #[arg(short, long)]
         all: bool,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
+        /// How the list is printed.
+        #[command(flatten)]
+        table: TableArgs,
     },
     /// Take a request of yours back
     Withdraw {
@@ -71,11 +72,7 @@ pub enum ApproveCommand {
     /// Approve an image, or what a request asks for
     Add(AddArgs),
     /// List what is approved, for whom and until when
-    List {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    List(TableArgs),
     /// Take approvals of an image back; what runs goes on
     Revoke(ChangeArgs),
     /// Give approvals of an image another last day

@@ -33,7 +33,9 @@ pub const RERUN_EXAMPLES: &str = "\
 Examples:
   ces rerun last                         the same once more; what differs is printed
   ces rerun fit-2 -- --seed 7 data.csv   with the arguments that its record does not keep
-  ces rerun fit-2 -e TOKEN               with your own value of a variable";
+  ces rerun fit-2 -e TOKEN               with your own value of a variable
+
+Exit status: 0 the outputs are the same, 1 they are not, 125 it could not be told.";
 
 /// `ces runs`.
 #[derive(Debug, Clone, Default, Args)]

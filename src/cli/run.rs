@@ -17,11 +17,11 @@ Examples:
   ces run -it ghcr.io/lab/tool:1.2 bash
   ces run --profile service -p 8787:8787 ghcr.io/rocker-org/rstudio:4
 
-podman options that are already the default here (--rm, --init, --network none, …) are accepted and ignored; options
-that would weaken the isolation (--privileged, --network host, …) are refused.
+podman options that are already the default here (--rm, --init, …) are accepted
+and ignored; those that would weaken the isolation (--privileged, …) are refused.
 
-Exit status: the program's own; 124 deadline; 125 ces failed or refused; 126 not executable; 127 not found;
-128+N killed by signal N.";
+Exit status: the program's own; 124 deadline; 125 ces failed or refused;
+126 not executable; 127 not found; 128+N killed by signal N.";
 
 /// Shown after `ces pull --help`.
 pub const PULL_EXAMPLES: &str = "\
@@ -44,21 +44,15 @@ pub struct RunOptions {
     /// The project whose data the run sees [default: found from your groups]
     #[arg(long, value_name = "PROJECT", help_heading = COMMON)]
     pub project: Option<String>,
-    /// What the program may do: batch, or service for images that start as root and drop to another user
-    #[arg(long, value_name = "PROFILE", help_heading = COMMON)]
-    pub profile: Option<String>,
+    /// A name for the run, unique among those running
+    #[arg(long, value_name = "NAME", help_heading = COMMON)]
+    pub name: Option<String>,
     /// Set a variable; NAME alone takes your value
     #[arg(short, long, value_name = "NAME[=VALUE]", action = ArgAction::Append, allow_hyphen_values = true, help_heading = COMMON)]
     pub env: Vec<String>,
     /// Read variables from FILE: NAME=value, one a line, values as they stand
     #[arg(long, value_name = "FILE", action = ArgAction::Append, help_heading = COMMON)]
     pub env_file: Vec<PathBuf>,
-    /// Read arguments of the command from FILE, one a line
-    #[arg(long, value_name = "FILE", action = ArgAction::Append, help_heading = DATA)]
-    pub arg_file: Vec<PathBuf>,
-    /// Read options from FILE, several a line; options given here win
-    #[arg(long, value_name = "FILE", action = ArgAction::Append, help_heading = DATA)]
-    pub opt_file: Vec<PathBuf>,
     /// Execute this instead of the image's entrypoint: a word, or a JSON list
     #[arg(long, value_name = "COMMAND", help_heading = COMMON)]
     pub entrypoint: Option<String>,
@@ -68,25 +62,12 @@ pub struct RunOptions {
     /// Run as this user of the image: NAME, UID, UID:GID, NAME:GROUP
     #[arg(short, long, value_name = "USER", help_heading = COMMON)]
     pub user: Option<String>,
-    /// The container's host name
-    #[arg(long, value_name = "NAME", help_heading = ADVANCED)]
-    pub hostname: Option<String>,
-    /// A name for the run, unique among those running
-    #[arg(long, value_name = "NAME", help_heading = COMMON)]
-    pub name: Option<String>,
-    /// Pass standard input on: a file, a pipe or a terminal
-    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = TERMINAL)]
-    pub interactive: Option<bool>,
-    /// Give the program a terminal of its own; with -i your keys go to it
-    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = TERMINAL)]
-    pub tty: Option<bool>,
+    /// What the program may do: batch, or service for images that start as root and drop to another user
+    #[arg(long, value_name = "PROFILE", help_heading = COMMON)]
+    pub profile: Option<String>,
     /// Start the run and return: it outlives this terminal, and its output is in a log (`ces logs`)
     #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = COMMON)]
     pub detach: Option<bool>,
-    /// Publish a port of the container on this host's loopback (HOST:CONTAINER; HOST 0 is any free port), or as a
-    /// socket that you alone can open (unix:CONTAINER, unix:PATH:CONTAINER)
-    #[arg(short, long, value_name = "PORTS", action = ArgAction::Append, help_heading = TERMINAL)]
-    pub publish: Vec<String>,
     /// Bind a directory of the host, where the policy allows it
     #[arg(short, long = "volume", value_name = "SRC:DST[:ro]", action = ArgAction::Append, help_heading = DATA)]
     pub volumes: Vec<String>,
@@ -96,6 +77,21 @@ pub struct RunOptions {
     /// Make an empty directory in memory
     #[arg(long, value_name = "DST[:OPTIONS]", action = ArgAction::Append, help_heading = DATA)]
     pub tmpfs: Vec<String>,
+    /// Mount safe data read-only, even where writing is allowed
+    #[arg(long, help_heading = DATA)]
+    pub data_ro: bool,
+    /// Make the root file system read-only; /tmp, /var/tmp and /run are in memory
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = DATA)]
+    pub read_only: Option<bool>,
+    /// Read arguments of the command from FILE, one a line
+    #[arg(long, value_name = "FILE", action = ArgAction::Append, help_heading = DATA)]
+    pub arg_file: Vec<PathBuf>,
+    /// Read options from FILE, several a line; options given here win
+    #[arg(long, value_name = "FILE", action = ArgAction::Append, help_heading = DATA)]
+    pub opt_file: Vec<PathBuf>,
+    /// Write a summary of the run to FILE, as JSON
+    #[arg(long, value_name = "FILE", help_heading = DATA)]
+    pub json_summary: Option<PathBuf>,
     /// Limit of memory, such as 8g
     #[arg(short, long, value_name = "SIZE", help_heading = RESOURCES)]
     pub memory: Option<String>,
@@ -105,30 +101,34 @@ pub struct RunOptions {
     /// Limit of processes and threads
     #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = RESOURCES)]
     pub pids_limit: Option<String>,
+    /// End the run after this time, such as 2h
+    #[arg(long, value_name = "TIME", help_heading = RESOURCES)]
+    pub timeout: Option<String>,
     /// Size of /dev/shm [default: half of the memory]
     #[arg(long, value_name = "SIZE", help_heading = RESOURCES)]
     pub shm_size: Option<String>,
     /// A limit of the process, such as nofile=1024:2048
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]", action = ArgAction::Append, help_heading = RESOURCES)]
     pub ulimits: Vec<String>,
-    /// End the run after this time, such as 2h
-    #[arg(long, value_name = "TIME", help_heading = RESOURCES)]
-    pub timeout: Option<String>,
-    /// Make the root file system read-only; /tmp, /var/tmp and /run are in memory
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = DATA)]
-    pub read_only: Option<bool>,
     /// Use a GPU (not supported yet)
     #[arg(long, help_heading = RESOURCES)]
     pub gpu: bool,
-    /// Mount safe data read-only, even where writing is allowed
-    #[arg(long, help_heading = DATA)]
-    pub data_ro: bool,
+    /// Pass standard input on: a file, a pipe or a terminal
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = TERMINAL)]
+    pub interactive: Option<bool>,
+    /// Give the program a terminal of its own; with -i your keys go to it
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = TERMINAL)]
+    pub tty: Option<bool>,
+    /// Publish a port of the container on this host's loopback (HOST:CONTAINER; HOST 0 is any free port), or as a
+    /// socket that you alone can open (unix:CONTAINER, unix:PATH:CONTAINER)
+    #[arg(short, long, value_name = "PORTS", action = ArgAction::Append, help_heading = TERMINAL)]
+    pub publish: Vec<String>,
     /// Pass the program's output to your terminal unfiltered: escape sequences can then write your clipboard, and more
     #[arg(long, help_heading = TERMINAL)]
     pub raw: bool,
-    /// Write a summary of the run to FILE, as JSON
-    #[arg(long, value_name = "FILE", help_heading = DATA)]
-    pub json_summary: Option<PathBuf>,
+    /// The container's host name
+    #[arg(long, value_name = "NAME", help_heading = ADVANCED)]
+    pub hostname: Option<String>,
     /// podman's options.
     #[command(flatten)]
     pub podman: PodmanOptions,

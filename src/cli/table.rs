@@ -14,7 +14,8 @@ pub enum Format {
     Csv,
 }
 
-/// `ces images`, `ces ps`, `ces runs`.
+/// What every verb that prints a list has: `ces images`, `ces ps`, `ces runs`, and the `list` of approvals, requests and
+/// vulnerability data.
 #[derive(Debug, Clone, Default, Args)]
 pub struct TableArgs {
     /// Print as a table, as JSON or as comma-separated values

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::TableArgs;
+
 const IMPORT_EXAMPLES: &str = "\
 Files of these formats, fetched elsewhere and carried in:
   OSV's export of an ecosystem           PyPI.zip, npm.zip, Debian.zip, … of osv-vulnerabilities
@@ -21,11 +23,7 @@ pub enum VulndbCommand {
     #[command(after_help = IMPORT_EXAMPLES)]
     Import(ImportArgs),
     /// List what was imported, and how old it is
-    List {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    List(TableArgs),
     /// Remove what was imported of a source
     Remove {
         /// Its name, as `ces vulndb list` prints it

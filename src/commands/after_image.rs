@@ -1,53 +1,55 @@
 //! Words after the image that were meant for `ces`: options, and the `--` that ends them.
 //!
-//! Takes the words after the image, and whether the image has a program of its own that takes them; gives the command without a
+//! Takes the arguments after the image, and whether the image has a program of its own that takes them; gives the command without a
 //! leading `--`; trusts nothing; refuses an option where the program belongs, and says where it goes. Where the image has an entrypoint,
-//! all words are its own.
+//! all arguments are its own.
 
 use clap::Parser as _;
 
 use crate::cli::run::OptFile;
 use crate::error::{Error, Kind, Result, Stage};
 
-/// The words of the command.
+/// The arguments of the command.
 ///
 /// # Errors
 /// When the first one is an option.
-pub(super) fn command(image: &str, words: &[String]) -> Result<Vec<String>> {
-    let words = match words.split_first() {
+pub(super) fn command(image: &str, arguments: &[String]) -> Result<Vec<String>> {
+    let arguments = match arguments.split_first() {
         // No program is called so.
         Some((first, rest)) if first == "--" => rest,
-        _ => words,
+        _ => arguments,
     };
-    match words.first() {
-        Some(first) if first.starts_with('-') => {
-            Err(Error::new(Stage::Cli, Kind::Usage, format!("{first} stands where the program belongs"))
-                .because("options of ces run go before the image, and what follows the image is the command")
-                .hint(instead(image, words).unwrap_or_else(|| "ces run [OPTIONS] IMAGE COMMAND [ARGS]".to_owned())))
-        }
-        _ => Ok(words.to_vec()),
+    match arguments.first() {
+        Some(first) if first.starts_with('-') => Err(Error::new(
+            Stage::Cli,
+            Kind::Usage,
+            format!("{first} stands after the image, where the command belongs"),
+        )
+        .because("options of ces run go before the image, and what follows the image is the command")
+        .hint(instead(image, arguments).unwrap_or_else(|| "ces run [OPTIONS] IMAGE COMMAND [ARGS]".to_owned()))),
+        _ => Ok(arguments.to_vec()),
     }
 }
 
 /// The line as it was meant; none where that cannot be told, or it would show the value of a variable.
-fn instead(image: &str, words: &[String]) -> Option<String> {
+fn instead(image: &str, arguments: &[String]) -> Option<String> {
     let is_options = |count: &usize| {
-        let read = words.get(..*count).and_then(|options| OptFile::try_parse_from(options).ok());
+        let read = arguments.get(..*count).and_then(|options| OptFile::try_parse_from(options).ok());
         read.is_some_and(|file| file.options.env.is_empty())
     };
-    let is_before_a_program = |count: &usize| words.get(*count).is_none_or(|next| !next.starts_with('-'));
-    let count = (1..=words.len()).find(|count| is_options(count) && is_before_a_program(count))?;
-    let (options, command) = words.split_at(count);
-    let words: Vec<&str> =
+    let is_before_a_program = |count: &usize| arguments.get(*count).is_none_or(|next| !next.starts_with('-'));
+    let count = (1..=arguments.len()).find(|count| is_options(count) && is_before_a_program(count))?;
+    let (options, command) = arguments.split_at(count);
+    let arguments: Vec<&str> =
         options.iter().map(String::as_str).chain([image]).chain(command.iter().map(String::as_str)).collect();
-    Some(format!("write: ces run {}", words.join(" ")))
+    Some(format!("write: ces run {}", arguments.join(" ")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn words(line: &str) -> Vec<String> {
+    fn split(line: &str) -> Vec<String> {
         line.split_whitespace().map(str::to_owned).collect()
     }
 
@@ -62,15 +64,15 @@ mod tests {
             // Nothing that may be secret is shown again.
             ("-e TOKEN=secret ls", "ces run [OPTIONS] IMAGE COMMAND [ARGS]"),
         ] {
-            let error = command("img", &words(line)).unwrap_err();
+            let error = command("img", &split(line)).unwrap_err();
             assert_eq!((error.kind(), error.hint_text()), (Kind::Usage, Some(hint)), "{line}");
         }
     }
 
     #[test]
     fn a_leading_end_of_options_is_left_out_and_no_other() {
-        assert_eq!(command("img", &words("-- ls -- x")).unwrap(), words("ls -- x"));
-        assert_eq!(command("img", &words("ls -- x")).unwrap(), words("ls -- x"));
-        assert_eq!(command("img", &[]).unwrap(), words(""));
+        assert_eq!(command("img", &split("-- ls -- x")).unwrap(), split("ls -- x"));
+        assert_eq!(command("img", &split("ls -- x")).unwrap(), split("ls -- x"));
+        assert_eq!(command("img", &[]).unwrap(), split(""));
     }
 }

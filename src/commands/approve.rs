@@ -13,8 +13,8 @@ use super::{Site, events, facts, print, stack_approved, stack_gate};
 use crate::approval::edit::{self, Entry};
 use crate::approval::image_request::{Decided, Request, RequestId, State, told};
 use crate::approval::{file, requests};
-use crate::cli::Global;
 use crate::cli::approve::{AddArgs, ApproveCommand, ChangeArgs, CheckArgs, RenewArgs};
+use crate::cli::{Format, Global, TableArgs};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::evidence::line::Event;
 use crate::host::privilege::{Root, as_root};
@@ -32,7 +32,7 @@ pub fn approve(global: &Global, command: &ApproveCommand) -> Result<u8> {
     let list = Approvals { path: path(&site)?, site, quiet: global.quiet };
     match command {
         ApproveCommand::Add(args) => list.add(args),
-        ApproveCommand::List { json } => list.list(*json),
+        ApproveCommand::List(args) => list.list(args),
         ApproveCommand::Revoke(args) => list.revoke(args),
         ApproveCommand::Renew(args) => list.renew(args),
         ApproveCommand::Decline { request, note, json } => list.decline(request, note.as_deref(), *json),
@@ -52,11 +52,12 @@ fn path(site: &Site) -> Result<PathBuf> {
 /// A day as somebody writes it.
 fn day(text: &str) -> Result<Date> {
     let last: Date = text.parse().map_err(|_| {
-        Error::new(Stage::Cli, Kind::Usage, format!("--until {text} is no day")).hint("write it so: --until 2027-01-31")
+        Error::new(Stage::Cli, Kind::Usage, format!("--until {text} is not a date"))
+            .hint("write it so: --until 2027-01-31")
     })?;
     if last < facts::today() {
-        return Err(Error::new(Stage::Cli, Kind::Usage, format!("--until {text} is over"))
-            .hint("give a day to come; ces approve revoke ends an approval at once"));
+        return Err(Error::new(Stage::Cli, Kind::Usage, format!("--until {text} is in the past"))
+            .hint("give a date in the future; ces approve revoke ends an approval at once"));
     }
     Ok(last)
 }
@@ -247,12 +248,11 @@ impl Approvals {
         Ok(0)
     }
 
-    fn list(&self, as_json: bool) -> Result<u8> {
+    fn list(&self, args: &TableArgs) -> Result<u8> {
         let (list, today) = (self.approved()?, facts::today());
-        if as_json {
-            let all: Vec<Value> = list.all().iter().map(|approval| shown(approval, today)).collect();
-            print::json(&all)?;
-            return Ok(0);
+        let document = || Ok(list.all().iter().map(|approval| shown(approval, today)).collect());
+        if self.quiet && args.form() == Format::Table {
+            return list.all().iter().try_for_each(|approval| print::line(&approval.digest)).map(|()| 0);
         }
         let mut rows = vec![["IMAGE", "DIGEST", "PROJECTS", "UNTIL", "APPROVER", "NOTE"].map(str::to_owned)];
         rows.extend(list.all().iter().map(|approval| {
@@ -261,12 +261,16 @@ impl Approvals {
                 or_none(&approval.name),
                 approval.digest.clone(),
                 approval.projects.join(", "),
-                until(approval, today),
+                // A spreadsheet sorts by days.
+                match args.form() {
+                    Format::Csv => approval.expires.map_or_else(|| "-".to_owned(), |last| last.to_string()),
+                    _ => until(approval, today),
+                },
                 approval.approver.clone(),
                 or_none(&approval.note),
             ]
         }));
-        print::table(&rows)?;
+        print::list(args.form(), &rows, document)?;
         Ok(0)
     }
 

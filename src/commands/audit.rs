@@ -39,20 +39,75 @@ pub fn audit(global: &Global, command: &AuditCommand) -> Result<u8> {
         AuditCommand::Verify(args) => verify(&Site::swept(global)?, args),
         AuditCommand::Log(args) => show(&Site::swept(global)?, args),
         AuditCommand::Checkpoint { json } => sign(&Site::swept(global)?, *json),
-        AuditCommand::Prove { id } => {
-            let site = Site::swept(global)?;
-            let record = records::read(&site, id)?;
-            let dir = directory(&site)?;
-            let host = log::file_stem(&record.host);
-            let proof = as_root(|root| {
-                let signed = checkpoint::last(root, &dir, &host)?.ok_or_else(|| {
-                    failed("there is no checkpoint of the audit log").hint("root makes one: ces audit checkpoint")
-                })?;
-                prove(root, &dir, signed, record.id.as_str())
-            })?;
-            print::json(&proof).map(|()| 0)
+        AuditCommand::Prove { id } => prove_run(&Site::swept(global)?, id),
+    }
+}
+
+/// A run whose record is gone is proven by its lines alone, which stay.
+fn prove_run(site: &Site, id: &str) -> Result<u8> {
+    let dir = directory(site)?;
+    let (run, host) = match records::read(site, id) {
+        Ok(record) => (record.id.to_string(), log::file_stem(&record.host)),
+        Err(error) if error.kind() == Kind::Missing => match without_record(site, &dir, id)? {
+            Some(found) => {
+                print::note(&found.why())?;
+                (id.to_owned(), found.host)
+            }
+            None => return Err(error),
+        },
+        Err(error) => return Err(error),
+    };
+    let proof = as_root(|root| {
+        let signed = checkpoint::last(root, &dir, &host)?.ok_or_else(|| {
+            failed("there is no checkpoint of the audit log").hint("root makes one: ces audit checkpoint")
+        })?;
+        prove(root, &dir, signed, &run)
+    })?;
+    print::json(&proof).map(|()| 0)
+}
+
+/// A run of which there are lines, and no record.
+struct WithoutRecord {
+    host: String,
+    /// When and by which rule its record was removed, if a line tells of that.
+    removed: Option<(String, String)>,
+}
+
+impl WithoutRecord {
+    fn why(&self) -> String {
+        match &self.removed {
+            Some((time, rule)) => {
+                format!("the record of this run was removed on {time} ({rule}); its lines in the audit log are proven")
+            }
+            None => {
+                "the record of this run is gone, and no line tells who removed it: see ces audit verify; its lines \
+                     in the audit log are proven"
+                    .to_owned()
+            }
         }
     }
+}
+
+/// What the logs have of a run of the caller's (root: anybody's) by its id; nothing, if none of it is theirs to know.
+fn without_record(site: &Site, dir: &SiteDir, id: &str) -> Result<Option<WithoutRecord>> {
+    let own = records::own(site);
+    let (mut host_of_run, mut removed) = (None, None);
+    for host in as_root(|root| log::hosts(root, dir)).map_err(|e| failed("cannot read the audit log").because(e))? {
+        let mut each = |_: &[u8], line: Option<Line>| {
+            let Some(line) = line.filter(|line| line.run.as_deref() == Some(id)) else { return Ok(()) };
+            // Whose run it is, its beginning tells; root's removal and an officer's reading are of others.
+            if line.event == Event::RunBegun && own.is_none_or(|uid| line.uid == uid) {
+                host_of_run = Some(host.clone());
+            }
+            if line.event == Event::RecordRemoved {
+                let rule = line.about.get("rule").and_then(|rule| rule.as_str()).unwrap_or("no rule is named");
+                removed = Some((line.time.get(..10).unwrap_or(&line.time).to_owned(), rule.to_owned()));
+            }
+            Ok(())
+        };
+        as_root(|root| log::read(root, dir, &host, &mut each))?;
+    }
+    Ok(host_of_run.map(|host| WithoutRecord { host, removed }))
 }
 
 fn failed(what: &str) -> Error {

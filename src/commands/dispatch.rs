@@ -14,10 +14,10 @@ use crate::run::supervisor::spawn::Started;
 /// # Errors
 /// The verb's.
 pub fn dispatch(global: &Global, command: &Command, started: Option<Started>) -> Result<u8> {
-    carry_out(global, command, started).map_err(|error| events::refused(global, command, error))
+    run_verb(global, command, started).map_err(|error| events::refused(global, command, error))
 }
 
-fn carry_out(global: &Global, command: &Command, started: Option<Started>) -> Result<u8> {
+fn run_verb(global: &Global, command: &Command, started: Option<Started>) -> Result<u8> {
     match command {
         Command::Policy(command) => policy::run(global, command),
         Command::Version(args) => manual::version(args),
@@ -57,7 +57,7 @@ fn carry_out(global: &Global, command: &Command, started: Option<Started>) -> Re
         Command::Approve(command) => approve::approve(global, command),
         Command::Audit(command) => audit::audit(global, command),
         Command::Metrics(args) => metrics::metrics(global, args),
-        Command::Vulndb(command) => vulndb::vulndb(&Context::new(global)?, command),
+        Command::Vulndb(command) => vulndb::vulndb(&Context::new(global)?, command, global.quiet),
     }
 }
 

@@ -47,7 +47,7 @@ struct Call {
 ///
 /// # Errors
 /// When sudo does not let the caller, or did and gave no privileges.
-pub fn through_sudo(words: &[OsString], command: &cli::Command, leave: impl FnOnce()) -> Result<()> {
+pub fn through_sudo(argv: &[OsString], command: &cli::Command, leave: impl FnOnce()) -> Result<()> {
     // What the policy says of a run is what it says of one through sudo: `show` and `explain` go there, `check` reads a file.
     let harmless = matches!(
         command,
@@ -71,7 +71,7 @@ pub fn through_sudo(words: &[OsString], command: &cli::Command, leave: impl FnOn
             .because(why)
             .hint("ask the administrator for a line in sudoers: %ces-users ALL=(root) NOPASSWD: /usr/local/bin/ces")
     };
-    let program = program(words.first().map(OsString::as_os_str)).map_err(|e| refused(e.to_string()))?;
+    let program = program(argv.first().map(OsString::as_os_str)).map_err(|e| refused(e.to_string()))?;
     // sudo(8) sets it for what it starts: if it names this program, it has been here and gave no privileges.
     let before = std::env::var_os("SUDO_COMMAND").unwrap_or_default();
     if before.as_encoded_bytes().starts_with(program.as_os_str().as_encoded_bytes()) {
@@ -88,7 +88,7 @@ pub fn through_sudo(words: &[OsString], command: &cli::Command, leave: impl FnOn
         }
         Err(e) => return Err(refused(format!("sudo cannot be called: {e}"))),
     }
-    let file = write_call(&caller, words)?;
+    let file = write_call(&caller, argv)?;
     let e = Command::new("sudo").args(["-n", "--"]).arg(&program).arg(CALL_FILE).arg(&file).exec();
     // What cannot be removed is the caller's own, and private.
     fs::remove_file(&file).ok();
@@ -96,13 +96,13 @@ pub fn through_sudo(words: &[OsString], command: &cli::Command, leave: impl FnOn
 }
 
 /// Writes the call into a new file that the caller alone can read.
-fn write_call(caller: &Caller, words: &[OsString]) -> Result<PathBuf> {
+fn write_call(caller: &Caller, argv: &[OsString]) -> Result<PathBuf> {
     let runtime =
         std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute() && dir.is_dir());
     let dir = runtime.unwrap_or_else(|| caller.home.clone());
     let path = dir.join(format!(".ces-call-{}", JobId::new()?));
     let call = Call {
-        words: words.iter().skip(1).map(|word| OsStr::as_bytes(word).to_vec()).collect(),
+        words: argv.iter().skip(1).map(|word| OsStr::as_bytes(word).to_vec()).collect(),
         variables: request::caller_env(),
     };
     let write = || -> std::io::Result<()> {
@@ -128,7 +128,7 @@ pub fn take_over_call(argv: &mut Vec<OsString>) -> Result<()> {
     }
     let path = PathBuf::from(path);
     let refused = |why: String| {
-        Error::new(Stage::Cli, Kind::Usage, format!("cannot take over the call in {}", path.display()))
+        Error::new(Stage::Cli, Kind::Usage, format!("cannot read the call in {}", path.display()))
             .because(why)
             .hint("call ces without it: it is for ces itself")
     };

@@ -34,7 +34,8 @@ pub fn exec(global: &Global, args: &ExecArgs) -> Result<u8> {
         return Err(Error::new(Stage::Cli, Kind::Usage, format!("-e {name} cannot be set")).hint("write NAME=value"));
     }
     if args.workdir.as_deref().is_some_and(|dir| !dir.starts_with('/') || dir.contains('\0')) {
-        return Err(Error::new(Stage::Cli, Kind::Usage, "-w is not an absolute path").hint("write -w /some/directory"));
+        return Err(Error::new(Stage::Cli, Kind::Usage, "-w is not an absolute path")
+            .hint("write it from the root: -w /some/directory"));
     }
     let command = args.command().to_vec();
     let program = command.first().cloned().unwrap_or_default();

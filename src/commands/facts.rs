@@ -51,7 +51,9 @@ pub fn resolve(path: &Path) -> Option<PathBuf> {
 
 fn current_directory() -> Result<PathBuf> {
     std::env::current_dir().map_err(|e| {
-        Error::new(Stage::Cli, Kind::Host, "the current directory cannot be found").because(e).hint("change to another")
+        Error::new(Stage::Cli, Kind::Host, "the current directory cannot be found")
+            .because(e)
+            .hint("change to another directory (cd)")
     })
 }
 

@@ -10,8 +10,8 @@ use super::{Site, events, facts, print};
 use crate::approval::image_request::{Request, RequestId, State, told};
 use crate::approval::requests;
 use crate::bundle::safe_data;
-use crate::cli::Global;
 use crate::cli::approve::{RequestArgs, RequestCommand};
+use crate::cli::{Format, Global};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::evidence::line::Event;
 use crate::host::privilege::as_root;
@@ -26,7 +26,7 @@ use crate::run::supervisor::record::now;
 pub fn request(global: &Global, args: &RequestArgs) -> Result<u8> {
     let site = Site::swept(global)?;
     match &args.command {
-        Some(RequestCommand::List { all, json }) => list(&site, *all, *json),
+        Some(RequestCommand::List { all, table }) => list(&site, *all, table.form(), global.quiet),
         Some(RequestCommand::Withdraw { request, json }) => withdraw(&site, request, *json),
         None => ask(global, &site, args),
     }
@@ -174,17 +174,19 @@ fn tell(site: &Site, action: &str, request: &Request) -> Result<()> {
     events::tell(&site.dirs.log, &site.caller, Event::Request, None, about)
 }
 
-fn list(site: &Site, all: bool, json: bool) -> Result<u8> {
+fn list(site: &Site, all: bool, form: Format, quiet: bool) -> Result<u8> {
     let whose = whose(site);
     let (mut found, unread) = as_root(|root| requests::all(root, &site.dirs.log, whose))?;
     found.retain(|request| {
         all || request.state == State::Open || (whose.is_some() && request.state != State::Withdrawn)
     });
     unread.iter().try_for_each(|why| print::note(why))?;
-    if json {
-        print::json(&found)?;
-        return Ok(0);
+    if quiet && form == Format::Table {
+        return found.iter().try_for_each(|request| print::line(request.id.as_str())).map(|()| 0);
     }
+    let document = || serde_json::to_value(&found).map_err(|e| Error::new(Stage::Cli, Kind::Failed, e.to_string()));
+    // A table has room for the beginning of a digest, a spreadsheet for all of it.
+    let digits = if form == Format::Csv { usize::MAX } else { 12 };
     let mut rows = vec![["REQUEST", "ASKED", "BY", "PROJECT", "IMAGE", "DIGEST", "STATE", "REASON"].map(str::to_owned)];
     rows.extend(found.iter().map(|request| {
         [
@@ -193,12 +195,12 @@ fn list(site: &Site, all: bool, json: bool) -> Result<u8> {
             request.user.clone(),
             request.project.clone().unwrap_or_else(|| "-".to_owned()),
             request.image.clone(),
-            request.digest.strip_prefix("sha256:").unwrap_or(&request.digest).chars().take(12).collect(),
+            request.digest.strip_prefix("sha256:").unwrap_or(&request.digest).chars().take(digits).collect(),
             state(request),
             request.reason.clone(),
         ]
     }));
-    print::table(&rows)?;
+    print::list(form, &rows, document)?;
     Ok(0)
 }
 

@@ -29,7 +29,7 @@ pub(super) fn each<'a>(site: &Site, record: &'a Record, each: &mut dyn FnMut(Lin
     file.seek(SeekFrom::Start(0)).map_err(fail)?;
     let mut from = BufReader::with_capacity(64 << 10, file);
     while let Some(text) = order::next_line(&mut from).map_err(fail)? {
-        let line = serde_json::from_slice(&text).map_err(|e| none("it makes no sense").because(e))?;
+        let line = serde_json::from_slice(&text).map_err(|e| none("it is malformed").because(e))?;
         each(line)?;
     }
     Ok(told)

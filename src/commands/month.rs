@@ -27,11 +27,11 @@ const LINES: usize = 20_000;
 ///
 /// # Errors
 /// When the month is none, or records and audit log cannot be read.
-pub(super) fn of_month(site: &Site, words: &str, project: Option<&str>) -> Result<String> {
-    let first = first_day(words)?;
+pub(super) fn of_month(site: &Site, asked: &str, project: Option<&str>) -> Result<String> {
+    let first = first_day(asked)?;
     let everyone = site.caller.sees_everyone();
     let mut month = Month {
-        month: words.to_owned(),
+        month: asked.to_owned(),
         project: project.map(str::to_owned),
         site: site.policy.identity().name.as_ref().map(|rule| rule.value.clone()),
         whose: if everyone {
@@ -42,20 +42,20 @@ pub(super) fn of_month(site: &Site, words: &str, project: Option<&str>) -> Resul
         made: format!("ces {}, {}. Times are UTC.", env!("CARGO_PKG_VERSION"), now()),
         ..Month::default()
     };
-    let of_runs = runs(site, words, project, &mut month)?;
-    lines(site, (words, project), &of_runs, &mut month)?;
+    let of_runs = runs(site, asked, project, &mut month)?;
+    lines(site, (asked, project), &of_runs, &mut month)?;
     month.ending = if everyone { ending(site, first, project)? } else { None };
     if everyone {
-        let about = json!({"month": words, "project": project, "runs": month.runs.len()});
+        let about = json!({"month": asked, "project": project, "runs": month.runs.len()});
         events::tell(&site.dirs.log, &site.caller, Event::RecordRead, None, about)?;
     }
     Ok(page(&month))
 }
 
-fn first_day(words: &str) -> Result<Date> {
-    let day = format!("{words}-01").parse::<Date>().ok().filter(|_| words.len() == 7);
+fn first_day(asked: &str) -> Result<Date> {
+    let day = format!("{asked}-01").parse::<Date>().ok().filter(|_| asked.len() == 7);
     day.ok_or_else(|| {
-        Error::new(Stage::Cli, Kind::Usage, format!("--month {words} is no month"))
+        Error::new(Stage::Cli, Kind::Usage, format!("--month {asked} is not a month"))
             .hint("write a year and a month: --month 2026-11")
     })
 }
@@ -63,11 +63,11 @@ fn first_day(words: &str) -> Result<Date> {
 /// The runs that were found: their ids, and whose they are.
 type Found = (BTreeSet<String>, BTreeSet<u32>);
 
-fn runs(site: &Site, words: &str, project: Option<&str>, month: &mut Month) -> Result<Found> {
+fn runs(site: &Site, asked: &str, project: Option<&str>, month: &mut Month) -> Result<Found> {
     let index = records::index(site)?;
     let (mut ids, mut uids) = (BTreeSet::new(), BTreeSet::new());
     let wanted =
-        |run: &Entry<'_>| run.started.starts_with(words) && (project.is_none() || run.project.as_deref() == project);
+        |run: &Entry<'_>| run.started.starts_with(asked) && (project.is_none() || run.project.as_deref() == project);
     for entry in index::of(&index, records::own(site)).iter().filter(|run| wanted(run)) {
         ids.insert(entry.id.to_string());
         uids.insert(entry.uid);
@@ -111,14 +111,14 @@ fn run(entry: &Entry<'_>, record: Option<&Record>) -> Run {
 }
 
 /// What the audit log tells of the month.
-fn lines(site: &Site, (words, project): (&str, Option<&str>), of: &Found, month: &mut Month) -> Result<()> {
+fn lines(site: &Site, (asked, project): (&str, Option<&str>), of: &Found, month: &mut Month) -> Result<()> {
     let Some(dir) = as_root(|root| log::directory(root, &site.dirs.log))? else { return Ok(()) };
     let own = records::own(site);
     let fail = |e: std::io::Error| Error::new(Stage::Record, Kind::Failed, "cannot read the audit log").because(e);
     let mut more = 0_u64;
     for host in as_root(|root| log::hosts(root, &dir)).map_err(fail)? {
         let mut each = |_: &[u8], line: Option<Line>| {
-            let Some(line) = line.filter(|line| line.time.starts_with(words)) else { return Ok(()) };
+            let Some(line) = line.filter(|line| line.time.starts_with(asked)) else { return Ok(()) };
             if own.is_some_and(|uid| line.uid != uid) || !is_of(&line, project, of) {
                 return Ok(());
             }

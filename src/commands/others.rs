@@ -22,7 +22,7 @@ pub fn notes(prepared: &Prepared) -> Vec<String> {
     }
     let data = (prepared.grant.data == Access::Rw).then_some(prepared.data.path.as_path());
     let own = prepared.grant.binds.iter().filter(|bind| bind.access == Access::Rw).map(|bind| bind.source.as_path());
-    let left = own.chain(data).filter(|dir| has_others(prepared, dir));
+    let with_others = own.chain(data).filter(|dir| has_others(prepared, dir));
     let note = |dir: &Path| {
         format!(
             "{dir} holds files of another user of the image, which you cannot change or delete; to make them yours: \
@@ -31,7 +31,7 @@ pub fn notes(prepared: &Prepared) -> Vec<String> {
             image = prepared.image.reference(),
         )
     };
-    left.map(note).collect()
+    with_others.map(note).collect()
 }
 
 /// Whether the directory, or something in it, belongs to an id that is in the container and is not the researcher.

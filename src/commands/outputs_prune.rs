@@ -39,7 +39,7 @@ pub fn prune(global: &Global, args: &OutputsArgs) -> Result<u8> {
             .hint("ces outputs prune --older 30d --dry-run prints what would be deleted")
     })?;
     let wrong = || {
-        Error::new(Stage::Cli, Kind::Usage, format!("--older {asked} is no length of time")).hint(format!(
+        Error::new(Stage::Cli, Kind::Usage, format!("--older {asked} is not a length of time")).hint(format!(
             "write {}, or {}",
             units::PERIOD_FORMS,
             units::DURATION_FORMS

@@ -190,7 +190,7 @@ pub(super) fn settle_command(image: &StoredImage, request: &mut RunRequest) -> R
 pub(super) fn refuse_projects(policy: &Policy, place: &Place, option: &str) -> Result<()> {
     let root = policy.data_root();
     let unknown = |e: std::io::Error| {
-        Error::new(Stage::Bundle, Kind::Host, format!("{option}: cannot tell it from projects' data")).because(e)
+        Error::new(Stage::Bundle, Kind::Host, format!("{option}: cannot see whether it is a project's data")).because(e)
     };
     let mounts = Mounts::read().map_err(unknown)?;
     let projects = as_root(|power| safe_data::positions_of_projects(power, &mounts, root)).map_err(unknown)?;
@@ -325,7 +325,7 @@ pub fn write_etc(dir: &Path, hostname: &str) -> Result<[PathBuf; 3]> {
         std::fs::write(&path, text).map_err(|e| {
             Error::new(Stage::Bundle, Kind::Failed, format!("cannot write {}", path.display()))
                 .because(e)
-                .hint("is the file system of the store full, or mounted read-only?")
+                .hint("check whether the file system of the store is full, or mounted read-only")
         })?;
         paths.push(path);
     }

@@ -31,7 +31,7 @@ pub fn prune(ctx: &Context, args: &PruneArgs) -> Result<u8> {
         Error::new(Stage::Record, Kind::Usage, "no record is removed: the policy does not say how long they are kept")
             .hint("set it in the policy: [records] keep = \"2y\"")
     })?;
-    let too_long = || Error::new(Stage::Record, Kind::Usage, format!("{} is longer than there is time", rule.origin));
+    let too_long = || Error::new(Stage::Record, Kind::Usage, format!("{} is too long a time", rule.origin));
     let before = record::ago(rule.value).ok_or_else(too_long)?;
     let old = older(ctx, &before)?;
     let (mut removed, mut failed) = (BTreeSet::new(), Vec::new());

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::prepare::{self, Prepared};
-use super::run::{Used, carry_through, new_stage, settle_interaction};
+use super::run::{Used, new_stage, run_recorded, settle_interaction};
 use super::run_report::Report as Said;
 use super::{Context, facts, pull, ticket};
 use crate::bundle::safe_data::SafeData;
@@ -64,7 +64,7 @@ fn attempt(global: &Global, args: &RehearseArgs) -> Result<u8> {
     global.policy = args.rules.clone().or(global.policy);
     if args.options.detach == Some(true) {
         return Err(Error::new(Stage::Cli, Kind::Usage, "a rehearsal cannot be detached")
-            .because("its report is what it is for")
+            .because("a rehearsal ends with its report")
             .hint("leave -d out; a shell can run it in the background"));
     }
     let mut run = RunArgs { options: args.options.clone(), words: args.words.clone() };
@@ -85,7 +85,7 @@ fn attempt(global: &Global, args: &RehearseArgs) -> Result<u8> {
     let idle = new_stage(&prepared.identity.caller)?;
     let asked = (Rehearsal { paths: !args.light }, report.into());
     let (dirs, uid) = (prepared.dirs.clone(), prepared.identity.caller.uid.as_raw());
-    let done = carry_through(idle, prepared, &id, (None, Some(asked)), &said)?;
+    let done = run_recorded(idle, prepared, &id, (None, Some(asked)), &said)?;
     let seen = read(file).map_err(|error| match &done.1.ended {
         Some(ended) => error.because(format!("it ended otherwise than by itself: {ended}")),
         None => error,
@@ -192,25 +192,25 @@ fn read(mut file: File) -> Result<(Observations, Left)> {
     let mut lines = text.split(|byte| *byte == b'\n');
     let mut next = || lines.next().unwrap_or_default();
     let seen = serde_json::from_slice(next()).map_err(|e| wrong(&e))?;
-    let left = serde_json::from_slice(next()).map_err(|e| wrong(&e))?;
-    Ok((seen, left))
+    let lost = serde_json::from_slice(next()).map_err(|e| wrong(&e))?;
+    Ok((seen, lost))
 }
 
 /// From all that is known to the report, but for what has changed.
 fn judge(
-    (seen, left): (Observations, Left),
+    (seen, lost): (Observations, Left),
     (status, record, (usage, running)): (u8, Record, Used),
     conditions: Conditions,
     (image, digest): (String, String),
     args: &RehearseArgs,
 ) -> Result<Report> {
-    let mut found = findings::from(&Advice::load()?, &seen, &left, status != 0);
+    let mut found = findings::from(&Advice::load()?, &seen, &lost, status != 0);
     found.extend(running.as_ref().map(findings::of_running));
     let mut not_seen = Vec::new();
     if seen.forgotten > 0 {
         not_seen.push(format!("{} things more than are held", seen.forgotten));
     }
-    if left.uncounted {
+    if lost.uncounted {
         not_seen.push(
             "all of the files that are gone with the container: there are too many, or some are closed".to_owned(),
         );
@@ -234,8 +234,8 @@ fn judge(
             cpu_seconds: usage.cpu.map(|used| Duration::from_micros(used).as_secs_f64()),
             pids: usage.peak_pids,
             outputs,
-            scratch: left.scratch,
-            over_the_image: left.over_the_image,
+            scratch: lost.scratch,
+            over_the_image: lost.over_the_image,
         },
         ready: report::ready(status, &found, args.strict),
         counts: report::count(&found),

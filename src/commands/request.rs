@@ -108,7 +108,7 @@ fn with_option_files(options: RunOptions, open: ReadFile<'_>, warnings: &mut Vec
 fn in_option_file(file: &str, e: &clap::Error) -> Error {
     let said = e.render().to_string();
     let first = said.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-    Error::new(Stage::Cli, Kind::Usage, format!("{file} holds what is no option of a run"))
+    Error::new(Stage::Cli, Kind::Usage, format!("{file} has something that is not an option of ces run"))
         .because(first)
         .hint("an option file holds options alone; the image stands on the command line, arguments in --arg-file")
 }

@@ -9,7 +9,7 @@ use std::io::Write as _;
 use serde_json::json;
 
 use super::prepare;
-use super::run::{carry_through, new_stage, settle_interaction};
+use super::run::{new_stage, run_recorded, settle_interaction};
 use super::run_report::Report;
 use super::verify::{Differences, in_order};
 use super::{Site, print, records, request};
@@ -46,7 +46,9 @@ fn again(global: &Global, args: &RerunArgs) -> Result<u8> {
     let site = Site::swept(global)?;
     let before = records::read(&site, &args.id)?;
     if before.uid != caller.uid.as_raw() {
-        return Err(cannot(&before, Kind::Policy, "it is another researcher's").hint("they can run it again"));
+        return Err(
+            cannot(&before, Kind::Policy, "it is another researcher's run").hint("that researcher can run it again")
+        );
     }
     let told = told(&before)?;
     let whole = as_root(|root| beside::whole_command(root, &site.dirs.log, &before.id))?;
@@ -59,7 +61,7 @@ fn again(global: &Global, args: &RerunArgs) -> Result<u8> {
     settle_interaction(&mut prepared);
     let (id, report) = (JobId::new()?, Report { quiet: global.quiet });
     let idle = new_stage(&prepared.identity.caller)?;
-    let (_, after, _) = carry_through(idle, prepared, &id, (None, None), &report)?;
+    let (_, after, _) = run_recorded(idle, prepared, &id, (None, None), &report)?;
     let mut found = Differences::default();
     if before.command != after.command {
         found.change("changed: the command, as far as the record keeps it".to_owned());

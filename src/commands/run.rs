@@ -74,7 +74,7 @@ pub fn run(global: &Global, args: &RunArgs, started: Option<Started>) -> Result<
         return run_detached(prepared, &id, &report);
     }
     let idle = idle.map_or_else(|| new_stage(&prepared.identity.caller), Ok)?;
-    carry_through(idle, prepared, &id, (None, None), &report).map(|(status, ..)| status)
+    run_recorded(idle, prepared, &id, (None, None), &report).map(|(status, ..)| status)
 }
 
 /// What `-i` means without anybody who types.
@@ -96,7 +96,7 @@ fn run_detached(mut prepared: Prepared, id: &JobId, report: &Report) -> Result<u
     let log = log_path(&logs, id);
     let started = detach(&log, |to_caller| {
         let idle = new_stage(&prepared.identity.caller)?;
-        carry_through(idle, prepared, id, (Some(to_caller), None), report).map(drop)
+        run_recorded(idle, prepared, id, (Some(to_caller), None), report).map(drop)
     });
     if started.is_err() {
         // Nothing ran; what the supervisor had to say is in the error. It may not have made one.
@@ -121,7 +121,7 @@ pub(super) type ToBeSeen = (Rehearsal, OwnedFd);
 pub(super) type Used = (Usage, Option<Running>);
 
 /// The run from its first directory to its record; `detached` is for who started it, if it is detached.
-pub(super) fn carry_through(
+pub(super) fn run_recorded(
     mut idle: Idle,
     mut prepared: Prepared,
     id: &JobId,

@@ -58,7 +58,9 @@ pub(super) fn volumes(prepared: &Prepared) -> Vec<PathBuf> {
 pub(super) fn port_requests(prepared: &Prepared, id: &JobId) -> Result<Vec<PortRequest>> {
     let home = &prepared.identity.caller.home;
     let cwd = std::env::current_dir().map_err(|e| {
-        Error::new(Stage::Cli, Kind::Host, "the current directory cannot be found").because(e).hint("change to another")
+        Error::new(Stage::Cli, Kind::Host, "the current directory cannot be found")
+            .because(e)
+            .hint("change to another directory (cd)")
     })?;
     let with_path = |port: &PortRequest| {
         let listen = match &port.listen {

@@ -153,7 +153,7 @@ pub(super) fn finish(
     report: &Report,
 ) -> Result<(u8, Record)> {
     record.finished = Some(now());
-    let (outcome, usage, left) = match done {
+    let (outcome, usage, leftovers) = match done {
         Ok(done) => done,
         Err(error) => {
             record.state = State::Refused;
@@ -163,7 +163,7 @@ pub(super) fn finish(
             return Err(error);
         }
     };
-    let ended_as = describe(&outcome, &usage, &left.used_up, &record, prepared.grant.limits.memory_bytes);
+    let ended_as = describe(&outcome, &usage, &leftovers.used_up, &record, prepared.grant.limits.memory_bytes);
     let status = if ended_as.over_limit { 137 } else { outcome.ending.exit_status() };
     record.state = State::Finished;
     record.exit = Some(status);
@@ -176,20 +176,21 @@ pub(super) fn finish(
         record.warnings.push("the log was full: some of the output was dropped".to_owned());
     }
     record.warnings.extend(outcome.lost.iter().map(|lost| format!("not passed on whole: {lost}")));
-    match &left.outputs {
+    match &leftovers.outputs {
         Ok(outputs) => record.outputs = Some(outputs.clone()),
         Err(error) => record.warnings.push(error.to_string()),
     }
-    record.warnings.extend(left.no_list.iter().map(|error| format!("the outputs are not listed: {error}")));
+    record.warnings.extend(leftovers.no_list.iter().map(|error| format!("the outputs are not listed: {error}")));
     if outcome.relay_lost {
         let lost = "the relay of the published ports was killed before the run ended; they were closed from then on";
         report.say(&format!("warning: {lost}"));
         record.warnings.push(lost.to_owned());
     }
-    if left.outputs.as_ref().is_ok_and(Outputs::is_empty) {
+    if leftovers.outputs.as_ref().is_ok_and(Outputs::is_empty) {
         job.forget_empty_outputs();
     }
     let outside = job.outside();
+    record.warnings.extend(outside.warning());
     let others = others::notes(prepared);
     record.warnings.extend(others.iter().cloned());
     let closed = close(prepared, job, &mut record);
@@ -199,7 +200,7 @@ pub(super) fn finish(
     if advice::may_want_service(prepared, &outcome) {
         report.say(advice::SERVICE);
     }
-    left.outputs?;
+    leftovers.outputs?;
     closed?;
     if let Some(why) = &outcome.failed {
         let error = Error::new(Stage::Run, Kind::Failed, "ces lost the container and ended it");

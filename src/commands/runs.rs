@@ -109,8 +109,8 @@ fn to_the_minute(time: &str) -> String {
 /// The first moment that is asked for, as records write it: a day, or so long ago.
 fn beginning(text: &str) -> Result<String> {
     let wrong = || {
-        Error::new(Stage::Cli, Kind::Usage, format!("--since {text} is no day and no length of time"))
-            .hint(format!("write a day, --since 2026-11-30, or {}", units::DURATION_FORMS))
+        Error::new(Stage::Cli, Kind::Usage, format!("--since {text} is neither a date nor a length of time"))
+            .hint(format!("write a date, --since 2026-11-30, or {}", units::DURATION_FORMS))
     };
     if let Ok(day) = text.parse::<jiff::civil::Date>() {
         return Ok(day.to_string());

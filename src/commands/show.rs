@@ -92,7 +92,7 @@ fn mode(record: &Record) -> &'static str {
 }
 
 /// As a shell would take it.
-fn command(words: &[String]) -> String {
+fn command(command: &[String]) -> String {
     let plain =
         |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:=,+@%".contains(&b));
     let quoted = |word: &String| {
@@ -102,7 +102,7 @@ fn command(words: &[String]) -> String {
             format!("'{}'", word.replace('\'', "'\\''"))
         }
     };
-    words.iter().map(quoted).collect::<Vec<_>>().join(" ")
+    command.iter().map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 /// What the kernel said of the container before the payload started, a line each with what it means.

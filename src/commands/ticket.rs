@@ -36,7 +36,7 @@ pub fn keep(_: &Root, log: &SiteDir, uid: u32, ticket: &Ticket, report: &Report)
     let fail = |e: &dyn std::fmt::Display| {
         Error::new(Stage::Run, Kind::Failed, "the rehearsal cannot be kept for runs to refer to")
             .because(e)
-            .hint("is the file system of the records full?")
+            .hint("check whether the file system of the records is full")
     };
     let of_all = log.join(DIRECTORY);
     let own = of_all.join(uid.to_string());

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::{Context, events, print};
+use crate::cli::Format;
 use crate::cli::vulndb::{ImportArgs, VulndbCommand};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::evidence::line::Event;
@@ -17,11 +18,11 @@ use crate::stack::vulndb::place::Place;
 ///
 /// # Errors
 /// When a researcher wants to change what the site knows, a file is no source, or there is no such source.
-pub fn vulndb(ctx: &Context, command: &VulndbCommand) -> Result<u8> {
+pub fn vulndb(ctx: &Context, command: &VulndbCommand, quiet: bool) -> Result<u8> {
     let place = Place::open(&ctx.dirs.store)?;
     match command {
         VulndbCommand::Import(args) => import(ctx, &place, args)?,
-        VulndbCommand::List { json } => list(&place, *json)?,
+        VulndbCommand::List(args) => list(&place, args.form(), quiet)?,
         VulndbCommand::Remove { source, json } => remove(ctx, &place, source, *json)?,
     }
     Ok(0)
@@ -110,11 +111,12 @@ fn day(time: &str) -> &str {
     time.get(..10).unwrap_or(time)
 }
 
-fn list(place: &Place, json: bool) -> Result<()> {
+fn list(place: &Place, form: Format, quiet: bool) -> Result<()> {
     let sources = place.sources()?;
-    if json {
-        return print::json(&sources);
+    if quiet && form == Format::Table {
+        return sources.iter().try_for_each(|source| print::line(&source.name));
     }
+    let document = || serde_json::to_value(&sources).map_err(|e| Error::new(Stage::Cli, Kind::Failed, e.to_string()));
     let head = ["SOURCE", "DATED", "IMPORTED", "RECORDS", "PACKAGES", "WITHDRAWN", "UNREADABLE"].map(str::to_owned);
     let rows = sources.iter().map(|source| {
         let numbers =
@@ -130,7 +132,7 @@ fn list(place: &Place, json: bool) -> Result<()> {
             unreadable,
         ]
     });
-    print::table(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
+    print::list(form, &std::iter::once(head).chain(rows).collect::<Vec<_>>(), document)
 }
 
 fn remove(ctx: &Context, place: &Place, name: &str, json: bool) -> Result<()> {

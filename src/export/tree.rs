@@ -72,7 +72,7 @@ impl NewTree {
         let fail = |e: std::io::Error| {
             Error::new(Stage::Outputs, Kind::Failed, format!("cannot write {}", crate::text::neutral_bytes(name)))
                 .because(e)
-                .hint("is the file system there, writable and not full?")
+                .hint("check that its file system is mounted, writable and not full")
         };
         let mut file = self.made(name).map_err(fail)?;
         copy(from, &mut file).map_err(fail)

@@ -126,7 +126,7 @@ impl Cgroup {
             Setup::Two => Ok(None),
             Setup::One => v1::Group::create(job, resources)
                 .map(|group| Some(Self(Version::One(group))))
-                .map_err(|e| fail("no control group can be had here").because(e)),
+                .map_err(|e| fail("no control group can be made here").because(e)),
         }
     }
 
@@ -148,7 +148,7 @@ impl Cgroup {
     pub fn create(_: &Root, job: &str, pid: Pid, resources: &LinuxResources) -> Result<Self> {
         v2::Group::create(job, pid, resources)
             .map(|group| Self(Version::Two(group)))
-            .map_err(|e| fail("no control group can be had here").because(e).hint(v2::remedy()))
+            .map_err(|e| fail("no control group can be made here").because(e).hint(v2::remedy()))
     }
 
     /// Limits that cannot be had here: `memory`, `cpu`, `pids`, and `io` where one was asked for.

@@ -38,7 +38,7 @@ impl Machine {
     fn ask() -> Result<Self> {
         let path = "/proc/sys/kernel/random/boot_id";
         let fail = |e: &dyn std::fmt::Display| {
-            Error::new(Stage::Host, Kind::Host, format!("cannot tell this machine from others by {path}")).because(e)
+            Error::new(Stage::Host, Kind::Host, format!("cannot identify this machine by {path}")).because(e)
         };
         let boot = kernel_files::read(path).map_err(|e| fail(&e))?.trim().to_owned();
         if boot.is_empty() {

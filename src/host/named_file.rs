@@ -53,12 +53,12 @@ pub fn to_write(path: &Path) -> Result<File> {
 /// Opens for writing what nobody but `owner` can have chosen: name by name, each in the directory that was opened before. A link
 /// is followed only where `owner` alone may have put it; below a directory of others nothing is certain any more.
 fn of_owner(path: &Path, owner: u32) -> Result<File> {
-    let mut left: VecDeque<OsString> = parts(path).collect();
+    let mut parts_to_walk: VecDeque<OsString> = parts(path).collect();
     let mut at = start(path)?;
     let mut others = others_may_write(&at, owner)?;
     let mut links = 0;
-    while let Some(name) = left.pop_front() {
-        let is_last = left.is_empty();
+    while let Some(name) = parts_to_walk.pop_front() {
+        let is_last = parts_to_walk.is_empty();
         match readlinkat(&at, name.as_os_str()) {
             Ok(_) if is_last && rustix::fs::fstatfs(at.as_fd())?.f_type.cast_unsigned() == PROCFS => {
                 // `/dev/stdout`: what this process has open already.
@@ -72,7 +72,7 @@ fn of_owner(path: &Path, owner: u32) -> Result<File> {
                     at = start(&target)?;
                     others = others_may_write(&at, owner)?;
                 }
-                parts(&target).collect::<Vec<_>>().into_iter().rev().for_each(|part| left.push_front(part));
+                parts(&target).collect::<Vec<_>>().into_iter().rev().for_each(|part| parts_to_walk.push_front(part));
             }
             Err(_) if is_last => return last(&at, &name, owner, others),
             Err(_) if others && name == ".." => return Err(chosen("a directory on the way to it may move")),

@@ -241,7 +241,7 @@ pub fn over_files<T>(ids: &HostIds, work: impl FnOnce(&Root) -> Result<T>) -> Re
     }
     let _instead = Instead::begin(ids);
     keep(&OVER_FILES)
-        .map_err(|e| Error::new(Stage::Host, Kind::Host, "cannot keep root's power over files").because(e))?;
+        .map_err(|e| Error::new(Stage::Host, Kind::Host, "cannot keep root's privileges over files").because(e))?;
     // The power goes with the next change from root's id to another (capabilities(7)), which ends this.
     work(&Root(PhantomData))
 }

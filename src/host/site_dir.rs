@@ -281,11 +281,11 @@ fn refused(whole: &Path, why: &str) -> Error {
 fn failed(path: &Path, e: &std::io::Error) -> Error {
     Error::new(Stage::Host, Kind::Failed, format!("cannot write {}", path.display()))
         .because(e)
-        .hint("is its file system there, writable and not full?")
+        .hint("check that its file system is mounted, writable and not full")
 }
 
 fn fail(whole: &Path, at: &Path, e: Errno) -> Error {
     Error::new(Stage::Host, Kind::Host, format!("cannot open {}", whole.display()))
         .because(format!("{}: {}", at.display(), e.desc()))
-        .hint("is its file system there, writable and not full? [site] in the policy names other places")
+        .hint("check that its file system is mounted, writable and not full; [site] in the policy names other places")
 }

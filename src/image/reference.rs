@@ -257,21 +257,21 @@ impl FromStr for Reference {
 }
 
 impl Reference {
-    /// The name in the store that `words` stand for, wherever an image that is there already is meant: `docker://` may come
+    /// The name in the store that `name` stands for, wherever an image that is there already is meant: `docker://` may come
     /// before it, and a name without a registry is one of `localhost/`, which is where names that a user chose are. None for
     /// digests, and for what can be no name.
-    pub fn in_store(words: &str) -> Option<Self> {
-        let words = words.strip_prefix("docker://").unwrap_or(words);
+    pub fn in_store(name: &str) -> Option<Self> {
+        let name = name.strip_prefix("docker://").unwrap_or(name);
         let is_hex = |text: &str| text.bytes().all(|b| b.is_ascii_hexdigit());
         let is_digest =
-            words.starts_with("sha256:") || words.starts_with("sha512:") || (words.len() >= 64 && is_hex(words));
+            name.starts_with("sha256:") || name.starts_with("sha512:") || (name.len() >= 64 && is_hex(name));
         if is_digest {
             return None;
         }
-        if words.split_once('/').is_some_and(|(first, _)| looks_like_host(first)) {
-            return words.parse().ok();
+        if name.split_once('/').is_some_and(|(first, _)| looks_like_host(first)) {
+            return name.parse().ok();
         }
-        format!("localhost/{words}").parse().ok()
+        format!("localhost/{name}").parse().ok()
     }
 }
 

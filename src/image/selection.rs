@@ -43,7 +43,7 @@ pub fn choose(images: &[&[String]], pick: &Pick, holder: &str) -> Result<usize> 
     match (found.as_slice(), pick) {
         ([place], _) => Ok(*place),
         ([], Pick::Only) => Err(Error::new(Stage::Pull, Kind::Missing, format!("{holder} has no image"))
-            .hint("its list of images is empty; write it again")),
+            .hint("the archive lists no image; save it again")),
         ([], _) => Err(Error::new(Stage::Pull, Kind::Missing, format!("{holder} has no image \"{pick}\""))
             .because(there_are())
             .hint("choose one of these: add its name, or @ and its number, after a colon")),

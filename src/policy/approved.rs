@@ -65,8 +65,8 @@ impl Approval {
 
     /// How many days are left after `today`, if they are few; 0: it ends today.
     pub fn ends_soon(&self, today: Date) -> Option<i64> {
-        let left = days(today, self.expires?);
-        (0..=SOON).contains(&left).then_some(left)
+        let days_left = days(today, self.expires?);
+        (0..=SOON).contains(&days_left).then_some(days_left)
     }
 }
 
@@ -114,14 +114,17 @@ impl Approved {
     /// That the approval of `digest` ends soon, if it does: to be said while there is time to have it renewed.
     pub fn ends_soon(&self, digest: &str, project: Option<&str>, today: Date) -> Option<String> {
         let approval = self.check(digest, project, today).ok()?;
-        let (last, left) = (approval.expires?, approval.ends_soon(today)?);
+        let (last, days_left) = (approval.expires?, approval.ends_soon(today)?);
         let whom = project.map_or_else(String::new, |project| format!(" for {project}"));
-        let left = match left {
+        let days_left = match days_left {
             0 => "today".to_owned(),
             1 => "tomorrow".to_owned(),
-            left => format!("in {left} days"),
+            days_left => format!("in {days_left} days"),
         };
-        Some(format!("the approval of this image{whom} ends {left}, on {last}; ask {} to renew it", approval.approver))
+        Some(format!(
+            "the approval of this image{whom} ends {days_left}, on {last}; ask {} to renew it",
+            approval.approver
+        ))
     }
 
     /// The projects for which `digest` is listed, ended approvals among them.

@@ -77,10 +77,10 @@ impl Identity {
     /// # Errors
     /// When one is of another form.
     pub fn read_site(&mut self, table: &mut Table<'_>) -> Result<()> {
-        self.name = words(table, "name")?;
+        self.name = not_empty(table, "name")?;
         self.url = table.text("url", BASE_FORM, |text| iri(text).filter(|text| text.ends_with('/')))?;
         self.licence = table.text("licence", IRI_FORM, iri)?;
-        self.licence_name = words(table, "licence_name")?;
+        self.licence_name = not_empty(table, "licence_name")?;
         Ok(())
     }
 
@@ -90,7 +90,7 @@ impl Identity {
     /// When one is of another form, or lacks a key.
     pub fn read_organisations(&mut self, mut table: Table<'_>) -> Result<()> {
         for (key, origin, mut table) in table.named_tables()? {
-            let (id, name) = (table.text("id", IRI_FORM, iri)?, words(&mut table, "name")?);
+            let (id, name) = (table.text("id", IRI_FORM, iri)?, not_empty(&mut table, "name")?);
             table.finish()?;
             let (Some(id), Some(name)) = (id, name) else { return Err(lacks(&origin)) };
             self.organisations.insert(key, Named { id: id.value, name: name.value, origin });
@@ -104,7 +104,7 @@ impl Identity {
     /// When one is of another form, lacks a key, or names an organisation that is not listed.
     pub fn read_people(&mut self, mut table: Table<'_>) -> Result<()> {
         for (login, origin, mut table) in table.named_tables()? {
-            let (id, name) = (table.text("id", IRI_FORM, iri)?, words(&mut table, "name")?);
+            let (id, name) = (table.text("id", IRI_FORM, iri)?, not_empty(&mut table, "name")?);
             let affiliation = table.string("affiliation")?;
             table.finish()?;
             let (Some(id), Some(name)) = (id, name) else { return Err(lacks(&origin)) };
@@ -123,10 +123,10 @@ impl Identity {
     /// When one is of another form, or names an organisation that is not listed.
     pub fn read_project(&mut self, name: &str, table: &mut Table<'_>) -> Result<()> {
         let read = ProjectTitle {
-            title: words(table, "title")?,
+            title: not_empty(table, "title")?,
             members: table.strings("members")?,
             grant: table.text("grant", IRI_FORM, iri)?,
-            grant_name: words(table, "grant_name")?,
+            grant_name: not_empty(table, "grant_name")?,
         };
         if let Some(rule) = &read.members {
             if rule.value.is_empty() {
@@ -183,7 +183,7 @@ impl Identity {
 }
 
 /// A text that says something.
-fn words(table: &mut Table<'_>, key: &'static str) -> Result<Option<Rule<String>>> {
+fn not_empty(table: &mut Table<'_>, key: &'static str) -> Result<Option<Rule<String>>> {
     table.text(key, "a text that is not empty", |text| (!text.trim().is_empty()).then(|| text.to_owned()))
 }
 

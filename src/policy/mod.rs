@@ -37,6 +37,8 @@ pub mod stack_grant;
 pub mod show;
 
 #[cfg(test)]
+mod documented;
+#[cfg(test)]
 mod tests;
 
 use crate::error::{Error, Kind, Stage};

@@ -99,8 +99,8 @@ impl Advice {
     }
 
     /// The first entry that fits; for a command its words, for everything else the one.
-    pub fn of(&self, about: About, words: &[&str]) -> Option<&Entry> {
-        let word = words.first().copied().unwrap_or_default();
+    pub fn of(&self, about: About, command: &[&str]) -> Option<&Entry> {
+        let word = command.first().copied().unwrap_or_default();
         let fits = |any: &str| match about {
             About::Name => word.split('.').any(|label| label.eq_ignore_ascii_case(any)),
             About::Port | About::Call => word == any,
@@ -108,7 +108,7 @@ impl Advice {
             About::Path => word.starts_with(any),
             About::Lost if any.starts_with('.') => word.to_ascii_lowercase().ends_with(any),
             About::Lost => word == any || any == "/" || within(word, any),
-            About::Program => in_order(words, any),
+            About::Program => in_order(command, any),
         };
         self.0.iter().find(|entry| entry.about == about && entry.any.iter().any(|any| fits(any)))
     }
@@ -128,8 +128,8 @@ const INTERPRETERS: [&str; 9] = ["python", "node", "sh", "bash", "dash", "perl",
 
 /// Whether the words of `phrase` are among those of a command in their order, each a file's name, with a version or without. The first
 /// is the program itself, or what its interpreter executes.
-fn in_order(words: &[&str], phrase: &str) -> bool {
-    let mut names = words.iter().map(|word| word.rsplit('/').next().unwrap_or(word));
+fn in_order(command: &[&str], phrase: &str) -> bool {
+    let mut names = command.iter().map(|word| word.rsplit('/').next().unwrap_or(word));
     let same = |name: &str, word: &str| {
         name.strip_prefix(word).is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit() || c == '.'))
     };
@@ -151,11 +151,11 @@ mod tests {
         assert!(advice.0.len() >= 40, "{}", advice.0.len());
         assert!(advice.0.iter().all(|entry| !entry.means.is_empty() && !entry.fix.is_empty()));
         for entry in &advice.0 {
-            let words: Vec<&str> = match entry.about {
+            let command: Vec<&str> = match entry.about {
                 About::Program => entry.example.split(' ').collect(),
                 _ => vec![&entry.example],
             };
-            assert_eq!(advice.of(entry.about, &words), Some(entry), "{}", entry.example);
+            assert_eq!(advice.of(entry.about, &command), Some(entry), "{}", entry.example);
         }
         // No host stands there: a label alone knows mirrors, too.
         let names = advice.0.iter().filter(|entry| entry.about == About::Name);

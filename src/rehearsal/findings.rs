@@ -53,7 +53,7 @@ pub struct Finding {
 const PATHS: usize = 20;
 
 /// From observations; `failed`: the payload did not exit with 0.
-pub fn from(advice: &Advice, seen: &Observations, left: &Left, failed: bool) -> Vec<Finding> {
+pub fn from(advice: &Advice, seen: &Observations, lost_files: &Left, failed: bool) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
     found.extend(seen.names.iter().map(|name| of_name(advice, seen, name)));
     found.extend(seen.addresses.iter().filter_map(|address| of_address(advice, seen, address)));
@@ -74,7 +74,7 @@ pub fn from(advice: &Advice, seen: &Observations, left: &Left, failed: bool) -> 
     if failed {
         blame(&mut found, seen.elapsed);
     }
-    found.extend(left.lost.iter().map(|lost| of_lost(advice, lost)));
+    found.extend(lost_files.lost.iter().map(|lost| of_lost(advice, lost)));
     found.sort_by(|a, b| {
         (a.verdict, !a.probably_why, a.kind, &a.object).cmp(&(b.verdict, !b.probably_why, b.kind, &b.object))
     });
@@ -380,7 +380,7 @@ mod tests {
             bytes: 8000,
             examples: vec![example.to_owned()],
         };
-        let left = Left {
+        let lost_files = Left {
             lost: vec![
                 lost("/home/me", "/home/me/results.csv"),
                 lost("/home/you", "/home/you/.cache/x"),
@@ -388,7 +388,7 @@ mod tests {
             ],
             ..Left::default()
         };
-        let found = from(&Advice::load().unwrap(), &Observations::default(), &left, false);
+        let found = from(&Advice::load().unwrap(), &Observations::default(), &lost_files, false);
         let verdicts: Vec<_> = found.iter().map(|finding| (finding.object.as_str(), finding.verdict)).collect();
         assert_eq!(
             verdicts,

@@ -1,4 +1,4 @@
-//! A report in words: for a terminal, and as Markdown for a merge request.
+//! A report for people: for a terminal, and as Markdown for a merge request.
 //!
 //! Takes a `Report`; gives text; trusts nothing in it: it goes through `crate::text` once more; refuses to be longer than a screen:
 //! the JSON document has all.
@@ -149,19 +149,19 @@ fn changes(report: &Report) -> Vec<(String, &[String])> {
 
 fn verdict(report: &Report) -> String {
     let counts = report.counts;
-    let words = [
+    let counts = [
         (counts.fails, "will fail"),
         (counts.lost, "will be lost"),
         (counts.missed, "wanted and not had"),
         (counts.harmless, "harmless"),
     ];
-    let words: Vec<String> = words.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+    let counts: Vec<String> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
     let begin = match (report.ready, report.conditions.not_as_inside.is_empty()) {
         (true, true) => "READY",
         (true, false) => "READY, but for what is laxer here than inside",
         (false, _) => "NOT READY",
     };
-    if words.is_empty() { begin.to_owned() } else { format!("{begin}: {}", words.join(", ")) }
+    if counts.is_empty() { begin.to_owned() } else { format!("{begin}: {}", counts.join(", ")) }
 }
 
 fn who(finding: &Finding) -> String {

@@ -83,18 +83,18 @@ pub fn rules(policy: &Policy) -> String {
     hash_of(&stated.flat_map(|rule| [rule.what, rule.value]).collect::<Vec<_>>())
 }
 
-/// SHA-256 of words.
-pub fn hash_of(words: &[String]) -> String {
+/// SHA-256 of a command.
+pub fn hash_of(command: &[String]) -> String {
     let mut hash = Sha256::new();
-    for word in words {
-        // With its length before each, no two lists of words are alike.
+    for word in command {
+        // With its length before each word, no two commands are alike.
         hash.update(word.len().to_le_bytes());
         hash.update(word);
     }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A time that has passed, in words.
+/// A time that has passed, for people: `2 hours ago`.
 pub fn ago(seconds: i64) -> String {
     const UNITS: [(i64, &str); 4] = [(86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")];
     match UNITS.into_iter().find(|(size, _)| seconds >= *size) {
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_time_is_told_in_its_greatest_unit() {
-        for (seconds, words) in [
+        for (seconds, shown) in [
             (-5, "just now"),
             (0, "just now"),
             (1, "1 second ago"),
@@ -144,7 +144,7 @@ mod tests {
             (86_399, "23 hours ago"),
             (i64::MAX, "106751991167300 days ago"),
         ] {
-            assert_eq!(ago(seconds), words);
+            assert_eq!(ago(seconds), shown);
         }
     }
 

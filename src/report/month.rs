@@ -141,13 +141,13 @@ fn counts(month: &Month) -> String {
     let (failed, refused) = (count(|run| run.failed), count(|run| run.refused));
     let people: BTreeSet<&str> = runs.iter().map(|run| run.researcher.as_str()).collect();
     let hours: f64 = runs.iter().map(|run| run.seconds).sum::<f64>() / 3600.0;
-    let words = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
+    let counted = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
     format!(
         "{} by {}, {hours:.1} hours; {failed} failed, {refused} refused before their start. {}, {}.",
-        words(runs.len(), "run", "runs"),
-        words(people.len(), "researcher", "researchers"),
-        words(month.refusals.len(), "refusal", "refusals"),
-        words(month.exports.len(), "export", "exports"),
+        counted(runs.len(), "run", "runs"),
+        counted(people.len(), "researcher", "researchers"),
+        counted(month.refusals.len(), "refusal", "refusals"),
+        counted(month.exports.len(), "export", "exports"),
     )
 }
 

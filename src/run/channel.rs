@@ -100,9 +100,9 @@ impl Channel {
             return Ok(None);
         }
         packet.truncate(received.length);
-        serde_json::from_slice(&packet)
-            .map(|message| Some((message, received.passed, received.sender)))
-            .map_err(|e| Error::new(Stage::Run, Kind::Failed, "a message makes no sense").because(e))
+        serde_json::from_slice(&packet).map(|message| Some((message, received.passed, received.sender))).map_err(|e| {
+            Error::new(Stage::Run, Kind::Failed, "a message between processes of ces is malformed").because(e)
+        })
     }
 
     /// Waits for `expected`.

@@ -21,7 +21,7 @@ impl JobId {
         let mut random = [0; 3];
         File::open("/dev/urandom")
             .and_then(|mut f| f.read_exact(&mut random))
-            .map_err(|e| Error::new(Stage::Run, Kind::Failed, "cannot draw a job id").because(e))?;
+            .map_err(|e| Error::new(Stage::Run, Kind::Failed, "cannot get random numbers for a run's id").because(e))?;
         let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S");
         Ok(Self(format!("{now}-{:02x}{:02x}{:02x}", random[0], random[1], random[2])))
     }

@@ -111,7 +111,7 @@ pub fn check_input(stdin: BorrowedFd<'_>) -> Result<()> {
     };
     let error = Error::new(Stage::Run, Kind::Usage, format!("standard input is {what}"));
     Err(error
-        .because("a payload reads a file, a pipe or a terminal, and nothing else of the host")
+        .because("standard input may be a file, a pipe or a terminal, and nothing else of the host")
         .hint("leave -i out, or pass the bytes on: cat FILE | ces run -i …"))
 }
 

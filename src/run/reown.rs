@@ -56,7 +56,7 @@ fn make(
     let fail = |what: &str, e: std::io::Error| {
         Error::new(Stage::Store, Kind::Host, format!("cannot {what} {}", work.display()))
             .because(e)
-            .hint("is the file system of the store full, or mounted read-only?")
+            .hint("check whether the file system of the store is full, or mounted read-only")
     };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&work).map_err(|e| fail("make", e))?;
     let top = image.root();

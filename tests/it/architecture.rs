@@ -55,7 +55,7 @@ fn source_files(dir: &Path, below: &str, out: &mut Vec<Source>) {
     }
 }
 
-fn house() -> Vec<Source> {
+fn sources() -> Vec<Source> {
     below("src")
 }
 
@@ -391,22 +391,22 @@ fn holds(broken: &[String]) {
 
 #[test]
 fn network_and_async_are_in_one_file() {
-    holds(&network(&house()));
+    holds(&network(&sources()));
 }
 
 #[test]
 fn the_engine_is_called_in_one_file() {
-    holds(&engine(&house()));
+    holds(&engine(&sources()));
 }
 
 #[test]
 fn no_deadline_depends_on_a_clock_that_can_be_set() {
-    holds(&wall_clock(&house()));
+    holds(&wall_clock(&sources()));
 }
 
 #[test]
 fn unsafe_is_in_one_place() {
-    holds(&unsafety(&house()));
+    holds(&unsafety(&sources()));
 }
 
 #[test]
@@ -416,16 +416,16 @@ fn no_file_is_long() {
 
 #[test]
 fn a_stage_uses_earlier_stages_alone() {
-    holds(&imports(&house()));
+    holds(&imports(&sources()));
 }
 
 #[test]
 fn roots_power_is_named_in_listed_files_alone() {
-    let house = house();
-    holds(&power(&house));
+    let sources = sources();
+    holds(&power(&sources));
     // A list that is longer than it need be lets something in one day.
     for (file, why) in POWER.iter().chain(&RECORDS) {
-        let source = house.iter().find(|source| source.path == *file).unwrap_or_else(|| panic!("{file} is gone"));
+        let source = sources.iter().find(|source| source.path == *file).unwrap_or_else(|| panic!("{file} is gone"));
         let words = ["&Root", "as_root", "over_files", "acting_as"];
         assert!(code(&source.text).any(|(_, line)| words.iter().any(|word| has_word(line, word))), "{file}: {why}");
     }
@@ -436,7 +436,7 @@ fn roots_power_is_named_in_listed_files_alone() {
 
 #[test]
 fn no_two_files_use_each_other() {
-    holds(&circles(&house()));
+    holds(&circles(&sources()));
     let pair = |first: &str, second: &str| {
         vec![
             Source { path: "host/a.rs".to_owned(), text: first.to_owned() },

@@ -107,7 +107,8 @@ fn nobody_approves_but_root_and_whom_the_policy_names_and_their_name_is_in_the_l
     }
     desk.ces(&["approve", "add", "localhost/demo"]).refuses(2, &["for which project"]);
     desk.ces(&["approve", "add", "localhost/demo", "--project", "../x"]).refuses(2, &["not a project's name"]);
-    desk.ces(&["approve", "add", "localhost/demo", "--project", "*", "--until", "2020-01-01"]).refuses(2, &["is over"]);
+    desk.ces(&["approve", "add", "localhost/demo", "--project", "*", "--until", "2020-01-01"])
+        .refuses(2, &["is in the past"]);
     desk.ces(&["approve", "add", "localhost/demo", "--project", "*", "--note", "\u{1b}]52;c;x\u{7}\n[[image]]"])
         .exits(0);
     let found = fs::metadata(list(&desk)).unwrap();

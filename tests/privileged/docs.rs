@@ -122,6 +122,26 @@ fn a_long_job_is_lived_with_as_the_page_tells_it() {
 }
 
 #[test]
+fn a_batch_job_saves_its_state_and_has_its_scratch_as_the_page_tells_it() {
+    let Some(desk) = Desk::new(Caller::UserWithSubids) else { return };
+    desk.ces(&["pull", "--name", "lab/tool:1.0", &format!("oci:{}:demo", demo_layout().display())]).exits(0);
+    run(&desk, "batch.md");
+}
+
+#[test]
+fn an_archive_is_carried_in_as_the_page_tells_it() {
+    let Some(desk) = Desk::new(Caller::UserWithSubids) else { return };
+    run(&desk, "proxies.md");
+}
+
+#[test]
+fn metrics_are_printed_and_written_as_the_page_tells_it() {
+    let Some(desk) = Desk::with_demo(Caller::Sudo) else { return };
+    desk.sh(&[], "true").exits(0);
+    run(&desk, "monitoring.md");
+}
+
+#[test]
 fn a_policy_is_enforced_after_the_five_steps_of_the_page() {
     let Some(desk) = Desk::new(Caller::Sudo) else { return };
     let etc = desk.host.inside(Path::new("/etc"));

@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use serde_json::{Value, json};
+
+use crate::support::callers::Desk;
 use crate::support::golden::is_as_expected;
 use crate::support::terminal::Terminal;
 use crate::support::{Host, Ran};
@@ -127,6 +130,64 @@ fn tables_and_pages_are_as_they_were_read_and_fit_a_terminal_of_eighty_columns()
         let widest = shown.lines().map(|line| line.chars().count()).max().unwrap_or(0);
         assert!(widest <= 80 || name.ends_with(".csv") || name == "outputs", "{name}: {widest}\n{shown}");
     }
+}
+
+#[test]
+fn lists_of_approvals_requests_and_vulnerability_data_are_as_they_were_read_in_three_forms() {
+    let list = "[[image]]\nname = \"ghcr.io/lab/tool:1.2\"\n\
+        digest = \"sha256:5ae58d2b7cee0aa70713a48d37a09e7c5b421c01c62012db08547318811cfbd3\"\nprojects = [\"projx\"]\n\
+        approver = \"officer\"\nexpires = 2999-12-31\nnote = \"for paper 3, and no other\"\n";
+    let Some((desk, data)) = Desk::of_a_project(list) else { return };
+    desk.host.policy(&format!(
+        "contact = \"IG desk\"\n[data]\nroot = \"{}\"\n[images]\napproved = \"/etc/ces/approved.toml\"\n",
+        data.display()
+    ));
+    desk.ces(&["request", "localhost/demo", "--project", "projx", "--reason", "=1+1, a table builder"]).exits(0);
+    let record = json!({"id": "GHSA-0001", "modified": "2026-11-20T10:00:00Z", "affected": [{
+        "package": {"ecosystem": "PyPI", "name": "torch"},
+        "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "2.6.0"}]}],
+    }]});
+    let file = desk.host.home().join("ghsa.json");
+    fs::write(&file, record.to_string()).unwrap();
+    desk.root(&["vulndb", "import", file.to_str().unwrap()]).exits(0);
+    for (name, verb) in [("approve", "approve list"), ("request", "request list"), ("vulndb", "vulndb list")] {
+        let words: Vec<&str> = verb.split(' ').collect();
+        let told = |more: &[&str]| desk.root(&[&words[..], more].concat()).exits(0).to_owned();
+        let steady = |text: &str| steady(&text.replace(&desk.host.researcher().name, "ann"));
+        is_as_expected(&format!("tables/{name}.txt"), &steady(&told(&[])));
+        is_as_expected(&format!("tables/{name}.csv.txt"), &steady(&told(&["--format", "csv"])));
+        let by_option = told(&["--json"]);
+        assert_eq!(told(&["--format", "json"]), by_option);
+        let all: Value = serde_json::from_str(&by_option).unwrap();
+        assert_eq!(all.as_array().unwrap().len(), 1, "{all}");
+        desk.root(&[&words[..], &["--format", "xml"]].concat()).refuses(2, &["table, json, csv"]);
+        // Names alone, for scripts.
+        let names = desk.root(&[&["-q"], &words[..]].concat());
+        assert!(names.exits(0).lines().count() == 1 && !names.stdout.contains(' '), "{names:?}");
+        let mut terminal = Terminal::start(desk.host.ces_as_root().args(&words));
+        terminal.finish();
+        let widest = terminal.all().lines().map(|line| line.trim_end().chars().count()).max().unwrap_or(0);
+        assert!(widest <= 80, "{name}: {widest}\n{}", terminal.all());
+    }
+}
+
+#[test]
+fn doctor_asks_for_what_was_read_and_fits_a_terminal_of_eighty_columns() {
+    let Some(host) = Host::with_demo() else { return };
+    host.policy(POLICY);
+    let ran = Ran::from(host.ces().args(["doctor", "--json"]).output());
+    let found: Value = serde_json::from_str(ran.exits(0)).unwrap();
+    // What is found is this host's; what is asked for is the same everywhere.
+    let text = |finding: &Value, key: &str| finding[key].as_str().unwrap().to_owned();
+    let findings = found["findings"].as_array().unwrap();
+    let asked: String = findings.iter().map(|f| format!("{}: {}\n", text(f, "what"), text(f, "needed"))).collect();
+    is_as_expected("tables/doctor.txt", &format!("{asked}{}\n", text(&found, "result")));
+    let mut terminal = Terminal::start(host.ces().arg("doctor"));
+    terminal.finish();
+    let shown = terminal.all().replace("\r\n", "\n");
+    let table: Vec<&str> = shown.lines().take_while(|line| !line.contains(": ") || line.starts_with(' ')).collect();
+    assert!(shown.contains("enforced: the site's policy binds this caller"), "{shown}");
+    assert!(!table.is_empty() && table.iter().all(|line| line.chars().count() <= 80), "{shown}");
 }
 
 fn hostname() -> String {

@@ -129,6 +129,8 @@ mod registry;
 mod registry_support;
 /// Registries as they are found: busy, cut off, old, behind proxies.
 mod registry_found;
+/// Pulls through an HTTP proxy.
+mod registry_proxy;
 /// How an image that was pulled is found again.
 mod image_names;
 mod image_support;

@@ -187,7 +187,7 @@ fn month(desk: &Desk, id: &str, until: &str) {
     let theirs = desk.other_ces(&format!("report --month {month}"));
     assert!(theirs.exits(0).contains("0 runs") && !theirs.stdout.contains(id), "{theirs:?}");
     for wrong in ["2026-13", "2026-1", "november", "2026-11-01"] {
-        root(desk, &["report", "--month", wrong]).refuses(2, &["is no month"]);
+        root(desk, &["report", "--month", wrong]).refuses(2, &["is not a month"]);
     }
     root(desk, &["report", "--month", &month, id]).refuses(2, &["cannot be given together"]);
     root(desk, &["report", "--project", "projx"]).refuses(2, &["--month"]);

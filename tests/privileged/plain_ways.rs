@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::callers::{Caller, Desk};
 use crate::support::terminal::Terminal;
-use crate::support::{Host, Ran, children, have};
+use crate::support::{Host, Ran, children, demo_layout, have};
 
 fn ces(host: &Host, words: &[&str]) -> Ran {
     Ran::from(host.ces().args(words).output())
@@ -64,6 +64,10 @@ fn an_empty_outputs_directory_goes_and_what_was_written_elsewhere_is_told() {
             ran.stderr.contains("note: 1 file was written outside /safe_outputs and is gone: /output.csv"),
             "{ran:?}"
         );
+        // The record tells how many, and no name that the program chose.
+        let shown = ces(&host, &["show", "last"]);
+        assert!(shown.exits(0).contains("1 file was written outside /safe_outputs and is gone"), "{shown:?}");
+        assert!(!shown.stdout.contains("output.csv"), "{shown:?}");
         assert_eq!(host.named("outputs_"), Vec::<std::path::PathBuf>::new());
         assert!(ces(&host, &["verify", "last"]).exits(0).contains("0 files, unchanged"));
         assert!(ces(&host, &["outputs"]).exits(0).contains("no outputs"));
@@ -123,6 +127,35 @@ fn what_deletes_tells_first_what_it_would_delete_and_then_deletes_that() {
         let like = told.stdout.replace("would remove", "removed").replace("would delete", "deleted");
         assert_eq!(done.exits(0), like);
         ces(&host, &["rmi", "--dry-run", "localhost/demo"]).refuses(1, &["localhost/demo"]);
+    }
+}
+
+#[test]
+fn of_two_names_of_one_image_the_second_is_told_to_take_the_image_along_as_it_does() {
+    for host in hosts() {
+        let layout = demo_layout();
+        for name in ["lab/one:1", "lab/two:1"] {
+            ces(&host, &["pull", "--name", name, &format!("oci:{}:demo", layout.display())]).exits(0);
+        }
+        // The demonstration image is gone, so that these two are all that hold the image.
+        ces(&host, &["rmi", "localhost/demo"]).exits(0);
+        let both = ["localhost/lab/one:1", "localhost/lab/two:1"];
+        let told = ces(&host, &[&["rmi", "--dry-run"], &both[..]].concat());
+        let named = |name: &str| told.stdout.contains(&format!("would remove {name}\n"));
+        assert!(told.code == Some(0) && both.into_iter().all(named), "{told:?}");
+        // Root, and a user in their own store, are told which layers go.
+        assert_eq!(told.stdout.contains("would delete sha256:"), host.is_of_an_ordinary_user(), "{told:?}");
+        let json = ces(&host, &[&["rmi", "--dry-run", "--json"], &both[..]].concat());
+        let freed: Vec<Value> =
+            serde_json::Deserializer::from_str(json.exits(0)).into_iter().map(Result::unwrap).collect();
+        assert!(freed[0]["images"] == serde_json::json!([]) && freed[1]["images"].as_array().unwrap().len() == 1);
+        // What has been named is not there a second time.
+        ces(&host, &["rmi", "--dry-run", both[0], both[0]]).refuses(1, &["is not in the store"]);
+        assert_eq!(ces(&host, &["-q", "images"]).exits(0).lines().count(), 2, "nothing was changed");
+        let done = ces(&host, &[&["rmi"], &both[..]].concat());
+        let like = told.stdout.replace("would remove", "removed").replace("would delete", "deleted");
+        assert_eq!(done.exits(0), like);
+        assert_eq!(children(&host.root().join("store/layers/sha256")), Vec::<std::path::PathBuf>::new());
     }
 }
 
@@ -205,11 +238,27 @@ fn records_are_removed_when_the_policy_keeps_them_no_longer_and_the_audit_log_st
     let by_name = root(&host, &["audit", "log", "--run", "new"]);
     assert_eq!(by_name.exits(0), root(&host, &["audit", "log", "--run", "last"]).exits(0));
     assert!(by_name.stdout.contains("run.finished"), "{by_name:?}");
+    // The run is proven by its lines, which no retention removes; to whom it was, and to root.
+    root(&host, &["audit", "checkpoint"]).exits(0);
+    for proof in [ces(&host, &["audit", "prove", &id]), root(&host, &["audit", "prove", &id])] {
+        let shown = proof.exits(0);
+        for event in ["run.begun", "run.finished", "record.removed"] {
+            assert!(shown.contains(event), "{event}: {proof:?}");
+        }
+        assert!(proof.stderr.contains("the record of this run was removed on 2") && proof.stderr.contains("keep"));
+        let file = host.home().join("proof.json");
+        fs::write(&file, shown).unwrap();
+        let at = host.researcher().dir.join("proof.json").display().to_string();
+        assert!(ces(&host, &["audit", "verify", "--proof", &at]).exits(0).contains("record.removed"));
+    }
+    ces(&host, &["audit", "prove", "20200101T000000-000000"]).refuses(1, &["there is no record"]);
     // One that is lost without a line is still told.
     let new = ces(&host, &["record", "new"]);
     let id = serde_json::from_str::<Value>(new.exits(0)).unwrap()["id"].as_str().unwrap().to_owned();
     fs::remove_file(runs.join(format!("{id}.json"))).unwrap();
     assert!(root(&host, &["audit", "verify"]).exits(1).contains("is gone"));
+    let proof = ces(&host, &["audit", "prove", &id]);
+    assert!(proof.exits(0).contains("run.begun") && proof.stderr.contains("no line tells who removed it"), "{proof:?}");
 }
 
 #[test]

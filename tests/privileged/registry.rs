@@ -11,7 +11,7 @@ use ces::image::source::registry::Registry;
 use ces::image::source::{Credentials, RegistryRule, RegistryRules};
 
 use crate::image_support::{Layer, LayoutDir, Pack, Site, Tar, ces};
-use crate::registry_support::{Answer, Liar, RealRegistry, manifest_of, origin};
+use crate::registry_support::{Answer, Liar, RealRegistry, certificate, manifest_of, origin};
 
 fn image() -> LayoutDir {
     let layer = |name: &str, pack| Layer::new(&Tar::default().dir("d/").file(name, &[7; 70_000]).end(), pack);
@@ -288,18 +288,7 @@ fn a_mirror_gives_the_bytes_and_the_image_keeps_its_name() {
 
 #[test]
 fn a_certificate_of_the_sites_own_is_trusted_where_the_policy_says_and_nowhere_else() {
-    let certificate = |directory: &Path| {
-        let openssl = |arguments: &str| {
-            let output = Command::new("openssl").args(arguments.split(' ')).current_dir(directory).output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        };
-        fs::write(directory.join("names"), "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth\n").unwrap();
-        openssl("req -x509 -newkey rsa:2048 -nodes -subj /CN=site -days 2 -keyout ca.key -out ca.pem");
-        openssl("req -newkey rsa:2048 -nodes -subj /CN=registry -keyout server.key -out server.csr");
-        openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -days 2 -extfile names -out server.pem");
-        let path = |name: &str| directory.join(name).display().to_string();
-        format!("  tls:\n    certificate: {}\n    key: {}\n", path("server.pem"), path("server.key"))
-    };
+    let certificate = |directory: &Path| certificate(directory, "IP:127.0.0.1");
     let Some(registry) = RealRegistry::start_with(false, certificate) else { return };
     registry.push(&image());
     let rules = |mirror: Option<String>, ca: Option<&str>| RegistryRules {

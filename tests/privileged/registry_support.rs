@@ -102,6 +102,20 @@ impl RealRegistry {
     }
 }
 
+/// A certificate for `name` ("DNS:registry.test"), and that of its authority (`ca.pem`), for [`RealRegistry::start_with`].
+pub fn certificate(directory: &Path, name: &str) -> String {
+    let openssl = |arguments: &str| {
+        let output = Command::new("openssl").args(arguments.split(' ')).current_dir(directory).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    fs::write(directory.join("names"), format!("subjectAltName={name}\nextendedKeyUsage=serverAuth\n")).unwrap();
+    openssl("req -x509 -newkey rsa:2048 -nodes -subj /CN=site -days 2 -keyout ca.key -out ca.pem");
+    openssl("req -newkey rsa:2048 -nodes -subj /CN=registry -keyout server.key -out server.csr");
+    openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -days 2 -extfile names -out server.pem");
+    let path = |name: &str| directory.join(name).display().to_string();
+    format!("  tls:\n    certificate: {}\n    key: {}\n", path("server.pem"), path("server.key"))
+}
+
 impl Drop for RealRegistry {
     fn drop(&mut self) {
         self.child.kill().unwrap();

@@ -42,7 +42,7 @@ fn a_researcher_who_knows_podman_comes_to_a_result_by_the_hints() {
     // podman run --rm IMAGE --memory …: the line that was meant can be typed as it stands.
     let script = "wc -l < /safe_data/ward.csv > /result.txt";
     let ran = desk.ces(&["run", "--rm", "lab/tool:1.0", "--memory", "1g", "sh", "-c", "true"]);
-    ran.refuses(125, &["stands where the program belongs"]);
+    ran.refuses(125, &["stands after the image, where the command belongs"]);
     assert_eq!(hint(&ran), "write: ces run --memory 1g lab/tool:1.0 sh -c true");
     let ran = desk.ces(&["run", "--rm", "--memory", "100g", "lab/tool:1.0", "true"]);
     ran.refuses(125, &["allows 2 GiB at most", "IG, ext. 1234"]);

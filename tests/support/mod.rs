@@ -7,7 +7,7 @@ pub mod attack;
 /// OCI layouts made by tests: the demonstration image with another configuration.
 pub mod layout;
 /// What is left on a host after runs: mounts, control groups, processes, directories.
-pub mod left;
+pub mod leftovers;
 /// A registry that does what the test says.
 pub mod scripted_registry;
 /// A terminal with a program in it.

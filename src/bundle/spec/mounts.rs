@@ -28,7 +28,7 @@ pub(super) fn build(input: &SpecInput<'_>) -> Result<Vec<Mount>> {
     // The user's own: temporary file systems and binds together, parents first.
     let mut own: Vec<Mount> = Vec::new();
     for tmpfs in &grant.tmpfs {
-        let mut options = words(&["nosuid", "nodev"]);
+        let mut options = owned(&["nosuid", "nodev"]);
         options.push(format!("mode={:04o}", tmpfs.mode));
         options.push(format!("size={}", tmpfs.size));
         options.extend((!tmpfs.exec).then(|| "noexec".to_owned()));
@@ -36,7 +36,7 @@ pub(super) fn build(input: &SpecInput<'_>) -> Result<Vec<Mount>> {
         own.push(mount("tmpfs", Path::new("tmpfs"), &tmpfs.destination, options)?);
     }
     for asked in &grant.binds {
-        let mut options = words(if asked.access == Access::Ro { READ_ONLY } else { READ_WRITE });
+        let mut options = owned(if asked.access == Access::Ro { READ_ONLY } else { READ_WRITE });
         options.extend(asked.noexec.then(|| "noexec".to_owned()));
         own.push(mount("bind", &asked.source, &asked.destination, options)?);
     }
@@ -57,19 +57,19 @@ const READ_WRITE: &[&str] = &["rbind", "rprivate", "rw", "nosuid", "rnosuid", "n
 
 /// What the kernel itself offers.
 fn kernel(input: &SpecInput<'_>) -> Result<Vec<Mount>> {
-    let mut pts = words(&["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]);
+    let mut pts = owned(&["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]);
     if input.ids.gid_outside(TTY_GROUP).is_some() {
         pts.push(format!("gid={TTY_GROUP}"));
     }
-    let mut shm = words(&["nosuid", "noexec", "nodev", "mode=1777"]);
+    let mut shm = owned(&["nosuid", "noexec", "nodev", "mode=1777"]);
     shm.push(format!("size={}", input.grant.shm_bytes));
     Ok(vec![
-        own("proc", "proc", "/proc", words(&["nosuid", "noexec", "nodev"]))?,
-        own("tmpfs", "tmpfs", "/dev", words(&["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"]))?,
+        own("proc", "proc", "/proc", owned(&["nosuid", "noexec", "nodev"]))?,
+        own("tmpfs", "tmpfs", "/dev", owned(&["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"]))?,
         own("devpts", "devpts", "/dev/pts", pts)?,
         own("tmpfs", "shm", "/dev/shm", shm)?,
-        own("mqueue", "mqueue", "/dev/mqueue", words(&["nosuid", "noexec", "nodev"]))?,
-        own("sysfs", "sysfs", "/sys", words(&["nosuid", "noexec", "nodev", "ro"]))?,
+        own("mqueue", "mqueue", "/dev/mqueue", owned(&["nosuid", "noexec", "nodev"]))?,
+        own("sysfs", "sysfs", "/sys", owned(&["nosuid", "noexec", "nodev", "ro"]))?,
     ])
 }
 
@@ -77,12 +77,12 @@ fn own(typ: &str, source: &str, destination: &str, options: Vec<String>) -> Resu
     mount(typ, Path::new(source), Path::new(destination), options)
 }
 
-fn words(options: &[&str]) -> Vec<String> {
+fn owned(options: &[&str]) -> Vec<String> {
     options.iter().map(|option| (*option).to_owned()).collect()
 }
 
 fn bind(source: &Path, destination: &str, options: &[&str]) -> Result<Mount> {
-    mount("bind", source, Path::new(destination), words(options))
+    mount("bind", source, Path::new(destination), owned(options))
 }
 
 fn mount(typ: &str, source: &Path, destination: &Path, options: Vec<String>) -> Result<Mount> {

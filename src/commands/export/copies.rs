@@ -98,7 +98,7 @@ fn media(line: &Line) -> String {
 fn not_text(shown: &str) -> Error {
     Error::new(Stage::Outputs, Kind::Failed, format!("{shown} cannot be exported"))
         .because("its name is not UTF-8, and no form of an export has such names (RFC 8493, 2.1.3)")
-        .hint("rename it by another run")
+        .hint("rename the file, in a run that copies it to outputs of its own")
 }
 
 fn changed(shown: &str) -> Error {

@@ -182,7 +182,7 @@ impl Group {
         fs::create_dir(&self.dir).map_err(|e| named(&self.dir, &e))?;
         join(&self.dir, pid)?;
         divide(below, &wanted)?;
-        let there = words(&self.dir.join("cgroup.controllers"))?;
+        let there = names_in(&self.dir.join("cgroup.controllers"))?;
         self.missing = wanted.iter().copied().filter(|name| !there.iter().any(|c| c == name)).collect();
         if self.missing.len() == wanted.len() {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("{} divides nothing", below.display())));
@@ -327,7 +327,7 @@ fn hand_down(dir: &Path, wanted: &[&str]) {
 /// Lets the groups below `dir` have limits; whoever is in it makes room where the kernel asks for that.
 fn divide(dir: &Path, wanted: &[&str]) -> io::Result<()> {
     let control = dir.join("cgroup.subtree_control");
-    let (there, on) = (words(&dir.join("cgroup.controllers"))?, words(&control)?);
+    let (there, on) = (names_in(&dir.join("cgroup.controllers"))?, names_in(&control)?);
     let has = |list: &[String], name: &str| list.iter().any(|c| c == name);
     for name in wanted.iter().filter(|name| has(&there, name) && !has(&on, name)) {
         let mut tried = 0;
@@ -348,7 +348,7 @@ fn divide(dir: &Path, wanted: &[&str]) -> io::Result<()> {
 }
 
 fn move_all(from: &Path, to: &Path) -> io::Result<()> {
-    for pid in words(&from.join("cgroup.procs"))?.iter().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw) {
+    for pid in names_in(&from.join("cgroup.procs"))?.iter().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw) {
         match join(to, pid) {
             // It has ended meanwhile.
             Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
@@ -372,7 +372,8 @@ fn put_back(dir: &Path) -> io::Result<()> {
     if jobs.count() > 0 {
         return Ok(());
     }
-    let off: Vec<String> = words(&dir.join("cgroup.subtree_control"))?.iter().map(|name| format!("-{name}")).collect();
+    let off: Vec<String> =
+        names_in(&dir.join("cgroup.subtree_control"))?.iter().map(|name| format!("-{name}")).collect();
     fs::write(dir.join("cgroup.subtree_control"), off.join(" ")).map_err(|e| named(dir, &e))?;
     move_all(&rest, dir)?;
     match fs::remove_dir(&rest) {
@@ -442,7 +443,7 @@ fn processors(path: &Path) -> io::Result<Option<f64>> {
     })
 }
 
-fn words(path: &Path) -> io::Result<Vec<String>> {
+fn names_in(path: &Path) -> io::Result<Vec<String>> {
     let text = kernel_files::read(path).map_err(|e| named(path, &e))?;
     Ok(text.split_whitespace().map(str::to_owned).collect())
 }

@@ -154,7 +154,7 @@ impl Archive {
             ));
         }
         let mut bytes = Vec::new();
-        Part { file: &self.file, at: offset, left: size }
+        Part { file: &self.file, at: offset, remaining: size }
             .read_to_end(&mut bytes)
             .map_err(|e| Error::new(Stage::Pull, Kind::Failed, format!("cannot read \"{name}\"")).because(e))?;
         Ok(bytes)
@@ -163,22 +163,22 @@ impl Archive {
 
 impl Files for Archive {
     fn open(&self, path: &str) -> Result<Box<dyn Read + '_>> {
-        let (at, left) = self.find(path)?;
-        Ok(Box::new(Part { file: &self.file, at, left }))
+        let (at, remaining) = self.find(path)?;
+        Ok(Box::new(Part { file: &self.file, at, remaining }))
     }
 }
 
 /// What the file is packed with.
 fn packing(file: &File, name: &str) -> Result<Packing> {
     let mut start = Vec::new();
-    Part { file, at: 0, left: magic::LENGTH as u64 }
+    Part { file, at: 0, remaining: magic::LENGTH as u64 }
         .read_to_end(&mut start)
         .map_err(|e| Error::new(Stage::Pull, Kind::Failed, format!("cannot read {name}")).because(e))?;
     Ok(Packing::of(&start))
 }
 
 fn not_read(name: &str, why: &str) -> Error {
-    Error::new(Stage::Pull, Kind::Failed, format!("{name} is not read as it is")).because(why)
+    Error::new(Stage::Pull, Kind::Failed, format!("{name} has a form that ces does not read")).because(why)
 }
 
 /// A name without `./`, empty parts and `..`; `None` where it would leave the archive, or is not text.
@@ -206,8 +206,8 @@ struct Cursor<'a> {
 
 impl Bytes for &mut Cursor<'_> {
     fn next(&mut self, limit: usize) -> std::result::Result<&[u8], Fault> {
-        let left = usize::try_from(self.size.saturating_sub(self.at)).unwrap_or(usize::MAX);
-        self.buffer.resize(limit.min(left).min(64 << 10), 0);
+        let remaining = usize::try_from(self.size.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        self.buffer.resize(limit.min(remaining).min(64 << 10), 0);
         let n = self
             .file
             .read_at(&mut self.buffer, self.at)
@@ -221,15 +221,15 @@ impl Bytes for &mut Cursor<'_> {
 struct Part<'a> {
     file: &'a File,
     at: u64,
-    left: u64,
+    remaining: u64,
 }
 
 impl Read for Part<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(out.len());
+        let most = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(out.len());
         let n = self.file.read_at(out.get_mut(..most).unwrap_or_default(), self.at)?;
         self.at += n as u64;
-        self.left -= n as u64;
+        self.remaining -= n as u64;
         Ok(n)
     }
 }

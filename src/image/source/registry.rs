@@ -57,7 +57,12 @@ impl Registry {
     pub fn new(reference: Reference, rules: &RegistryRules, credentials: Option<Credentials>) -> Result<Self> {
         let rule = rules.rule(reference.host())?;
         let wrong = |why: String| {
-            Error::new(Stage::Policy, Kind::Failed, format!("the policy for {}", reference.host())).because(why)
+            Error::new(
+                Stage::Policy,
+                Kind::Failed,
+                format!("cannot use the policy's rules for the registry {}", reference.host()),
+            )
+            .because(why)
         };
         let upstream = match rule.mirror.as_deref() {
             Some(url) => url.parse().map_err(|why| wrong(format!("the mirror {url} cannot be used: {why}")))?,

@@ -109,9 +109,9 @@ impl Store {
         })
     }
 
-    /// The name and the manifest that a user's words stand for.
-    pub(crate) fn resolve(&self, _held: &Lock, words: &str) -> Result<(String, Digest)> {
-        let reference = Reference::in_store(words);
+    /// The name and the manifest that somebody asks for.
+    pub(crate) fn resolve(&self, _held: &Lock, asked: &str) -> Result<(String, Digest)> {
+        let reference = Reference::in_store(asked);
         if let Some(reference) = &reference
             && let Some(manifest) = self.look_up(reference)?
         {
@@ -130,7 +130,7 @@ impl Store {
                 return Ok((pinned.to_string(), digest.clone()));
             }
         }
-        let prefix = words.strip_prefix("sha256:").unwrap_or(words);
+        let prefix = asked.strip_prefix("sha256:").unwrap_or(asked);
         let is_prefix = prefix.len() >= 4 && prefix.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if is_prefix {
             let mut matching = Vec::new();
@@ -149,7 +149,7 @@ impl Store {
                     return Err(Error::new(
                         Stage::Store,
                         Kind::Usage,
-                        format!("\"{words}\" is the beginning of several images"),
+                        format!("\"{asked}\" is the beginning of several images"),
                     )
                     .because(matching.iter().map(Digest::to_string).collect::<Vec<_>>().join(", "))
                     .hint("write more of the digest"));
@@ -157,7 +157,7 @@ impl Store {
             }
         }
         let known: Vec<String> = self.names()?.into_iter().map(|name| name.reference).collect();
-        Err(missing(words, reference.as_ref(), &known))
+        Err(missing(asked, reference.as_ref(), &known))
     }
 
     /// The documents of an image, checked; a lock is held.

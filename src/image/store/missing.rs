@@ -1,6 +1,6 @@
 //! What to say of an image that is not there.
 //!
-//! Takes the words of who asks, and the names that they may know; gives an error that says what to do.
+//! Takes what was asked for, and the names that whoever asks may know; gives an error that says what to do.
 //! Trusts nothing; in particular it never sees a name that is somebody else's.
 //! Refuses nothing itself.
 
@@ -12,13 +12,13 @@ const PROPOSED_MAX: usize = 3;
 /// A name that differs in so many letters may have been meant.
 const DISTANCE_MAX: usize = 2;
 
-/// The error for `words`, read as `reference` if they can be a name; `known` are the names that who asks may know.
-pub(super) fn missing(words: &str, reference: Option<&Reference>, known: &[String]) -> Error {
-    if Source::is_local(words) {
-        return Error::new(Stage::Store, Kind::Usage, format!("\"{words}\" is a file, not an image in the store"))
-            .hint(local(words));
+/// The error for `asked`, read as `reference` if they can be a name; `known` are the names that who asks may know.
+pub(super) fn missing(asked: &str, reference: Option<&Reference>, known: &[String]) -> Error {
+    if Source::is_local(asked) {
+        return Error::new(Stage::Store, Kind::Usage, format!("\"{asked}\" is a file, not an image in the store"))
+            .hint(local(asked));
     }
-    let error = Error::new(Stage::Store, Kind::Missing, format!("image \"{words}\" is not in the store"));
+    let error = Error::new(Stage::Store, Kind::Missing, format!("image \"{asked}\" is not in the store"));
     let Some(reference) = reference else {
         return error.hint("ces images shows what is here; ces pull HOST/NAME:TAG fetches more");
     };
@@ -36,11 +36,11 @@ pub(super) fn missing(words: &str, reference: Option<&Reference>, known: &[Strin
 
 /// What has to come before a file can be run. A run pulls nothing: it has no network, and its image is judged by what the store
 /// holds of it.
-fn local(words: &str) -> String {
-    let pull = match words.split_once(':') {
-        Some(("oci" | "oci-archive" | "docker-archive", _)) => format!("ces pull {words}"),
-        _ if std::path::Path::new(words).is_dir() => format!("ces pull oci:{words}"),
-        _ => format!("ces pull oci-archive:{words} (docker-archive:{words} if docker save wrote it)"),
+fn local(asked: &str) -> String {
+    let pull = match asked.split_once(':') {
+        Some(("oci" | "oci-archive" | "docker-archive", _)) => format!("ces pull {asked}"),
+        _ if std::path::Path::new(asked).is_dir() => format!("ces pull oci:{asked}"),
+        _ => format!("ces pull oci-archive:{asked} (docker-archive:{asked} if docker save wrote it)"),
     };
     format!("{pull} stores it and prints its name; that name can be run")
 }
@@ -77,8 +77,8 @@ fn distance(a: &str, b: &str) -> Option<usize> {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (at, letter) in a.chars().enumerate() {
         let mut next = vec![at + 1];
-        for ((other, above), (before, left)) in b.iter().zip(row.iter().skip(1)).zip(row.iter().zip(0..)) {
-            let beside = next.get(left).copied().unwrap_or(usize::MAX - 1);
+        for ((other, above), (before, column)) in b.iter().zip(row.iter().skip(1)).zip(row.iter().zip(0..)) {
+            let beside = next.get(column).copied().unwrap_or(usize::MAX - 1);
             next.push((above + 1).min(beside + 1).min(before + usize::from(*other != letter)));
         }
         row = next;
@@ -90,16 +90,16 @@ fn distance(a: &str, b: &str) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn hint(words: &str, known: &[&str]) -> String {
+    fn hint(asked: &str, known: &[&str]) -> String {
         let known: Vec<_> = known.iter().map(|name| (*name).to_owned()).collect();
-        missing(words, Reference::in_store(words).as_ref(), &known).report()
+        missing(asked, Reference::in_store(asked).as_ref(), &known).report()
     }
 
     #[test]
     fn names_that_may_have_been_meant_are_proposed() {
         let known =
             ["ghcr.io/lab/tool:1.2", "localhost/t/x:1", "localhost/other:latest", "docker.io/library/debian:13"];
-        for (words, meant) in [
+        for (asked, meant) in [
             ("ghcr.io/lab/tool", "ghcr.io/lab/tool:1.2"),
             ("ghcr.io/lab/tol:1.2", "ghcr.io/lab/tool:1.2"),
             ("tool:1.2", "ghcr.io/lab/tool:1.2"),
@@ -107,7 +107,7 @@ mod tests {
             ("othre", "localhost/other:latest"),
             ("debian:12", "docker.io/library/debian:13"),
         ] {
-            assert!(hint(words, &known).contains(&format!("did you mean {meant}?")), "{}", hint(words, &known));
+            assert!(hint(asked, &known).contains(&format!("did you mean {meant}?")), "{}", hint(asked, &known));
         }
         assert!(hint("ghcr.io/lab/nothing:1", &known).contains("ces pull ghcr.io/lab/nothing:1"));
         assert!(hint("%", &known).contains("ces images"));
@@ -115,12 +115,12 @@ mod tests {
 
     #[test]
     fn of_a_file_the_command_that_stores_it_is_said() {
-        for (words, command) in [
+        for (asked, command) in [
             ("./image.tar", "ces pull oci-archive:./image.tar (docker-archive:./image.tar "),
             ("oci-archive:x.tar", "ces pull oci-archive:x.tar stores"),
             ("/", "ces pull oci:/ stores"),
         ] {
-            assert!(hint(words, &[]).contains(command), "{}", hint(words, &[]));
+            assert!(hint(asked, &[]).contains(command), "{}", hint(asked, &[]));
         }
     }
 

@@ -91,7 +91,7 @@ pub struct Store {
     root: PathBuf,
     ids: IdMap,
     viewer: Viewer,
-    /// With a dry run: what would have been set aside so far.
+    /// In a dry run: what would be gone by now.
     dry: Option<Mutex<HashSet<PathBuf>>>,
 }
 
@@ -206,7 +206,9 @@ impl Store {
 
     /// The manifest digests of all images.
     pub(crate) fn manifests(&self) -> Result<Vec<Digest>> {
-        digests(&self.root.join("images"))
+        let mut all = digests(&self.root.join("images"))?;
+        all.retain(|manifest| !self.would_be_gone(&self.image_path(manifest)));
+        Ok(all)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Names, and whose they are.
 //!
-//! Takes words and who asks; gives the image that they stand for; trusts the store's own documents; refuses words that stand
+//! Takes a name and who asks; gives the image that it stands for; trusts the store's own documents; refuses words that stand
 //! for several images, and tells of nobody's name but those that the caller may know.
 //!
 //! A name that a registry of everybody's gives to an image is everybody's. Every other name is its researcher's own and their
@@ -138,7 +138,10 @@ impl Store {
             Space::Everybodys => {
                 let image = self.readable(&manifest);
                 let pulls = || image.iter().flat_map(ImageRecord::pulls).map(|pull| pull.uid).collect();
-                let givers = by.unwrap_or_else(pulls);
+                let mut givers: Vec<u32> = by.unwrap_or_else(pulls);
+                if self.dry.is_some() {
+                    givers.retain(|giver| !self.would_be_gone(&self.given(space, &reference, *giver)));
+                }
                 (image.and_then(|image| image.holders), givers)
             }
         };
@@ -173,17 +176,21 @@ impl Store {
     /// # Errors
     /// When the nearest names are of several images.
     pub(super) fn look_up(&self, reference: &Reference) -> Result<Option<Digest>> {
-        let words = reference.to_string();
+        let asked = reference.to_string();
         let mut nearest: Option<Nearness> = None;
         let mut manifests = BTreeSet::new();
         for space in self.spaces()? {
-            let record = match read_json::<RefRecord>(&self.ref_path(space, &words)) {
-                Ok(Some(record)) if record.reference == words => record,
+            let path = self.ref_path(space, &asked);
+            if self.would_be_gone(&path) {
+                continue;
+            }
+            let record = match read_json::<RefRecord>(&path) {
+                Ok(Some(record)) if record.reference == asked => record,
                 Ok(None) => continue,
                 Ok(_) | Err(_) if !self.knows_damaged(space) => continue,
                 Ok(Some(_)) => {
                     let damaged = self.error("a name in the store is damaged");
-                    return Err(damaged.hint(format!("pull it again: ces pull {words}")));
+                    return Err(damaged.hint(format!("pull it again: ces pull {asked}")));
                 }
                 Err(error) => return Err(error),
             };
@@ -199,7 +206,7 @@ impl Store {
         }
         if manifests.len() > 1 {
             let digests: Vec<_> = manifests.iter().map(Digest::as_str).collect();
-            let several = format!("\"{words}\" is the name of several images");
+            let several = format!("\"{asked}\" is the name of several images");
             return Err(Error::new(Stage::Store, Kind::Usage, several)
                 .because(digests.join(", "))
                 .hint("say which by its digest; ces images shows when each was pulled, and by whom"));
@@ -212,7 +219,11 @@ impl Store {
         let mut all = Vec::new();
         for (space, file) in self.ref_files()?.into_iter().filter(|(_, file)| file.ends_with(".json")) {
             match read_json::<RefRecord>(&self.refs().join(file)) {
-                Ok(record) => all.extend(record.map(|record| self.name(space, record))),
+                Ok(record) => {
+                    let there = record
+                        .filter(|r| self.dry.is_none() || !self.would_be_gone(&self.ref_path(space, &r.reference)));
+                    all.extend(there.map(|record| self.name(space, record)));
+                }
                 Err(error) if self.is_roots() => return Err(error),
                 Err(_) => {}
             }
@@ -297,7 +308,7 @@ impl Store {
         if by.is_empty() {
             return self.drop_name(held, name);
         }
-        if self.dry.is_some() {
+        if self.would_go(self.given(name.space, &name.reference, uid)) {
             return Ok(());
         }
         let (reference, manifest) = (name.reference.clone(), name.manifest.clone());
@@ -306,10 +317,13 @@ impl Store {
 
     /// Takes a name away, whoever gave it.
     pub(super) fn drop_name(&self, _held: &Lock, name: &Name) -> Result<()> {
-        if self.dry.is_some() {
-            return Ok(());
-        }
-        self.remove_file(&self.ref_path(name.space, &name.reference))
+        let path = self.ref_path(name.space, &name.reference);
+        if self.would_go(path.clone()) { Ok(()) } else { self.remove_file(&path) }
+    }
+
+    /// What stands in a dry run for a person's part in a name that would have ended; there is no such file.
+    fn given(&self, space: Space, reference: &str, uid: u32) -> PathBuf {
+        self.ref_path(space, reference).with_extension(format!("given-by-{uid}"))
     }
 
     fn remove_file(&self, path: &std::path::Path) -> Result<()> {

@@ -153,14 +153,14 @@ impl Partial {
         };
         self.file.seek(SeekFrom::Start(0)).map_err(fail)?;
         let mut buffer = vec![0_u8; 256 << 10];
-        let mut left = self.bytes;
-        while left > 0 {
+        let mut remaining = self.bytes;
+        while remaining > 0 {
             let read = self.file.read(&mut buffer).map_err(fail)?;
             let piece = buffer.get(..read).unwrap_or_default();
             if piece.is_empty() {
                 return Err(fail(std::io::ErrorKind::UnexpectedEof.into()));
             }
-            left = left.saturating_sub(piece.len() as u64);
+            remaining = remaining.saturating_sub(piece.len() as u64);
             sink(piece)?;
         }
         Ok(())
@@ -211,13 +211,13 @@ mod tests {
         }
         let locked = File::open(path(4)).unwrap();
         locked.try_lock().unwrap();
-        let left = || (0..5).filter(|hours| path(*hours).exists()).collect::<Vec<_>>();
+        let kept = || (0..5).filter(|hours| path(*hours).exists()).collect::<Vec<_>>();
         assert_eq!(free(directory.path(), |place| place.newer >= 3, Now::Delete).unwrap(), 10);
-        assert_eq!(left(), [0, 1, 2, 4]);
+        assert_eq!(kept(), [0, 1, 2, 4]);
         assert_eq!(free(directory.path(), |place| place.bytes_with_newer > 20, Now::Delete).unwrap(), 10);
-        assert_eq!(left(), [0, 1, 4]);
+        assert_eq!(kept(), [0, 1, 4]);
         assert_eq!(free(directory.path(), |place| place.age > Duration::from_secs(1800), Now::Delete).unwrap(), 10);
-        assert_eq!(left(), [0, 4]);
+        assert_eq!(kept(), [0, 4]);
         drop(locked);
         for now in [Now::Count, Now::Delete] {
             assert_eq!(free(directory.path(), |_| true, now).unwrap(), 20);

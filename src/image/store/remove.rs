@@ -149,7 +149,7 @@ impl Store {
         if is_nobodys && self.set_aside_unused(held, &self.image_path(manifest))? {
             return Ok(());
         }
-        if self.dry.is_some() {
+        if self.would_go(self.released(manifest, uid)) {
             return Ok(());
         }
         write_json(&self.aside(), &self.image_path(manifest).join("image.json"), &record)
@@ -200,8 +200,7 @@ impl Store {
     fn free_layers(&self, held: &Lock, goes: impl Fn(&Path) -> bool) -> Result<FreedLayers> {
         let mut freed = FreedLayers::default();
         let mut used = HashSet::new();
-        for manifest in self.manifests()?.into_iter().filter(|manifest| !self.would_be_gone(&self.image_path(manifest)))
-        {
+        for manifest in self.manifests()? {
             match read_json::<ImageRecord>(&self.image_path(&manifest).join("image.json")) {
                 Ok(record) => used.extend(record.into_iter().flat_map(|record| record.layers).map(|(_, key)| key)),
                 // Nobody knows which layers it uses, so all stay; root is told which image it is.
@@ -235,11 +234,8 @@ impl Store {
         };
         match directory.try_lock() {
             Ok(()) => {
-                match &self.dry {
-                    Some(gone) => {
-                        gone.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned());
-                    }
-                    None => self.set_aside(held, path)?,
+                if !self.would_go(path.to_owned()) {
+                    self.set_aside(held, path)?;
                 }
                 Ok(true)
             }
@@ -248,9 +244,21 @@ impl Store {
         }
     }
 
-    /// Whether a dry run has come to the end that a directory would be set aside.
-    fn would_be_gone(&self, path: &Path) -> bool {
+    /// In a dry run, remembers that what is at `path` would be gone from now on, and says so.
+    pub(super) fn would_go(&self, path: PathBuf) -> bool {
+        let Some(gone) = &self.dry else { return false };
+        gone.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
+        true
+    }
+
+    /// Whether a dry run has come to the end that what is at `path` would be gone.
+    pub(super) fn would_be_gone(&self, path: &Path) -> bool {
         self.dry.as_ref().is_some_and(|gone| gone.lock().unwrap_or_else(PoisonError::into_inner).contains(path))
+    }
+
+    /// What stands in a dry run for a person's hold of an image that would have ended; there is no such file.
+    pub(super) fn released(&self, manifest: &Digest, uid: u32) -> PathBuf {
+        self.image_path(manifest).join(format!("released-by-{uid}"))
     }
 
     /// Moves a directory to `tmp/`, where the next sweep deletes it.

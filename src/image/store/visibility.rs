@@ -68,7 +68,13 @@ impl Store {
 
     /// What is noted about an image, if that can be read.
     pub(super) fn readable(&self, manifest: &Digest) -> Option<ImageRecord> {
-        read_json(&self.image_path(manifest).join("image.json")).ok().flatten()
+        let path = self.image_path(manifest);
+        if self.would_be_gone(&path) {
+            return None;
+        }
+        let record: ImageRecord = read_json(&path.join("image.json")).ok().flatten()?;
+        let uid = self.viewer.uid();
+        Some(if self.would_be_gone(&self.released(manifest, uid)) { record.released_by(uid) } else { record })
     }
 }
 

@@ -75,7 +75,9 @@ impl Store {
                     Err(e) => return Err(self.error("cannot put a layer in its place").because(e)),
                 }
             }
-            Err(self.error("cannot put a layer in its place").because("another process keeps doing the same"))
+            Err(self
+                .error("cannot put a layer in its place")
+                .because("another process puts the same layer there again and again"))
         })
     }
 }

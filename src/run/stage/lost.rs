@@ -25,21 +25,21 @@ const LONGEST: usize = 256;
 /// Walks `tops`: where a directory is now, and where the payload saw it. Mount points of ces's own, and what lies `elsewhere`, are
 /// left out.
 pub fn walk(tops: &[(PathBuf, PathBuf)], elsewhere: &dyn Fn(&Path) -> bool) -> Left {
-    let mut found: BTreeMap<PathBuf, Lost> = BTreeMap::new();
-    let mut left = Left::default();
+    let mut by_directory: BTreeMap<PathBuf, Lost> = BTreeMap::new();
+    let mut found = Left::default();
     let mut seen = 0_u64;
     for (top, at) in tops {
         let mut todo = vec![(top.clone(), at.clone(), 0_usize)];
         while let Some((dir, inside, depth)) = todo.pop() {
             // Gone, or closed even to the container's root: an ordinary user's other ids.
             let Ok(entries) = fs::read_dir(&dir) else {
-                left.uncounted = true;
+                found.uncounted = true;
                 continue;
             };
             for entry in entries.flatten() {
                 seen += 1;
                 if seen > MOST {
-                    left.uncounted = true;
+                    found.uncounted = true;
                     todo.clear();
                     break;
                 }
@@ -51,18 +51,18 @@ pub fn walk(tops: &[(PathBuf, PathBuf)], elsewhere: &dyn Fn(&Path) -> bool) -> L
                 if kind.is_dir() && depth < DEEPEST {
                     todo.push((entry.path(), path, depth + 1));
                 } else if kind.is_dir() {
-                    left.uncounted = true;
+                    found.uncounted = true;
                 } else if kind.is_file() {
                     // Not a whiteout or a link, which hold nothing.
                     let bytes = entry.metadata().map_or(0, |found| found.size());
-                    left.over_the_image.files += 1;
-                    left.over_the_image.bytes = left.over_the_image.bytes.saturating_add(bytes);
+                    found.over_the_image.files += 1;
+                    found.over_the_image.bytes = found.over_the_image.bytes.saturating_add(bytes);
                     let below = group(&path);
-                    if found.len() >= DIRECTORIES && !found.contains_key(&below) {
-                        left.uncounted = true;
+                    if by_directory.len() >= DIRECTORIES && !by_directory.contains_key(&below) {
+                        found.uncounted = true;
                         continue;
                     }
-                    let lost = found.entry(below.clone()).or_insert_with(|| Lost {
+                    let lost = by_directory.entry(below.clone()).or_insert_with(|| Lost {
                         below: shown(&below),
                         files: 0,
                         bytes: 0,
@@ -77,15 +77,15 @@ pub fn walk(tops: &[(PathBuf, PathBuf)], elsewhere: &dyn Fn(&Path) -> bool) -> L
             }
         }
     }
-    left.lost = found.into_values().collect();
-    left
+    found.lost = by_directory.into_values().collect();
+    found
 }
 
 /// How much is in a directory that is kept apart; the second is whether all of it was counted.
 pub fn size(top: &Path) -> (Size, bool) {
-    let left = walk(&[(top.to_owned(), PathBuf::from("/"))], &|_| false);
+    let found = walk(&[(top.to_owned(), PathBuf::from("/"))], &|_| false);
     // Directories that are not named are counted all the same.
-    (left.over_the_image, !left.uncounted)
+    (found.over_the_image, !found.uncounted)
 }
 
 /// The directory under which a file is counted: two levels, such as `/home/analyst`.
@@ -116,12 +116,12 @@ mod tests {
         }
         std::os::unix::fs::symlink("/", upper.join("home/root")).unwrap();
         fs::write(upper.join("tmp/x/y"), "hidden").unwrap();
-        let left = walk(&[(upper, PathBuf::from("/"))], &|path| path == Path::new("/tmp"));
-        assert!(!left.uncounted);
-        let lines: Vec<(&str, u64, u64)> = left.lost.iter().map(|l| (l.below.as_str(), l.files, l.bytes)).collect();
+        let found = walk(&[(upper, PathBuf::from("/"))], &|path| path == Path::new("/tmp"));
+        assert!(!found.uncounted);
+        let lines: Vec<(&str, u64, u64)> = found.lost.iter().map(|l| (l.below.as_str(), l.files, l.bytes)).collect();
         assert_eq!(lines, [("/", 1, 2), ("/etc", 1, 0), ("/home/me", 2, 6)]);
-        assert_eq!(left.lost[1].examples, ["/etc/\\x1bx"]);
-        assert_eq!(left.over_the_image, Size { files: 4, bytes: 8 });
+        assert_eq!(found.lost[1].examples, ["/etc/\\x1bx"]);
+        assert_eq!(found.over_the_image, Size { files: 4, bytes: 8 });
         assert_eq!(size(&dir.path().join("upper/home/me")), (Size { files: 2, bytes: 6 }, true));
     }
 }

@@ -115,9 +115,8 @@ fn begin(channel: &Channel, read: impl FnOnce(OwnedFd) -> Result<StageRequest>) 
 }
 
 fn read_request(fd: OwnedFd) -> Result<StageRequest> {
-    let fail = |e: &dyn std::fmt::Display| {
-        Error::new(Stage::Run, Kind::Failed, "the stage's request makes no sense").because(e)
-    };
+    let fail =
+        |e: &dyn std::fmt::Display| Error::new(Stage::Run, Kind::Failed, "the stage's request is malformed").because(e);
     let mut text = Vec::new();
     File::from(fd).read_to_end(&mut text).map_err(|e| fail(&e))?;
     serde_json::from_slice(&text).map_err(|e| fail(&e))

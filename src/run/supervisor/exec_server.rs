@@ -319,7 +319,7 @@ impl<'a> ExecServer<'a> {
             session.sync = None;
             if session.process.is_none() {
                 let error = Error::new(Stage::Run, Kind::Failed, "the command's process could not be made");
-                self.refuse(at, &error.hint("is the limit of processes reached?"));
+                self.refuse(at, &error.hint("the run may have reached its limit of processes (--pids-limit)"));
             }
         }
     }

@@ -270,11 +270,9 @@ fn copy(made: Option<&OwnedFd>, what: &str) -> Result<OwnedFd> {
 }
 
 fn make_work(_: &Root, work: &Path) -> Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(work)
-        .map_err(|e| fail_path("make", work, &e).hint("is the file system of the store full, or mounted read-only?"))?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(work).map_err(|e| {
+        fail_path("make", work, &e).hint("check whether the file system of the store is full, or mounted read-only")
+    })?;
     room_to_begin(work)
 }
 

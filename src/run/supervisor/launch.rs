@@ -141,7 +141,7 @@ pub fn launch<T>(
         }
     };
     drop(ends);
-    launch.ports.handed_on();
+    launch.ports.close_listeners();
     let detached = launch.detached.take().map(|report| (report, LARGEST_LOG));
     let done = converse(&launch, stage, prepared, hooks, &mut signals, (pipes, watch, detached));
     process::end_orphans();

@@ -127,7 +127,7 @@ impl Ports {
     }
 
     /// Closes this process's own copies: a port that the relay no longer serves is then free.
-    pub fn handed_on(&mut self) {
+    pub fn close_listeners(&mut self) {
         self.listeners.clear();
     }
 

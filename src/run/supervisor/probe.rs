@@ -123,11 +123,11 @@ pub fn watch(caller: &Caller) -> Result<Result<Seen>> {
     });
     let map = IdMap::on_disk(caller)?;
     let seen = made.and_then(|made| {
-        let one = Bound { what: "trial", dirs: vec![made], bytes: None, files: Some(1), kept: false };
+        let one = Bound { what: "test", dirs: vec![made], bytes: None, files: Some(1), kept: false };
         let mut watch = Watch::new(vec![one], map.clone(), researcher.clone(), privileged);
         let mut look = || {
             watch.look(false).and_then(|seen| match seen.as_deref() {
-                Some("trial limit: 2 files are more than 1") => Ok(()),
+                Some("test limit: 2 files are more than 1") => Ok(()),
                 other => Err(Error::new(Stage::Run, Kind::Host, "a run's files cannot be counted")
                     .because(other.unwrap_or("what is there was not found"))),
             })

@@ -397,7 +397,7 @@ impl Record {
         let file = File::open(&path).map_err(|e| none(&e))?;
         file.take(LARGEST).read_to_end(&mut text).map_err(|e| none(&e))?;
         let mut record: Self = serde_json::from_slice(&text).map_err(|e| {
-            Error::new(Stage::Record, Kind::Failed, format!("the record {} makes no sense", path.display())).because(e)
+            Error::new(Stage::Record, Kind::Failed, format!("the record {} is malformed", path.display())).because(e)
         })?;
         for (document, told) in record.documents.clone() {
             match beside::read(root, log, id, document, &told) {

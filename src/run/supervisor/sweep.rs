@@ -45,7 +45,7 @@ pub fn sweep(dirs: &Dirs, caller: &Caller) -> Result<Vec<String>> {
         settled(root, dirs)
     })?;
     // Whose that is nobody knows, so it is told to who may know of everything.
-    let mut left = if caller.sees_everyone() { odd } else { Vec::new() };
+    let mut problems = if caller.sees_everyone() { odd } else { Vec::new() };
     let mut reading = Reading::Swept(Instant::now() + HASHING);
     for (journal, life) in jobs {
         let Life::Dead(lock) = life else { continue };
@@ -58,11 +58,11 @@ pub fn sweep(dirs: &Dirs, caller: &Caller) -> Result<Vec<String>> {
             false => stop(dirs, caller, &journal),
         };
         match cleaned {
-            Err(error) if own => left.push(format!("run {}: {error}", journal.id)),
+            Err(error) if own => problems.push(format!("run {}: {error}", journal.id)),
             _ => {}
         }
     }
-    Ok(left)
+    Ok(problems)
 }
 
 /// The journals, once no lock is held for a ces that is dead: what it forked a moment before it was killed holds a copy of
@@ -179,9 +179,9 @@ impl Told {
         }
         if record.deletion.is_none() || deletion.entries() > 0 {
             // Where nothing was left to remove, what the killed one had counted is what counts.
-            let left =
-                beside::left(root, &dirs.log, &record.id, Document::Deletion).filter(|_| deletion.entries() == 0);
-            record.keep(root, &dirs.log, Document::Deletion, left.unwrap_or_else(|| deletion.document()));
+            let counted =
+                beside::unnamed(root, &dirs.log, &record.id, Document::Deletion).filter(|_| deletion.entries() == 0);
+            record.keep(root, &dirs.log, Document::Deletion, counted.unwrap_or_else(|| deletion.document()));
         }
         record.save(root, &dirs.log)
     }

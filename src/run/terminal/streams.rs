@@ -106,9 +106,9 @@ pub fn drain(relays: &mut [Relay], signals: &mut Signals, until: Option<Instant>
         if fds.len() == 1 {
             return Ok(());
         }
-        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        let timeout = left.map_or(PollTimeout::NONE, |left| {
-            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        let remaining = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let timeout = remaining.map_or(PollTimeout::NONE, |remaining| {
+            PollTimeout::try_from(remaining + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
         });
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -120,7 +120,7 @@ pub fn drain(relays: &mut [Relay], signals: &mut Signals, until: Option<Instant>
         if signals.interrupted()? {
             return Ok(());
         }
-        if left == Some(Duration::ZERO) && !ready.contains(&true) {
+        if remaining == Some(Duration::ZERO) && !ready.contains(&true) {
             relays.iter_mut().for_each(|relay| relay.abandon("the rest was not read in time"));
         }
     }

@@ -19,7 +19,7 @@ mod rehearsed;
 mod hand_over;
 /// What a killed run left, with something else in its place.
 mod sweeps;
-/// Limits of the caller's shell, words of others, secrets.
-mod words;
+/// What comes with a call: limits and signals of the caller's shell, names of others' runs, secrets.
+mod calls;
 /// Every verb with every option that names a place.
 mod matrix;

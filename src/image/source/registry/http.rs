@@ -111,11 +111,11 @@ impl Registry {
             _ => failed(format!("the registry {host} cannot give {image} now"))
                 .hint("try again later, or tell who runs the registry"),
         };
-        let words = words_of(answer);
-        error.because(if words.is_empty() {
+        let message = message_of(answer);
+        error.because(if message.is_empty() {
             format!("it answers {status}")
         } else {
-            format!("it answers {status}: {words}")
+            format!("it answers {status}: {message}")
         })
     }
 
@@ -195,7 +195,7 @@ const SHOWN_MAX: usize = 300;
 
 /// What a registry says of a failure: its messages, where it answers as the distribution specification has it ("Error Codes"),
 /// or else the beginning of its answer; in one line, harmless to a terminal.
-fn words_of(answer: &[u8]) -> String {
+fn message_of(answer: &[u8]) -> String {
     let said = match serde_json::from_slice::<OciEnvelope>(answer) {
         Ok(envelope) if envelope.errors.iter().any(|error| !error.message.is_empty()) => {
             let messages = envelope.errors.into_iter().map(|error| error.message).filter(|message| !message.is_empty());
@@ -209,7 +209,7 @@ fn words_of(answer: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{cause, expiry, words_of};
+    use super::{cause, expiry, message_of};
 
     #[test]
     fn a_connection_that_fails_has_one_cause_and_a_hint_of_its_own() {
@@ -262,15 +262,15 @@ mod tests {
     fn a_registry_is_quoted_by_its_messages_and_else_by_what_it_answers() {
         let answer = br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":{"Tag":"1"}},
             {"code":"TOOMANYREQUESTS","message":"slow \u001b[2Jdown"}]}"#;
-        assert_eq!(words_of(answer), "manifest unknown; slow \\x1b[2Jdown");
+        assert_eq!(message_of(answer), "manifest unknown; slow \\x1b[2Jdown");
         for (answer, words) in [
             (&b""[..], ""),
             (b" <html>\n502", "<html>\\n502"),
             (br#"{"errors":[]}"#, r#"{"errors":[]}"#),
             (br#"{"errors":[{"code":"NOT_A_CODE","message":"m"}]}"#, "m"),
         ] {
-            assert_eq!(words_of(answer), words);
+            assert_eq!(message_of(answer), words);
         }
-        assert_eq!(words_of(&[b'x'; 1000]).len(), 300);
+        assert_eq!(message_of(&[b'x'; 1000]).len(), 300);
     }
 }

@@ -172,24 +172,24 @@ impl Registry {
         ask: &mut dyn FnMut(Duration) -> Result<()>,
     ) -> Result<()> {
         patience.heard |= error.causes().iter().any(|cause| cause.starts_with("it answers "));
-        let Some(mut left) = patience.next(asked) else {
+        let Some(mut pause_left) = patience.next(asked) else {
             return Err(match asked {
                 Some(asked) if asked > ASKED_MAX => {
-                    error.because(format!("it asks to wait {}", in_words(asked))).hint("come back when that is over")
+                    error.because(format!("it asks to wait {}", in_words(asked))).hint("pull again after that time")
                 }
                 _ => error,
             });
         };
         if let Some(watch) = &self.watch {
-            watch.tell(&format!("{error}; trying again in {}", in_words(left)));
+            watch.tell(&format!("{error}; trying again in {}", in_words(pause_left)));
         }
         loop {
-            ask(left)?;
-            let pause = left.min(LISTEN_EVERY);
+            ask(pause_left)?;
+            let pause = pause_left.min(LISTEN_EVERY);
             tokio::time::sleep(pause).await;
-            left -= pause;
-            if left.is_zero() {
-                return ask(left);
+            pause_left -= pause;
+            if pause_left.is_zero() {
+                return ask(pause_left);
             }
         }
     }

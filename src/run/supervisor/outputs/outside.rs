@@ -2,7 +2,7 @@
 //!
 //! Takes the directory of the layer over the image; gives how many files are in it and the names of the first few; trusts no name, and
 //! follows no link; refuses nothing: what cannot be read is passed over, for this is a note and no account. Passed over is also what
-//! programs write beside their work: temporary directories, caches, logs, and what is hidden.
+//! programs write beside their work: temporary directories, caches, logs, and what is hidden; and what ces writes for them.
 
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
@@ -17,6 +17,8 @@ use crate::text;
 
 /// Directories of the image in which programs leave what nobody looks for.
 const BESIDE: [&[u8]; 7] = [b"tmp", b"var/tmp", b"var/cache", b"var/log", b"var/lib", b"run", b"var/run"];
+/// Files in which ces itself writes the user of the run (`bundle::accounts`).
+const ACCOUNTS: [&[u8]; 2] = [b"etc/passwd", b"etc/group"];
 /// No more entries are looked at.
 const MOST: usize = 20_000;
 /// So many names are told.
@@ -40,20 +42,20 @@ impl Outside {
         found
     }
 
-    /// A note; none where there is nothing to tell.
+    /// A note for whoever runs it; none where there is nothing to tell.
     pub fn note(&self) -> Option<String> {
-        let (files, was) = match self.files {
-            0 => return None,
-            1 => ("1 file".to_owned(), "was"),
-            files => (format!("{files} files"), "were"),
-        };
         let is_all = u64::try_from(self.first.len()).is_ok_and(|told| told == self.files);
         let more = if is_all { "" } else { ", …" };
-        let are = if self.files == 1 { "is" } else { "are" };
-        Some(format!(
-            "note: {files} {was} written outside /safe_outputs and {are} gone: {}{more}",
-            self.first.join(", ")
-        ))
+        Some(format!("note: {}: {}{more}", self.warning()?, self.first.join(", ")))
+    }
+
+    /// A warning for the record. It has no names: the program chose them, and a record may leave with the outputs.
+    pub fn warning(&self) -> Option<String> {
+        match self.files {
+            0 => None,
+            1 => Some("1 file was written outside /safe_outputs and is gone".to_owned()),
+            files => Some(format!("{files} files were written outside /safe_outputs and are gone")),
+        }
     }
 }
 
@@ -65,7 +67,7 @@ impl Visitor for Outside {
     fn entry(&mut self, dir: &OwnedFd, name: &CStr, at: At<'_>) -> nix::Result<Option<OwnedFd>> {
         self.looked_at += 1;
         let is_hidden = name.to_bytes().starts_with(b".") || name == c"__pycache__";
-        if is_hidden || BESIDE.contains(&at.path) {
+        if is_hidden || BESIDE.contains(&at.path) || ACCOUNTS.contains(&at.path) {
             return Ok(None);
         }
         let found = fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
@@ -101,10 +103,11 @@ mod tests {
         let upper = work.path().join("upper");
         let look = || Outside::of(&fs::File::open(work.path()).unwrap().into()).note();
         assert_eq!(look(), None);
-        for dir in ["tmp", "var/log", "root/.cache", "srv/deep", "lib/__pycache__"] {
+        for dir in ["tmp", "var/log", "root/.cache", "srv/deep", "lib/__pycache__", "etc"] {
             fs::create_dir_all(upper.join(dir)).unwrap();
             fs::write(upper.join(dir).join("file"), "x").unwrap();
         }
+        fs::rename(upper.join("etc/file"), upper.join("etc/passwd")).unwrap();
         fs::write(upper.join("empty"), "").unwrap();
         std::os::unix::fs::symlink("/etc", upper.join("link")).unwrap();
         assert_eq!(look().unwrap(), "note: 1 file was written outside /safe_outputs and is gone: /srv/deep/file");
@@ -115,5 +118,7 @@ mod tests {
         let said = look().unwrap();
         assert!(said.starts_with("note: 11 files were written outside /safe_outputs and are gone: /"), "{said}");
         assert!(said.ends_with(", …") && !said.contains('\u{1b}'), "{said}");
+        let kept = Outside::of(&fs::File::open(work.path()).unwrap().into()).warning();
+        assert_eq!(kept.unwrap(), "11 files were written outside /safe_outputs and are gone");
     }
 }

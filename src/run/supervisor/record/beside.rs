@@ -103,7 +103,7 @@ pub fn read(_: &Root, log: &SiteDir, id: &JobId, document: Document, told: &Besi
 }
 
 /// A document that a killed `ces` has written, and no record names yet.
-pub fn left(_: &Root, log: &SiteDir, id: &JobId, document: Document) -> Option<Value> {
+pub fn unnamed(_: &Root, log: &SiteDir, id: &JobId, document: Document) -> Option<Value> {
     // Half of one is none.
     text(log, &document.file(id)).ok().flatten().and_then(|text| serde_json::from_slice(&text).ok())
 }

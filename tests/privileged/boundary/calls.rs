@@ -1,4 +1,4 @@
-//! Limits of the caller's shell, words that are others', and words that are secrets.
+//! What comes with a call: limits and signals of the caller's shell, names that are others', and secrets.
 
 use std::fs;
 use std::os::unix::fs::symlink;
