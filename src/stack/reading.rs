@@ -74,11 +74,7 @@ impl Files for Layer<'_> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
         let how = OpenHow::new().flags(flags).resolve(resolve);
-        let file = File::from(openat2(self.0, OsStr::from_bytes(&path_bytes(path)), how)?);
-        if !file.metadata()?.is_file() {
-            return Err(bad("no regular file"));
-        }
-        OpenFile::new(file)
+        OpenFile::new(File::from(openat2(self.0, OsStr::from_bytes(&path_bytes(path)), how)?))
     }
 }
 

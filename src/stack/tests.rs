@@ -106,6 +106,37 @@ fn records_of_one_vulnerability_are_one_with_the_worst_that_is_known() {
 }
 
 #[test]
+fn what_a_package_claims_that_the_distribution_does_not_know_is_judged_by_its_own_data() {
+    let owned = |name: &str, owner: &str| Package {
+        owner: Some(owner.to_owned()),
+        ..package(PackageType::Pypi, name, "2.25.1")
+    };
+    let packages = vec![
+        package(PackageType::Deb, "python3-requests", "2.25.1-2"),
+        package(PackageType::Deb, "vendors-tool", "1.0"),
+        owned("requests", "python3-requests"),
+        owned("urllib3", "vendors-tool"),
+    ];
+    let debian = |known: &str| {
+        source("debian-tracker", "2026-11-27T00:00:00Z", &[("Debian:12", known, record("CVE-1", &[], Some("1.0")))])
+    };
+    let python = || {
+        let affected = |id| record(id, &[], Some("3.0"));
+        let all = [("PyPI", "requests", affected("PYSEC-1")), ("PyPI", "urllib3", affected("PYSEC-2"))];
+        source("osv-PyPI", "2026-11-27T00:00:00Z", &all)
+    };
+    let stack = stack(packages);
+    // Debian has heard of `python3-requests`, and may have mended it; what a vendor brings along Debian does not look at.
+    let verdict = judged(&stack, vec![debian("python3-requests"), python()], &[]);
+    assert_eq!((one(&verdict).id.as_str(), verdict.owned, verdict.judged), ("PYSEC-2", 1, 3));
+    // Without data of Python's, or of Debian's, it stays under its owner, of which is told what was not judged.
+    for sources in [vec![debian("python3-requests")], vec![python()]] {
+        let verdict = judged(&stack, sources, &[]);
+        assert_eq!((verdict.known.len(), verdict.owned), (0, 2));
+    }
+}
+
+#[test]
 fn what_no_source_tells_of_is_not_judged_and_never_clean() {
     let mut owned = package(PackageType::Pypi, "yaml", "6");
     owned.owner = Some("python3-yaml".to_owned());

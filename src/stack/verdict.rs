@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use super::package::{FindingKind, PackageType, Stack};
+use super::owners::is_distribution;
+use super::package::{Distribution, FindingKind, Package, PackageType, Stack};
 use super::vex::{Waiver, Waivers};
 use super::vulndb::database::{Answer, Database, Found};
 use super::vulndb::ecosystem::{self, Nowhere, Place};
@@ -144,8 +145,13 @@ pub fn judge(stack: &Stack, database: &Database, waivers: &Waivers, today: Date)
     verdict.unread = count(FindingKind::NotReadable);
     let mut places: BTreeMap<(Place, PackageType, bool), Vec<usize>> = BTreeMap::new();
     let mut unjudged: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    let mut owners = Owners::new(stack, database);
     for (number, package) in stack.packages.iter().enumerate() {
-        match ecosystem::place(package, stack.distribution.as_ref()) {
+        let place = match ecosystem::place(package, stack.distribution.as_ref()) {
+            Err(Nowhere::Owned) => owners.place_of_unknown(package)?.ok_or(Nowhere::Owned),
+            place => place,
+        };
+        match place {
             Ok(place) => places.entry((place, package.kind, package.module.is_some())).or_default().push(number),
             Err(Nowhere::Owned) => verdict.owned += 1,
             Err(Nowhere::Because(why)) => {
@@ -197,6 +203,59 @@ pub fn judge(stack: &Stack, database: &Database, waivers: &Waivers, today: Date)
     };
     verdict.known.sort_by_cached_key(order);
     Ok(verdict)
+}
+
+/// What the distribution's data knows of the packages that own others.
+struct Owners<'s> {
+    distribution: Option<&'s Distribution>,
+    database: &'s Database,
+    packages: BTreeMap<&'s str, Vec<&'s Package>>,
+    /// By name: whether it tells of the package at all.
+    known: BTreeMap<&'s str, bool>,
+}
+
+impl<'s> Owners<'s> {
+    fn new(stack: &'s Stack, database: &'s Database) -> Self {
+        let mut packages: BTreeMap<&str, Vec<&Package>> = BTreeMap::new();
+        for package in stack.packages.iter().filter(|package| is_distribution(package.kind)) {
+            packages.entry(&package.name).or_default().push(package);
+        }
+        Self { distribution: stack.distribution.as_ref(), database, packages, known: BTreeMap::new() }
+    }
+
+    /// Where to look for a package whose owner the distribution's data has never heard of. Such an owner is one of its packages that never
+    /// had a vulnerability, or another's package altogether, and then nobody would judge what that one claims to have brought.
+    /// None where the data knows the owner, and where no data tells of the package's own ecosystem.
+    fn place_of_unknown(&mut self, package: &'s Package) -> std::io::Result<Option<Place>> {
+        let Some(owner) = &package.owner else { return Ok(None) };
+        let known = match self.known.get(owner.as_str()) {
+            Some(known) => *known,
+            None => {
+                let known = self.tells_of(owner)?;
+                self.known.insert(owner, known);
+                known
+            }
+        };
+        if known {
+            return Ok(None);
+        }
+        let own = Package { owner: None, ..package.clone() };
+        let Ok(place) = ecosystem::place(&own, self.distribution) else { return Ok(None) };
+        Ok(Some(place).filter(|place| self.database.tells_of(place)))
+    }
+
+    /// Whether the distribution's data has a record of `owner`, in any version; where there is no such data, that the owner is not judged
+    /// is told of the owner.
+    fn tells_of(&self, owner: &str) -> std::io::Result<bool> {
+        for package in self.packages.get(owner).into_iter().flatten() {
+            let Ok(place) = ecosystem::place(package, self.distribution) else { return Ok(true) };
+            let answer = self.database.look_up(&place)?;
+            if answer.sources.is_empty() || !answer.found.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
 fn kind(kind: PackageType) -> String {

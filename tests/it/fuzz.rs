@@ -1,5 +1,5 @@
 //! What `scripts/fuzz` does with a fuzzer, everywhere and always the same: the seeds, and seeds that were changed a little;
-//! 26,500 inputs, with `CES_LONG` a hundred times as many.
+//! 28,500 inputs, with `CES_LONG` a hundred times as many.
 
 #[path = "../../fuzz/entries.rs"]
 mod entries;
@@ -156,6 +156,11 @@ fn no_record_of_vulnerability_data_is_kept_that_cannot_be_shown_or_read_again() 
 #[test]
 fn no_vendors_document_is_kept_that_cannot_be_shown_or_read_again() {
     run("csaf", 2000, entries::csaf);
+}
+
+#[test]
+fn no_file_of_vulnerability_data_is_kept_that_cannot_be_opened_again() {
+    run("import", 2000, entries::import);
 }
 
 #[test]

@@ -25,6 +25,9 @@ mod store_holders;
 mod stack;
 mod stack_rules;
 mod stack_managers;
+mod stack_rpm;
+mod stack_killed;
+mod stack_languages;
 /// What a run leaves, however odd, deep, hollow or many.
 mod outputs;
 /// Lists, pages and places of runs that are over.

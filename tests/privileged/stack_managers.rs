@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 use crate::support::{Host, Ran, children, have, layout, python_layout};
 
 /// The words of a program's answer, which it must give.
-fn says(program: &str, words: &[&str]) -> String {
+pub fn says(program: &str, words: &[&str]) -> String {
     let ran = Ran::from(Command::new(program).args(words).output());
     ran.exits(0).to_owned()
 }
 
 /// A directory of the test's own, and its path as a word.
-fn directory(host: &Host, name: &str) -> (PathBuf, String) {
+pub fn directory(host: &Host, name: &str) -> (PathBuf, String) {
     let path = host.tmp().join(name);
     fs::create_dir_all(&path).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -26,7 +26,7 @@ fn directory(host: &Host, name: &str) -> (PathBuf, String) {
 }
 
 /// All below `root` in a layer, on the demonstration image, as `localhost/managed`.
-fn pull(host: &Host, root: &Path) {
+pub fn pull(host: &Host, root: &Path) {
     let tar = host.tmp().join("layer.tar");
     says("tar", &["-C", root.to_str().unwrap(), "-cf", tar.to_str().unwrap(), "."]);
     let layout = layout::with_layers(
@@ -39,88 +39,32 @@ fn pull(host: &Host, root: &Path) {
 }
 
 /// The stack of such an image.
-fn stack(host: &Host, root: &Path) -> Value {
+pub fn stack(host: &Host, root: &Path) -> Value {
     pull(host, root);
     let said = Ran::from(host.ces().args(["stack", "--format", "json", "managed"]).output());
     serde_json::from_str(said.exits(0)).unwrap()
 }
 
 /// `NAME VERSION` of each package of that kind.
-fn packages(document: &Value, kind: &str) -> BTreeSet<String> {
+pub fn packages(document: &Value, kind: &str) -> BTreeSet<String> {
     let all = document["stack"]["packages"].as_array().unwrap().iter().filter(|package| package["kind"] == kind);
     all.map(|package| format!("{} {}", package["name"].as_str().unwrap(), package["version"].as_str().unwrap()))
         .collect()
 }
 
-fn lines(text: &str) -> BTreeSet<String> {
+pub fn lines(text: &str) -> BTreeSet<String> {
     text.lines().map(str::to_owned).collect()
 }
 
 /// The places of findings of that kind below `/usr/`.
-fn findings(document: &Value, kind: &str) -> BTreeSet<String> {
+pub fn findings(document: &Value, kind: &str) -> BTreeSet<String> {
     let all = document["stack"]["findings"].as_array().unwrap().iter().filter(|finding| finding["kind"] == kind);
     let places = all.map(|finding| finding["place"].as_str().unwrap().to_owned());
     places.filter(|place| place.starts_with("usr/")).collect()
 }
 
-fn owner(host: &Host, path: &str) -> String {
+pub fn owner(host: &Host, path: &str) -> String {
     Ran::from(host.ces().args(["stack", "--owner", path, "managed"]).output()).exits(0).to_owned()
-}
-
-const SPEC: &str = "\
-Name: ces-tool
-Epoch: 2
-Version: 1.0~rc1
-Release: 3.el9
-Summary: a tool
-License: MIT
-ModularityLabel: tool:stream:1:ab
-%description
-a tool
-%package libs
-Summary: many files
-License: GPL-2.0-or-later
-%description libs
-many files
-%install
-mkdir -p %{buildroot}/usr/bin %{buildroot}/usr/share/ces-tool
-printf '#!/bin/sh\\n' > %{buildroot}/usr/bin/ces-tool
-chmod 755 %{buildroot}/usr/bin/ces-tool
-for i in $(seq 1 300); do echo $i > %{buildroot}/usr/share/ces-tool/file-$i; done
-%files
-/usr/bin/ces-tool
-%files libs
-/usr/share/ces-tool
-";
-
-#[test]
-fn what_rpm_has_installed_is_what_rpm_says_of_its_database() {
-    let Some(host) = Host::new() else { return };
-    let Some(()) = have("rpmbuild") else { return };
-    let ((work, at), (root, root_word)) = (directory(&host, "rpm"), directory(&host, "root"));
-    fs::write(work.join("tool.spec"), SPEC).unwrap();
-    let top = format!("_topdir {at}/top");
-    says("rpmbuild", &["-bb", "--quiet", "--target", "noarch", "--define", &top, &format!("{at}/tool.spec")]);
-    let made: Vec<String> =
-        children(&work.join("top/RPMS/noarch")).iter().map(|path| path.to_str().unwrap().to_owned()).collect();
-    assert_eq!(made.len(), 2, "{made:?}");
-    let base = ["--root", root_word.as_str(), "--dbpath", "/var/lib/rpm", "--define", "_db_backend sqlite"];
-    let install = ["-i", "--nodeps", "--noscripts", "--nosignature", "--force-debian"];
-    says("rpm", &[&base[..], &install, &made.iter().map(String::as_str).collect::<Vec<_>>()].concat());
-    let query = "%{NAME} %|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}\\n";
-    let expected = lines(&says("rpm", &[&base[..], &["-qa", "--qf", query]].concat()));
-    assert_eq!(expected.len(), 2, "{expected:?}");
-    fs::create_dir_all(root.join("usr/bin")).unwrap();
-    fs::write(root.join("usr/bin/planted"), "#!/bin/sh\n").unwrap();
-    fs::set_permissions(root.join("usr/bin/planted"), fs::Permissions::from_mode(0o755)).unwrap();
-    let found = stack(&host, &root);
-    assert_eq!(packages(&found, "rpm"), expected);
-    let tool =
-        found["stack"]["packages"].as_array().unwrap().iter().find(|package| package["name"] == "ces-tool").unwrap();
-    assert_eq!((&tool["module"], &tool["licence"]), (&json!("tool:stream:1:ab"), &json!("MIT")));
-    // Every file that rpm lists is the package's, and what it does not know is nobody's.
-    assert_eq!(findings(&found, "unowned"), BTreeSet::from(["usr/bin/planted".to_owned()]));
-    assert!(owner(&host, "/usr/share/ces-tool/file-300").contains("package ces-tool-libs"));
 }
 
 #[test]

@@ -42,14 +42,36 @@ pub fn collect(entries: &[Entry], files: &dyn Files, tree: &str) -> Facts {
     let is_script = |entry: &&Entry| entry.mode & 0o111 != 0 && !is_worth_claiming(&entry.path);
     let scripts = files_of().filter(is_script).map(|entry| entry.path.as_str()).collect::<HashSet<_>>();
     let scripts = Rc::new(scripts);
-    let mut collector = Collector { files, scripts, facts: Facts::default(), claimed: 0, secrets: 0, cut: Vec::new() };
+    let mut collector = Collector {
+        files,
+        scripts,
+        facts: Facts::default(),
+        claimed: 0,
+        secrets: 0,
+        cut: Vec::new(),
+        debians: String::new(),
+    };
     collector.facts.version = VERSION;
     tree.clone_into(&mut collector.facts.tree);
     for entry in files_of() {
         collector.file(entry);
     }
-    for link in entries.iter().filter(|entry| entry.kind == Kind::Link && links::hides(&entry.path, &entry.content)) {
-        collector.find(not_readable(&link.path, links::WHAT));
+    let mut followed = HashSet::new();
+    for link in entries.iter().filter(|entry| entry.kind == Kind::Link) {
+        match links::npm(&link.path, &link.content) {
+            // What another layer has is not seen here.
+            Some(to) if files.open(&to).is_ok() => {
+                if !followed.contains(&to) {
+                    collector.npm(&to);
+                    followed.insert(to);
+                }
+            }
+            Some(_) => collector.find(not_readable(&link.path, links::WHAT)),
+            None if links::hides(&link.path, &link.content) => {
+                collector.find(not_readable(&link.path, links::WHAT));
+            }
+            None => {}
+        }
     }
     collector.finish()
 }
@@ -62,6 +84,8 @@ struct Collector<'a> {
     claimed: usize,
     secrets: usize,
     cut: Vec<&'static str>,
+    /// The last directory with a changelog of Debian's.
+    debians: String,
 }
 
 impl Collector<'_> {
@@ -110,12 +134,23 @@ impl Collector<'_> {
             let found = self.start(path, METADATA_MAX).and_then(|bytes| dpkg::copyright(&bytes));
             self.facts.licences.extend(found.map(|found| (path.to_owned(), found)));
         } else if path.starts_with("usr/share/doc/") && matches!(name, "changelog.Debian.gz" | "changelog.gz") {
-            let found = self.start(path, METADATA_MAX).map(|bytes| dpkg::fixes(&bytes)).filter(|ids| !ids.is_empty());
-            self.facts.changelogs.extend(found.map(|found| (path.to_owned(), found)));
+            self.changelog(path);
         } else {
             return self.language(path, name);
         }
         true
+    }
+
+    /// Beside Debian's changelog, which comes first, `changelog.gz` is the authors' own: long, and it names no version of Debian's.
+    fn changelog(&mut self, path: &str) {
+        let (directory, name) = split(path);
+        if name == "changelog.Debian.gz" {
+            directory.clone_into(&mut self.debians);
+        } else if directory == self.debians {
+            return;
+        }
+        let found = self.start(path, METADATA_MAX).map(|bytes| dpkg::fixes(&bytes)).filter(|ids| !ids.is_empty());
+        self.facts.changelogs.extend(found.map(|found| (path.to_owned(), found)));
     }
 
     fn dpkg(&mut self, rest: &str, path: &str) -> bool {

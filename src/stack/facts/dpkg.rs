@@ -4,7 +4,7 @@
 use std::io::Read;
 
 use super::super::package::{Package, PackageType};
-use super::{Claims, header, package, path_text, split, word};
+use super::{Claims, header, lossy, package, path_text, split, word};
 
 /// The database.
 pub const STATUS: &str = "var/lib/dpkg/status";
@@ -78,7 +78,7 @@ pub fn lines(bytes: &[u8], skipped: &[u8]) -> String {
 
 /// The short names of the licences in a machine-readable copyright file, each once, in their order; none in another.
 pub fn copyright(bytes: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(bytes);
+    let text = lossy(bytes);
     text.lines().next().filter(|line| line.starts_with("Format"))?;
     let mut names: Vec<&str> = Vec::new();
     for name in text.lines().filter_map(|line| line.strip_prefix("License:")).map(str::trim) {
@@ -95,10 +95,12 @@ pub fn fixes(packed: &[u8]) -> Vec<String> {
     let mut text = Vec::new();
     // One that is cut off says as much as there is.
     flate2::read::MultiGzDecoder::new(packed).take(CHANGELOG_MAX).read_to_end(&mut text).ok();
-    let text = String::from_utf8_lossy(&text);
+    let text = lossy(&text);
     let mut ids: Vec<String> = Vec::new();
-    for (at, _) in text.match_indices("CVE-") {
-        let rest = text.get(at + 4..).unwrap_or_default();
+    // `V` is rarer in prose than `C`.
+    for (at, _) in text.match_indices('V') {
+        let before = at.checked_sub(1).and_then(|before| text.get(before..));
+        let Some(rest) = before.and_then(|text| text.strip_prefix("CVE-")) else { continue };
         let id: String = rest.chars().take_while(|c| c.is_ascii_digit() || *c == '-').take(15).collect();
         let is_id = id.split_once('-').is_some_and(|(year, number)| {
             year.len() == 4 && number.len() >= 4 && number.bytes().all(|b| b.is_ascii_digit())

@@ -3,7 +3,8 @@
 //! Takes the path of a link and where it leads; tells whether a program finds there what no reader reads. A link to a place that is
 //! itself read hides nothing (`lib → usr/lib`, `var/lib/rpm → usr/lib/sysimage/rpm`). Trusts nothing; refuses nothing.
 
-use super::{apk, conda, gem, join, julia, npm, pacman, perl, python, rpm, split};
+use super::super::package::PackageType;
+use super::{apk, conda, description, gem, join, julia, npm, pacman, perl, python, rpm, split};
 
 /// What is told of such a link.
 pub const WHAT: &str = "a symbolic link: what it leads to is not read";
@@ -18,7 +19,7 @@ const FIXED: [&str; 5] = [
 ];
 
 /// Directories by the end of their names, and what a reader would read in one.
-const INSIDE: [(&str, &str); 9] = [
+const INSIDE: [(&str, &str); 11] = [
     (".dist-info", "/METADATA"),
     (".egg-info", "/PKG-INFO"),
     ("EGG-INFO", "/PKG-INFO"),
@@ -28,7 +29,17 @@ const INSIDE: [(&str, &str); 9] = [
     ("/specifications", "/x.gemspec"),
     ("/environments", "/v1/Manifest.toml"),
     ("/node_modules", "/x/package.json"),
+    ("/.julia/packages", "/X/abcde/Project.toml"),
+    ("/packinfo", "/DESCRIPTION"),
 ];
+
+/// The description of a package of JavaScript's to which the link at `path` leads, where nobody would look for one by its path: what
+/// `npm link` and workspaces make, `node_modules/NAME → ../packages/NAME`.
+pub fn npm(path: &str, target: &str) -> Option<String> {
+    let to = join(split(path).0, target);
+    let described = |directory: &str| format!("{directory}/package.json");
+    (npm::describes(&described(path)) && !npm::describes(&described(&to))).then(|| described(&to))
+}
 
 /// Whether the link at `path`, which leads to `target`, stands where a reader would read.
 pub fn hides(path: &str, target: &str) -> bool {
@@ -44,7 +55,12 @@ pub fn hides(path: &str, target: &str) -> bool {
     }
     let rooted = format!("/{path}");
     let mut inside = INSIDE.iter().filter(|(end, _)| rooted.ends_with(end));
-    inside.any(|(_, inside)| is_read(&format!("{path}{inside}")) && !is_read(&format!("{to}{inside}")))
+    if inside.any(|(_, inside)| is_read(&format!("{path}{inside}")) && !is_read(&format!("{to}{inside}"))) {
+        return true;
+    }
+    // A scope of JavaScript's.
+    let is_scope = split(path).1.starts_with('@') && rooted.contains("/node_modules/");
+    is_scope && npm::describes(&format!("{path}/x/package.json")) && !npm::describes(&format!("{to}/x/package.json"))
 }
 
 /// Whether a reader reads what is at `path`.
@@ -57,6 +73,7 @@ fn is_read(path: &str) -> bool {
         || python::describes(path)
         || conda::describes(path)
         || npm::describes(path)
+        || description::kind(path) == Some(PackageType::Octave)
         || julia::document(path).is_some()
         || gem::describes(path)
         || perl::describes(path)
@@ -79,6 +96,9 @@ mod tests {
             ("var/lib/rpm".to_owned(), "../../opt/rpm"),
             ("opt/conda/conda-meta".to_owned(), "meta"),
             ("app/node_modules".to_owned(), "modules"),
+            ("app/node_modules/@scope".to_owned(), "../scope"),
+            ("root/.julia/packages".to_owned(), "/opt/julia"),
+            ("usr/share/octave/packages/x-1/packinfo".to_owned(), "../info"),
         ] {
             assert!(hides(&path, target), "{path} → {target}");
         }
@@ -94,9 +114,17 @@ mod tests {
             ("usr/lib/python3/dist-packages/x-1.egg-info", "x.egg-info"),
             ("usr/lib/python3.11/site-packages", "../python3/dist-packages"),
             ("app/node_modules/x", ".pnpm/x@1.0.0/node_modules/x"),
+            ("app/node_modules/@a", "@b"),
             ("opt/venv/lib64", "lib"),
         ] {
-            assert!(!hides(path, target), "{path} → {target}");
+            assert!(!hides(path, target) && npm(path, target).is_none(), "{path} → {target}");
         }
+    }
+
+    #[test]
+    fn a_link_to_a_package_of_javascripts_leads_to_its_description() {
+        assert_eq!(npm("app/node_modules/x", "../packages/x").as_deref(), Some("app/packages/x/package.json"));
+        assert_eq!(npm("app/node_modules/@a/x", "/opt/x").as_deref(), Some("opt/x/package.json"));
+        assert_eq!(npm("app/modules/x", "../packages/x"), None);
     }
 }

@@ -6,6 +6,7 @@
 //! Trusts nothing: every byte comes from the image. Every reader is a pure function over bytes with bounds of its own; what
 //! is too large or malformed becomes a finding, "not readable", and the rest is told all the same.
 
+use std::borrow::Cow;
 use std::io;
 use std::os::unix::fs::FileExt;
 
@@ -51,7 +52,7 @@ pub mod links;
 pub mod collect;
 
 /// Version of the readers: facts that an older one wrote are made anew.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// The longest name, version or other word that is kept; what is longer is no name.
 pub const WORD_MAX: usize = 512;
 /// The longest licence text that is kept.
@@ -165,10 +166,13 @@ impl OpenFile {
     /// Takes an open file.
     ///
     /// # Errors
-    /// When it cannot be looked at.
+    /// When it cannot be looked at, or is no regular file.
     pub fn new(file: std::fs::File) -> io::Result<Self> {
-        let size = file.metadata()?.len();
-        Ok(Self { file, size })
+        let found = file.metadata()?;
+        if !found.is_file() {
+            return Err(bad("no regular file"));
+        }
+        Ok(Self { file, size: found.len() })
     }
 }
 
@@ -198,6 +202,11 @@ pub trait Files {
         let file = self.open(path)?;
         file.bytes(0, file.size().min(most as u64), most)
     }
+}
+
+/// Bytes as text, what is no UTF-8 replaced; what is, as nearly all of it, is looked at once and not copied.
+pub fn lossy(bytes: &[u8]) -> Cow<'_, str> {
+    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
 }
 
 /// An error about bytes that are not what they should be.

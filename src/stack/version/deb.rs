@@ -19,6 +19,11 @@ pub fn cmp(a: &str, b: &str) -> Option<Ordering> {
     Some(later.then_with(|| part(a.revision, b.revision)))
 }
 
+/// Whether a version has a place in the order.
+pub fn accepts(version: &str) -> bool {
+    parse(version).is_some()
+}
+
 fn parse(text: &str) -> Option<Version<'_>> {
     let (epoch, rest) = text.split_once(':').unwrap_or(("0", text));
     let (upstream, revision) = rest.rsplit_once('-').unwrap_or((rest, ""));

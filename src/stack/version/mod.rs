@@ -83,6 +83,15 @@ impl Order {
         if a.len().max(b.len()) > LONGEST {
             return None;
         }
+        // Most versions of most ecosystems.
+        let plain = match self {
+            Self::Pep440 => numbers(a, b, usize::MAX),
+            Self::Semver | Self::Go => numbers(a, b, 3),
+            _ => None,
+        };
+        if plain.is_some() {
+            return plain;
+        }
         match self {
             Self::Deb => deb::cmp(a, b),
             Self::Rpm => rpm::cmp(a, b),
@@ -98,8 +107,47 @@ impl Order {
 
     /// Whether `version` has a place in this order.
     pub fn accepts(self, version: &str) -> bool {
-        self.cmp(version, version).is_some()
+        match self {
+            // Advisories of distributions have one version a package: reading it once is a third of what an import compares.
+            Self::Rpm => version.len() <= LONGEST && rpm::accepts(version),
+            Self::Deb => version.len() <= LONGEST && deb::accepts(version),
+            _ => self.cmp(version, version).is_some(),
+        }
     }
+}
+
+/// Compares versions of at most `most` numbers with dots between them, the missing ones of which are 0; nothing where one of them is
+/// written otherwise, or has a number of more digits than this takes: that says nothing of their order.
+fn numbers(a: &str, b: &str, most: usize) -> Option<Ordering> {
+    if a.is_empty() || b.is_empty() {
+        return None;
+    }
+    let (mut a, mut b) = (a.as_bytes(), b.as_bytes());
+    let (mut later, mut count) = (Ordering::Equal, 0);
+    while !(a.is_empty() && b.is_empty()) {
+        let (number_a, number_b) = (next_number(&mut a)?, next_number(&mut b)?);
+        later = later.then(number_a.cmp(&number_b));
+        count += 1;
+    }
+    (count <= most).then_some(later)
+}
+
+/// The number that such a version begins with, and the dot after it; 0 at its end.
+fn next_number(rest: &mut &[u8]) -> Option<u64> {
+    if rest.is_empty() {
+        return Some(0);
+    }
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    if !(1..=18).contains(&digits) {
+        return None;
+    }
+    let number = rest.iter().take(digits).fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
+    *rest = match rest.get(digits..)? {
+        [] => &[],
+        [b'.', after @ ..] if !after.is_empty() => after,
+        _ => return None,
+    };
+    Some(number)
 }
 
 /// Compares digits as a number of any size.

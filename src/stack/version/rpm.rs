@@ -18,8 +18,17 @@ pub fn cmp(a: &str, b: &str) -> Option<Ordering> {
     }))
 }
 
+/// Whether a version has a place in the order.
+pub fn accepts(version: &str) -> bool {
+    parse(version).is_some()
+}
+
 fn parse(text: &str) -> Option<(&str, &str, Option<&str>)> {
-    if text.is_empty() || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+    let blank = match text.is_ascii() {
+        true => text.bytes().any(|byte| byte <= b' ' || byte == 0x7f),
+        false => text.chars().any(|c| c.is_whitespace() || c.is_control()),
+    };
+    if text.is_empty() || blank {
         return None;
     }
     let (epoch, rest) = text.split_once(':').filter(|(epoch, _)| is_number(epoch)).unwrap_or(("0", text));

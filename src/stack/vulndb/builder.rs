@@ -19,8 +19,8 @@ use super::record::Record;
 pub const MAGIC: &[u8; 8] = b"cesvdb\x01\n";
 /// Bytes of records that are kept in memory at most.
 const MOST: usize = 1 << 30;
-/// How hard blocks are compressed.
-const LEVEL: i32 = 3;
+/// How hard blocks are compressed: they are small, and a higher level takes longer than reading the records.
+const LEVEL: i32 = 1;
 
 /// What a file is made from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -47,6 +47,15 @@ impl Database {
         self.0.iter().map(Index::source)
     }
 
+    /// Whether a source tells of the ecosystems of `place`.
+    pub fn tells_of(&self, place: &Place) -> bool {
+        let mut told = self.0.iter().flat_map(|index| &index.source().ecosystems);
+        told.any(|told| {
+            let whole = told.split_once('/').map_or(told.as_str(), |(whole, _)| whole);
+            place.ecosystems.iter().any(|ecosystems| ecosystems.hold(whole))
+        })
+    }
+
     /// What is known of the packages at `place`.
     ///
     /// # Errors

@@ -3,6 +3,8 @@
 //! A package of a distribution is looked up in that distribution's data alone, under its source package; one of a language in
 //! that language's. Where there is no place to look, the answer says why: such a package is not judged, and never clean.
 
+use std::borrow::Cow;
+
 use crate::stack::package::{Distribution, Package, PackageType};
 use crate::stack::version::Order;
 
@@ -25,9 +27,10 @@ pub fn order(ecosystem: &str) -> Option<Order> {
 }
 
 /// A name as the ecosystem compares it: Python's in any spelling (PEP 503).
-pub fn normal(ecosystem: &str, name: &str) -> String {
-    if ecosystem != "PyPI" {
-        return name.to_owned();
+pub fn normal<'n>(ecosystem: &str, name: &'n str) -> Cow<'n, str> {
+    let is_normal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    if ecosystem != "PyPI" || name.bytes().all(is_normal) {
+        return Cow::Borrowed(name);
     }
     let mut out = String::with_capacity(name.len());
     for c in name.chars() {
@@ -37,7 +40,7 @@ pub fn normal(ecosystem: &str, name: &str) -> String {
             c => out.push(c.to_ascii_lowercase()),
         }
     }
-    out
+    Cow::Owned(out)
 }
 
 /// One or several ecosystems: `Red Hat:enterprise_linux:9::baseos` and its sisters.
@@ -114,7 +117,7 @@ pub fn place(package: &Package, distribution: Option<&Distribution>) -> Result<P
         "CRAN" => ["CRAN", "Bioconductor"].map(|name| Ecosystems::One(name.to_owned())).to_vec(),
         one => vec![Ecosystems::One(one.to_owned())],
     };
-    Ok(Place { ecosystems, names: vec![(normal(ecosystem, &package.name), package.version.clone())] })
+    Ok(Place { ecosystems, names: vec![(normal(ecosystem, &package.name).into_owned(), package.version.clone())] })
 }
 
 fn distribution_place(package: &Package, distribution: &Distribution) -> Result<Place, Nowhere> {

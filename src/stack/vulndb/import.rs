@@ -152,14 +152,14 @@ fn from_archive(from: &File, container: Container, builder: &mut Builder, source
     let mut kind = None;
     documents::each(from, container, &mut |document| {
         source.dated = newest(std::mem::take(&mut source.dated), document.packed, &source.imported);
+        if let Some(kind) = kind.filter(|_| document.name.ends_with(".json")) {
+            return add(kind, document.name, document.bytes, builder, source);
+        }
         let start = document.bytes.get(..document.bytes.len().min(4096)).unwrap_or_default();
         match (kind, format(start)) {
             (None, Some(Format::Record(found))) => {
                 kind = Some(found);
                 add(found, document.name, document.bytes, builder, source)
-            }
-            (Some(kind), _) if document.name.ends_with(".json") => {
-                add(kind, document.name, document.bytes, builder, source)
             }
             (Some(kind), Some(Format::Record(found))) if kind == found => {
                 add(kind, document.name, document.bytes, builder, source)
@@ -212,7 +212,11 @@ fn unreadable(name: &str, why: &str, source: &mut Source) {
 fn newest(known: String, other: &str, now: &str) -> String {
     // Some write a blank between day and time.
     let Some((day, time)) = other.get(..19).and_then(|text| text.split_at_checked(10)) else { return known };
-    let other = format!("{day}T{}Z", time.get(1..).unwrap_or_default());
+    let time = time.get(1..).unwrap_or_default();
+    if (known.get(..10), known.get(11..19)) >= (Some(day), Some(time)) {
+        return known;
+    }
+    let other = format!("{day}T{time}Z");
     let plain = day.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
     if plain && other.as_str() <= now && other > known { other } else { known }
 }

@@ -24,6 +24,8 @@ pub mod builder;
 pub mod index;
 /// All files together.
 pub mod database;
+/// Texts and values of a document that are not copied.
+mod loose;
 /// OSV records, the database's export files among them.
 pub mod osv;
 /// Vendors' CSAF documents.

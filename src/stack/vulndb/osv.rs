@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Deserializer};
 
 use super::ecosystem;
+use super::loose::{LIST, Loose, Text};
 use super::record::{Class, Event, Note, Record};
 use super::severity::Severity;
 
@@ -18,8 +19,6 @@ const ID: usize = 128;
 const NAME: usize = 512;
 /// Characters of a summary that are kept.
 const SUMMARY: usize = 160;
-/// How many aliases, covered vulnerabilities or import paths there may be: were some left out, a waiver of the others would waive all.
-const LIST: usize = 4096;
 /// How many events all ranges of one package may have, and how many versions it may list.
 const EVENTS: usize = 100_000;
 
@@ -39,19 +38,19 @@ pub struct Parsed {
 #[derive(Deserialize)]
 struct Document<'d> {
     #[serde(borrow)]
-    id: Cow<'d, str>,
+    id: Text<'d>,
     #[serde(borrow, default)]
-    modified: Cow<'d, str>,
+    modified: Text<'d>,
     #[serde(borrow, default)]
-    withdrawn: Option<Cow<'d, str>>,
+    withdrawn: Option<Text<'d>>,
     #[serde(borrow, default, deserialize_with = "or_default")]
-    aliases: Vec<Cow<'d, str>>,
+    aliases: Vec<Text<'d>>,
     #[serde(borrow, default, deserialize_with = "or_default")]
-    upstream: Vec<Cow<'d, str>>,
+    upstream: Vec<Text<'d>>,
     #[serde(borrow, default, deserialize_with = "or_default")]
-    related: Vec<Cow<'d, str>>,
+    related: Vec<Text<'d>>,
     #[serde(borrow, default, deserialize_with = "or_default")]
-    summary: Cow<'d, str>,
+    summary: Text<'d>,
     #[serde(borrow, default, deserialize_with = "or_default")]
     severity: Vec<Rating<'d>>,
     #[serde(borrow, default, deserialize_with = "or_default")]
@@ -63,7 +62,7 @@ struct Document<'d> {
 #[derive(Deserialize)]
 struct Rating<'d> {
     #[serde(borrow, default)]
-    score: Cow<'d, str>,
+    score: Text<'d>,
 }
 
 #[derive(Deserialize)]
@@ -75,7 +74,7 @@ struct Affected<'d> {
     #[serde(borrow, default, deserialize_with = "or_default")]
     ranges: Vec<Range<'d>>,
     #[serde(borrow, default, deserialize_with = "or_default")]
-    versions: Vec<Cow<'d, str>>,
+    versions: Vec<Text<'d>>,
     #[serde(borrow, default, deserialize_with = "or_default")]
     ecosystem_specific: Specific<'d>,
     #[serde(borrow, default, deserialize_with = "or_default")]
@@ -85,15 +84,15 @@ struct Affected<'d> {
 #[derive(Deserialize)]
 struct Package<'d> {
     #[serde(borrow)]
-    ecosystem: Cow<'d, str>,
+    ecosystem: Text<'d>,
     #[serde(borrow)]
-    name: Cow<'d, str>,
+    name: Text<'d>,
 }
 
 #[derive(Deserialize)]
 struct Range<'d> {
     #[serde(borrow, rename = "type")]
-    kind: Cow<'d, str>,
+    kind: Text<'d>,
     #[serde(borrow, default, deserialize_with = "or_default")]
     events: Vec<RawEvent<'d>>,
 }
@@ -101,13 +100,13 @@ struct Range<'d> {
 #[derive(Deserialize)]
 struct RawEvent<'d> {
     #[serde(borrow, default)]
-    introduced: Option<Cow<'d, str>>,
+    introduced: Option<Text<'d>>,
     #[serde(borrow, default)]
-    fixed: Option<Cow<'d, str>>,
+    fixed: Option<Text<'d>>,
     #[serde(borrow, default)]
-    last_affected: Option<Cow<'d, str>>,
+    last_affected: Option<Text<'d>>,
     #[serde(borrow, default)]
-    limit: Option<Cow<'d, str>>,
+    limit: Option<Text<'d>>,
 }
 
 /// What databases add: each its own; a value of another type than expected says nothing.
@@ -123,50 +122,6 @@ struct Specific<'d> {
     categories: Loose<'d>,
     #[serde(borrow, default)]
     imports: Loose<'d>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Loose<'d> {
-    Text(#[serde(borrow)] Cow<'d, str>),
-    Texts(#[serde(borrow)] Vec<Cow<'d, str>>),
-    Imports(#[serde(borrow)] Vec<Import<'d>>),
-    Other(serde::de::IgnoredAny),
-}
-
-#[derive(Deserialize)]
-struct Import<'d> {
-    #[serde(borrow)]
-    path: Cow<'d, str>,
-}
-
-impl Default for Loose<'_> {
-    fn default() -> Self {
-        Self::Other(serde::de::IgnoredAny)
-    }
-}
-
-impl Loose<'_> {
-    fn text(&self) -> Option<&str> {
-        match self {
-            Self::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    fn has(&self, word: &str) -> bool {
-        matches!(self, Self::Texts(texts) if texts.iter().any(|text| text == word))
-    }
-
-    fn paths(&self) -> Vec<String> {
-        match self {
-            // Of too many, none: then it is affected whatever is used.
-            Self::Imports(all) if all.len() <= LIST => {
-                all.iter().filter_map(|import| bounded(&import.path, NAME)).collect()
-            }
-            _ => Vec::new(),
-        }
-    }
 }
 
 /// `null` where a list or an object should be is what some databases write for nothing.
@@ -185,27 +140,28 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, String> {
     if document.withdrawn.is_some() {
         return Ok(Parsed { modified, withdrawn: true, ..Parsed::default() });
     }
+    // Were some left out, a waiver of the others would waive all.
     if [&document.aliases, &document.upstream, &document.related].iter().any(|names| names.len() > LIST) {
         return Err("it names more vulnerabilities than an advisory can be about".to_owned());
     }
     let base = describe(&document, &id);
     let mut parsed = Parsed { modified, foreign: u64::from(document.affected.is_empty()), ..Parsed::default() };
-    let mut places: HashMap<(String, String), usize> = HashMap::new();
+    let mut places: HashMap<(&str, Cow<'_, str>), usize> = HashMap::new();
     for affected in &document.affected {
         let Some(package) = &affected.package else { continue };
         let Some(order) = ecosystem::order(&package.ecosystem) else {
             parsed.foreign += 1;
             continue;
         };
-        let named =
-            |text: &str| bounded(text, NAME).ok_or("a name in it is empty, too long, or has control characters");
-        let (place, name) = (named(&package.ecosystem)?, named(&package.name)?);
-        let name = ecosystem::normal(&place, &name);
+        if !is_word(&package.ecosystem, NAME) || !is_word(&package.name, NAME) {
+            return Err("a name in it is empty, too long, or has control characters".to_owned());
+        }
+        let name = ecosystem::normal(&package.ecosystem, &package.name);
         let mut record = specify(base.clone(), &document, affected);
         ranges(affected, &mut record)?;
         record.settle(order);
         // One record may name a package more than once, a part of its versions each time.
-        let at = *places.entry((place.clone(), name.clone())).or_insert(parsed.entries.len());
+        let at = *places.entry((&package.ecosystem, name.clone())).or_insert(parsed.entries.len());
         match parsed.entries.get_mut(at) {
             Some((_, _, known)) => {
                 known.ranges.append(&mut record.ranges);
@@ -213,7 +169,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, String> {
                 known.unordered |= record.unordered;
                 known.severity = known.severity.max(record.severity);
             }
-            None => parsed.entries.push((place, name, record)),
+            None => parsed.entries.push(((*package.ecosystem).to_owned(), name.into_owned(), record)),
         }
     }
     Ok(parsed)
@@ -221,7 +177,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, String> {
 
 /// What a record says of all its packages.
 fn describe(document: &Document<'_>, id: &str) -> Record {
-    let ids = |texts: &[Cow<'_, str>]| -> Vec<String> { texts.iter().filter_map(|text| bounded(text, ID)).collect() };
+    let ids = |texts: &[Text<'_>]| -> Vec<String> { texts.iter().filter_map(|text| bounded(text, ID)).collect() };
     let (mut aliases, mut covers) = (ids(&document.aliases), Vec::new());
     // What one vulnerability is made from is the same one; what several are made from covers them.
     match ids(&document.upstream) {
@@ -235,7 +191,10 @@ fn describe(document: &Document<'_>, id: &str) -> Record {
     }
     let (severity, vector) = worst(&document.severity);
     let class = if id.starts_with("MAL-") { Class::Malicious } else { Class::Vulnerability };
-    let summary = document.summary.chars().filter(|c| !c.is_control()).take(SUMMARY).collect();
+    let summary = match document.summary.get(..SUMMARY.min(document.summary.len())) {
+        Some(start) if start.is_ascii() && !has_control(start) => start.to_owned(),
+        _ => document.summary.chars().filter(|c| !c.is_control()).take(SUMMARY).collect(),
+    };
     Record { id: id.to_owned(), aliases, covers, summary, severity, vector, class, ..Record::default() }
 }
 
@@ -262,7 +221,7 @@ fn specify(mut record: Record, document: &Document<'_>, affected: &Affected<'_>)
         Some("end-of-life") => Some(Note::EndOfLife),
         _ => None,
     };
-    record.only_if = own.imports.paths();
+    record.only_if = own.imports.paths().into_iter().filter_map(|path| bounded(path, NAME)).collect();
     record
 }
 
@@ -270,7 +229,7 @@ fn specify(mut record: Record, document: &Document<'_>, affected: &Affected<'_>)
 fn worst(ratings: &[Rating<'_>]) -> (Severity, Option<String>) {
     let rated = ratings.iter().map(|rating| (rate(&rating.score), &rating.score)).max_by_key(|(severity, _)| *severity);
     match rated.filter(|(severity, _)| *severity > Severity::Unknown) {
-        Some((severity, score)) => (severity, Some(score.to_string()).filter(|score| score.starts_with("CVSS:"))),
+        Some((severity, score)) => (severity, score.starts_with("CVSS:").then(|| (**score).to_owned())),
         None => (Severity::Unknown, None),
     }
 }
@@ -285,22 +244,22 @@ fn ranges(affected: &Affected<'_>, record: &mut Record) -> Result<(), &'static s
         count = count.saturating_add(range.events.len());
         let mut events = Vec::with_capacity(range.events.len());
         for event in &range.events {
-            let text = |text: &Cow<'_, str>| text.clone().into_owned();
+            let text = |version: &Text<'_>| (**version).to_owned();
             let read = [
-                event.introduced.as_ref().map(|version| Event::Introduced(text(version))),
-                event.fixed.as_ref().map(|version| Event::Fixed(text(version))),
-                event.last_affected.as_ref().map(|version| Event::LastAffected(text(version))),
+                event.introduced.as_ref().map(text).map(Event::Introduced),
+                event.fixed.as_ref().map(text).map(Event::Fixed),
+                event.last_affected.as_ref().map(text).map(Event::LastAffected),
             ];
             events.extend(read.into_iter().flatten());
             // An end that is no fix, and not there in practice but for `*`: what it leaves open is not guessed.
-            record.unordered |= event.limit.as_ref().is_some_and(|limit| limit != "*");
+            record.unordered |= event.limit.as_ref().is_some_and(|limit| &**limit != "*");
         }
         record.ranges.push(events);
     }
     if count > EVENTS {
         return Err("it has more versions than any package");
     }
-    record.versions = affected.versions.iter().map(|version| version.clone().into_owned()).collect();
+    record.versions = affected.versions.iter().map(|version| (**version).to_owned()).collect();
     // Only commits, or nothing at all: which versions are meant is not known.
     record.unordered |= count == 0;
     Ok(())
@@ -314,5 +273,13 @@ fn is_erratum(id: &str) -> bool {
 }
 
 fn bounded(text: &str, most: usize) -> Option<String> {
-    (!text.is_empty() && text.len() <= most && !text.chars().any(char::is_control)).then(|| text.to_owned())
+    is_word(text, most).then(|| text.to_owned())
+}
+
+fn is_word(text: &str, most: usize) -> bool {
+    !text.is_empty() && text.len() <= most && !has_control(text)
+}
+
+fn has_control(text: &str) -> bool {
+    if text.is_ascii() { text.bytes().any(|byte| byte.is_ascii_control()) } else { text.chars().any(char::is_control) }
 }

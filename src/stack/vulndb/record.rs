@@ -112,26 +112,26 @@ impl Record {
                 false => Judgement::NotComparable,
             };
         }
-        let (mut affected, mut fix, mut fixed) = (false, None::<String>, false);
+        let (mut affected, mut fix, mut fixed) = (false, None::<&str>, false);
         for range in &self.ranges {
             match in_range(order, range, version) {
-                Judgement::Affected(end) => {
+                Within::Yes(end) => {
                     affected = true;
                     // The nearest way out.
                     fix = match (fix, end) {
-                        (Some(a), Some(b)) if order.cmp(&a, &b) == Some(Ordering::Greater) => Some(b),
+                        (Some(a), Some(b)) if order.cmp(a, b) == Some(Ordering::Greater) => Some(b),
                         (None, end) => end,
                         (fix, _) => fix,
                     };
                 }
-                Judgement::Fixed => fixed = true,
-                Judgement::Unaffected => {}
-                Judgement::NotComparable => return Judgement::NotComparable,
+                Within::Past => fixed = true,
+                Within::No => {}
+                Within::NotComparable => return Judgement::NotComparable,
             }
         }
         affected |= self.versions.iter().any(|named| order.cmp(named, version).is_some_and(Ordering::is_eq));
         match (affected, self.unordered, fixed) {
-            (true, ..) => Judgement::Affected(fix),
+            (true, ..) => Judgement::Affected(fix.map(str::to_owned)),
             (false, true, _) => Judgement::NotComparable,
             (false, false, true) => Judgement::Fixed,
             (false, false, false) => Judgement::Unaffected,
@@ -150,7 +150,7 @@ impl Record {
         let ranges = &self.ranges;
         self.versions.retain(|version| {
             // Most are in a range; one with an end has compared them, so that they have a place in the order.
-            let affected = |range: &&Vec<Event>| matches!(in_range(order, range, version), Judgement::Affected(_));
+            let affected = |range: &&Vec<Event>| matches!(in_range(order, range, version), Within::Yes(_));
             let told = ranges.iter().filter(affected).map(Vec::len).max();
             unordered |= told.is_none_or(|events| events < 2) && !order.accepts(version);
             told.is_none()
@@ -184,27 +184,37 @@ fn compare(order: Order, a: &Event, b: &Event) -> Ordering {
     }
 }
 
+/// What a range says of a version.
+enum Within<'r> {
+    /// It is in it; what ends it.
+    Yes(Option<&'r str>),
+    /// It comes after a part of it.
+    Past,
+    No,
+    NotComparable,
+}
+
 /// The schema's "Evaluation": events in order, each changes the state for versions from it on.
-fn in_range(order: Order, range: &[Event], version: &str) -> Judgement {
+fn in_range<'r>(order: Order, range: &'r [Event], version: &str) -> Within<'r> {
     let (mut affected, mut ever, mut end) = (false, false, None);
     for event in range {
         let at = match event {
             Event::Introduced(first) if first == "0" => Some(Ordering::Greater),
             event => order.cmp(version, version_of(event)),
         };
-        let Some(at) = at else { return Judgement::NotComparable };
+        let Some(at) = at else { return Within::NotComparable };
         match (event, at) {
             (Event::Introduced(_), Ordering::Greater | Ordering::Equal) => (affected, ever) = (true, true),
             (Event::Fixed(_), Ordering::Greater | Ordering::Equal) | (Event::LastAffected(_), Ordering::Greater) => {
                 affected = false;
             }
-            (Event::Fixed(fix), Ordering::Less) if affected && end.is_none() => end = Some(fix.clone()),
+            (Event::Fixed(fix), Ordering::Less) if affected && end.is_none() => end = Some(fix.as_str()),
             _ => {}
         }
     }
     match (affected, ever) {
-        (true, _) => Judgement::Affected(end),
-        (false, true) => Judgement::Fixed,
-        (false, false) => Judgement::Unaffected,
+        (true, _) => Within::Yes(end),
+        (false, true) => Within::Past,
+        (false, false) => Within::No,
     }
 }

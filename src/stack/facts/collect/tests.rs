@@ -52,3 +52,54 @@ fn no_number_of_other_findings_takes_a_secrets_place() {
     assert!(all.iter().any(|found| found.kind == FindingKind::Secret && found.place == "srv/id_rsa"));
     assert!(all.iter().any(|found| found.what.contains("more findings")));
 }
+
+#[test]
+fn the_authors_changelog_is_read_only_where_there_is_none_of_debians() {
+    let mut packed = flate2::write::GzEncoder::new(tempfile::tempfile().unwrap(), flate2::Compression::fast());
+    packed.write_all(b"x (1-1) unstable; urgency=high\n\n  * CVE-2026-12345\n").unwrap();
+    let file = packed.finish().unwrap();
+    let size = file.metadata().unwrap().len();
+    let entry = |path: &str| Entry {
+        path: format!("usr/share/doc/{path}"),
+        kind: Kind::File,
+        mode: 0o644,
+        size,
+        content: "-".to_owned(),
+    };
+    // In the order of a listing.
+    let entries = ["a/changelog.Debian.gz", "a/changelog.gz", "b/changelog.gz"].map(entry);
+    let facts = collect(&entries, &Alike(file), "t");
+    let places: Vec<&str> = facts.changelogs.iter().map(|(place, _)| place.as_str()).collect();
+    assert_eq!(places, ["usr/share/doc/a/changelog.Debian.gz", "usr/share/doc/b/changelog.gz"]);
+}
+
+/// A layer with none of the files that are asked for.
+struct Nothing;
+
+impl Files for Nothing {
+    fn open(&self, _path: &str) -> io::Result<OpenFile> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
+#[test]
+fn a_link_in_node_modules_is_followed_or_told() {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(br#"{"name":"x","version":"1.0.0"}"#).unwrap();
+    let entry = |path: &str, target: &str| Entry {
+        path: path.to_owned(),
+        kind: Kind::Link,
+        mode: 0o777,
+        size: 0,
+        content: target.to_owned(),
+    };
+    // Two names of one package are one package.
+    let links = [entry("app/node_modules/x", "../packages/x"), entry("srv/node_modules/y", "/app/packages/x")];
+    let facts = collect(&links, &Alike(file), "t");
+    let packages: Vec<(&str, &str)> =
+        facts.packages.iter().map(|package| (package.name.as_str(), package.place.as_str())).collect();
+    assert_eq!((packages, facts.findings), (vec![("x", "app/packages/x/package.json")], vec![]));
+    let facts = collect(&links, &Nothing, "t");
+    let places: Vec<&str> = facts.findings.iter().map(|found| found.place.as_str()).collect();
+    assert_eq!(places, ["app/node_modules/x", "srv/node_modules/y"]);
+}

@@ -1,5 +1,5 @@
 //! Berkeley DB's hash tables, as far as RPM uses them (`dbinc/db_page.h` of Berkeley DB 5): keys are numbers, values are
-//! headers on chains of overflow pages.
+//! headers on chains of overflow pages, or among the keys where pages are large.
 
 use std::collections::HashSet;
 use std::io;
@@ -12,8 +12,11 @@ const HASH_MAGIC: u32 = 0x0006_1561;
 const HASH_UNSORTED: u8 = 2;
 const HASH: u8 = 13;
 const OVERFLOW: u8 = 7;
-/// An item that is on overflow pages.
+/// An item that is on its page, and one that is on overflow pages.
+const ON_PAGE: u8 = 1;
 const OFF_PAGE: u8 = 3;
+/// The longest value that is no header: the count of packages, which has the key 0.
+const COUNT: usize = 8;
 const PAGE_HEAD: usize = 26;
 
 struct Order {
@@ -43,29 +46,34 @@ pub fn blobs(source: &(impl Source + ?Sized), each: &mut dyn FnMut(&[u8]) -> io:
     let order = orders.find(|order| order.u32(&head, 12) == Some(HASH_MAGIC)).ok_or_else(wrong)?;
     let page_size = u64::from(order.u32(&head, 20).ok_or_else(wrong)?);
     let last = u64::from(order.u32(&head, 32).ok_or_else(wrong)?);
-    if !page_size.is_power_of_two()
-        || !(512..=65_536).contains(&page_size)
-        || last.saturating_mul(page_size) > source.size()
-    {
+    if !page_size.is_power_of_two() || !(512..=65_536).contains(&page_size) {
         return Err(wrong());
     }
     let size = usize::try_from(page_size).map_err(|_| wrong())?;
     for number in 1..=last {
-        let Ok(page) = source.bytes(number * page_size, page_size, size) else { break };
+        // One that is cut off is told: a smaller database would be believed.
+        let page = source.bytes(number * page_size, page_size, size)?;
         if !matches!(page.get(25), Some(&HASH | &HASH_UNSORTED)) {
             continue;
         }
         let entries = usize::from(order.u16(&page, 20).ok_or_else(wrong)?);
         // Keys and values in turn; the values are what is wanted.
         for entry in (1..entries).step_by(2) {
-            let at = order.u16(&page, PAGE_HEAD + entry * 2).map(usize::from).ok_or_else(wrong)?;
-            if page.get(at) != Some(&OFF_PAGE) {
-                // Small: the count of packages, which has the key 0.
-                continue;
+            let place = |entry: usize| order.u16(&page, PAGE_HEAD + entry * 2).map(usize::from).ok_or_else(wrong);
+            // Items stand from the end of the page on: each ends where the one before it begins.
+            let (at, end) = (place(entry)?, place(entry - 1)?);
+            let item = page.get(at..end).ok_or_else(wrong)?;
+            match item.split_first().ok_or_else(wrong)? {
+                (&OFF_PAGE, _) => {
+                    let first = order.u32(item, 4).ok_or_else(wrong)?;
+                    let length = order.u32(item, 8).ok_or_else(wrong)?;
+                    each(&overflow(source, &order, first, length, size)?)?;
+                }
+                (&ON_PAGE, value) if value.len() > COUNT => each(value)?,
+                (&ON_PAGE, _) => {}
+                // RPM stores no two values under one key.
+                _ => return Err(wrong()),
             }
-            let first = order.u32(&page, at + 4).ok_or_else(wrong)?;
-            let length = order.u32(&page, at + 8).ok_or_else(wrong)?;
-            each(&overflow(source, &order, first, length, size)?)?;
         }
     }
     Ok(())
@@ -116,10 +124,10 @@ mod tests {
         page[25] = HASH;
         page[20..22].copy_from_slice(&2_u16.to_le_bytes());
         page[26..28].copy_from_slice(&500_u16.to_le_bytes());
-        page[28..30].copy_from_slice(&480_u16.to_le_bytes());
-        page[480] = OFF_PAGE;
-        page[484..488].copy_from_slice(&2_u32.to_le_bytes());
-        page[488..492].copy_from_slice(&u32::try_from(blob.len()).unwrap().to_le_bytes());
+        page[28..30].copy_from_slice(&488_u16.to_le_bytes());
+        page[488] = OFF_PAGE;
+        page[492..496].copy_from_slice(&2_u32.to_le_bytes());
+        page[496..500].copy_from_slice(&u32::try_from(blob.len()).unwrap().to_le_bytes());
         bytes.extend(&page);
         for (at, chunk) in chunks.iter().enumerate() {
             let mut page = vec![0; SIZE];

@@ -61,6 +61,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_rpm_wrote_is_read_and_what_it_took_away_is_not() {
+        let bytes = include_bytes!("../../../../fuzz/seeds/database/ndb-rpm-4.20");
+        let found = super::super::read(bytes.as_slice(), super::super::Form::Ndb, "db");
+        let mut names: Vec<&str> = found.packages.iter().map(|package| package.name.as_str()).collect();
+        names.sort_unstable();
+        // `ces-old-libs` was removed: its slot is free, and its bytes are still there in part.
+        assert_eq!((names, found.unread), (vec!["ces-old", "ces-tool", "ces-tool-libs"], vec![]));
+    }
+
+    #[test]
     fn packages_are_found_by_their_slots() {
         let blob = header("bash", &["bash"]);
         let word = |n: usize| u32::try_from(n).unwrap().to_le_bytes();
