@@ -11,7 +11,8 @@ Examples:
   (cd fit-2.bag && sha512sum -c manifest-sha512.txt)
   ces export --ro-crate process fit-2 -o fit-2.crate
   ces export --sacro fit-2 -o desk       for SACRO-Viewer
-  ces export --in-toto fit-2 -o signed   what came of which image, signed where root exports it";
+  ces export --in-toto fit-2 -o signed   what came of which image, signed where root exports it
+  ces export --tes-log fit-2 -o task     how it ended and what it left, as a TES server tells it";
 
 /// Examples of `ces report`.
 pub const REPORT_EXAMPLES: &str = "\
@@ -22,7 +23,7 @@ Examples:
 
 /// `ces export`.
 #[derive(Debug, Clone, Args)]
-#[command(group = clap::ArgGroup::new("form").required(true).args(["bagit", "ro_crate", "sacro", "in_toto"]))]
+#[command(group = clap::ArgGroup::new("form").required(true).args(["bagit", "ro_crate", "sacro", "in_toto", "tes_log"]))]
 pub struct ExportArgs {
     /// As a bag (BagIt 1.0, RFC 8493, SHA-512)
     #[arg(long)]
@@ -36,6 +37,9 @@ pub struct ExportArgs {
     /// As an in-toto Statement about the outputs, which are not copied
     #[arg(long)]
     pub in_toto: bool,
+    /// As a task of the GA4GH Task Execution Service (TES 1.1), without the outputs
+    #[arg(long)]
+    pub tes_log: bool,
     /// The new directory
     #[arg(short, long, value_name = "DIR", required = true)]
     pub out: PathBuf,

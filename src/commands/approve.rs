@@ -114,16 +114,27 @@ impl Approvals {
                 .hint("letters, digits, `-`, `_` and `.`; `*` stands for all"));
         }
         let image = if RequestId::is_meant(&args.what) { None } else { Some(named(&self.site, &args.what)?) };
-        let entry = as_root(|root| {
-            let held = requests::hold(root, &self.site.dirs.log)?;
+        let of = |held: &requests::Held| {
             let asked = match &image {
                 Some(_) => None,
                 None => Some(held.find(None, &RequestId::parse(&args.what)?)?),
             };
             asked.as_ref().map(still_open).transpose()?;
-            let entry = self.entry(args, image.as_ref(), asked.as_ref(), (today, last), note.clone())?;
+            self.entry(args, image.as_ref(), asked.as_ref(), (today, last), note.clone())
+        };
+        let entry = as_root(|root| {
+            // Layers are read, which takes as long as they are large, while nobody waits for the requests.
+            let looked_at = of(&requests::hold(root, &self.site.dirs.log)?)?;
             let place = (&self.site.dirs, &self.site.caller, &self.site.policy);
-            stack_gate::may_be_approved(place, &self.site.store()?, &entry.digest, entry.stack.as_deref())?;
+            stack_gate::may_be_approved(place, &self.site.store()?, &looked_at.digest, looked_at.stack.as_deref())?;
+            let held = requests::hold(root, &self.site.dirs.log)?;
+            // It may have been withdrawn or decided meanwhile.
+            let entry = of(&held)?;
+            if entry.digest != looked_at.digest {
+                return Err(Error::new(Stage::Policy, Kind::Failed, format!("{} was changed meanwhile", args.what))
+                    .because("it names another image than the one that was looked at")
+                    .hint("do it again"));
+            }
             let edit = |text: &str, list: &Approved| {
                 refuse_double(list, &entry, today)?;
                 Ok(Some((edit::add(text, &entry)?, ())))

@@ -21,7 +21,7 @@ use crate::export::in_toto::{self, Subject};
 use crate::export::known::{self, Known};
 use crate::export::released::Released;
 use crate::export::tree::{Copied, NewTree};
-use crate::export::{five_safes, ro_crate, sacro};
+use crate::export::{five_safes, ro_crate, sacro, tes};
 use crate::host::machine::Machine;
 use crate::host::privilege::as_root;
 use crate::precheck::look::Name;
@@ -72,6 +72,7 @@ enum Form {
     Crate(Profile),
     Sacro,
     Statement,
+    Task,
 }
 
 impl Form {
@@ -81,6 +82,7 @@ impl Form {
             Some(CrateProfile::FiveSafes) => Self::Crate(Profile::FiveSafes),
             None if args.sacro => Self::Sacro,
             None if args.in_toto => Self::Statement,
+            None if args.tes_log => Self::Task,
             None => Self::Bag,
         }
     }
@@ -93,6 +95,7 @@ impl Form {
             Self::Crate(Profile::FiveSafes) => "ro-crate five-safes",
             Self::Sacro => "sacro",
             Self::Statement => "in-toto",
+            Self::Task => "tes",
         }
     }
 }
@@ -131,6 +134,7 @@ impl Exporter<'_> {
             Form::Crate(profile) => self.ro_crate(tree, profile),
             Form::Sacro => self.sacro(tree),
             Form::Statement => self.in_toto(tree),
+            Form::Task => self.task(tree),
         }
     }
 
@@ -226,6 +230,8 @@ impl Exporter<'_> {
                 .hint("what SACRO-Viewer shows of it is the run's own word; ces export --bagit has all of it with a pre-check"));
         }
         let report = self.precheck()?;
+        // Of entries whose findings are not kept the worst is told that one of them may have.
+        let not_kept = (report.not_kept(), vec![sacro::NOT_KEPT.to_owned()]);
         let found: BTreeMap<&Name, _> =
             report.files.iter().map(|file| (&file.looked.name, &file.looked.findings)).collect();
         let mut names = sacro::Names::default();
@@ -247,14 +253,24 @@ impl Exporter<'_> {
             tree.write(checksum.as_bytes(), &mut sha256.as_bytes())?;
             let findings = found.get(&Name::new(path.as_bytes()));
             entries.push(sacro::Entry {
-                level: findings.and_then(|all| all.iter().map(|finding| finding.level).min()),
-                found: findings.map(|all| all.iter().map(|finding| finding.because.clone()).collect()),
+                level: match findings {
+                    Some(all) => all.iter().map(|finding| finding.level).min(),
+                    None => not_kept.0,
+                },
+                found: match findings {
+                    Some(all) => Some(all.iter().map(|finding| finding.because.clone()).collect()),
+                    None => (report.more > 0).then(|| not_kept.1.clone()),
+                },
                 path,
                 name,
                 bytes,
                 sha256,
             });
         }
+        let mut left_out = left_out;
+        left_out.extend((report.more > 0).then(|| {
+            format!("of {} entries what the pre-check found: it keeps that of 10,000; their status is the worst that one of them may have", report.more)
+        }));
         write(tree, sacro::DOCUMENT, &sacro::document(self.run, &entries))?;
         write(tree, "run.json", &self.run.document(&left_out))?;
         write(tree, "precheck.json", &value(&report)?)?;
@@ -296,6 +312,30 @@ impl Exporter<'_> {
         let key = self.sign(tree, &text)?;
         let files = u64::try_from(subjects.len()).unwrap_or(u64::MAX);
         Ok(Told { files, bytes, left_out, key })
+    }
+
+    /// A task of TES: what was executed, how it ended, what it left; without the outputs.
+    fn task(&self, tree: &NewTree) -> Result<Told> {
+        let url = known::address(self.site.policy.identity())?;
+        let (mut outputs, mut left_out) = (Vec::new(), Vec::new());
+        let told = listed::each(self.site, self.record, &mut |line| {
+            if line.kind == What::File {
+                few(outputs.len())?;
+                match String::from_utf8(line.path().unwrap_or_default()) {
+                    Ok(path) => outputs.push(tes::Output { path, bytes: line.size.unwrap_or_default() }),
+                    Err(e) if left_out.len() < 100 => {
+                        left_out.push(format!("{}: its name is not UTF-8", crate::text::neutral_bytes(e.as_bytes())));
+                    }
+                    Err(_) => {}
+                }
+            }
+            Ok(())
+        })?;
+        left_out.extend(told.cut.as_ref().map(|why| format!("what is not in the list of outputs: {why}")));
+        let record_sha256 = records::sha256(self.site, &self.record.id)?;
+        write(tree, tes::DOCUMENT, &tes::task(self.run, url, &outputs, &left_out, &record_sha256))?;
+        let files = u64::try_from(outputs.len()).unwrap_or(u64::MAX);
+        Ok(Told { files, bytes: outputs.iter().map(|output| output.bytes).sum(), left_out, key: None })
     }
 
     /// Signs a statement, where that is for the caller; gives the key's fingerprint.

@@ -238,13 +238,14 @@ fn look(
     rules: &Rules,
     each: &mut dyn FnMut(Looked),
 ) -> Result<Walked> {
-    let (uid, gid) = match (site.caller.uid.as_raw(), owner) {
-        // What reads hostile files is never root of the host.
-        (0, (0, _)) => (NOBODY, NOBODY),
-        (0, owner) => owner,
-        (own, _) => (own, site.caller.gid.as_raw()),
+    let ((uid, gid), reads) = match (site.caller.uid.as_raw(), owner) {
+        // What reads hostile files is never root of the host: it reads what is root's, and is nobody.
+        (0, owner @ (0, _)) => ((NOBODY, NOBODY), Some(owner)),
+        (0, owner) => (owner, None),
+        (own, _) => ((own, site.caller.gid.as_raw()), None),
     };
-    let whose = Whose { uid, gid: if gid == 0 { NOBODY } else { gid }, privileged: site.caller.is_privileged() };
+    let gid = if gid == 0 { NOBODY } else { gid };
+    let whose = Whose { uid, gid, reads, privileged: site.caller.is_privileged() };
     parent::look(&directory, whose, rules, &mut |looked| {
         each(looked);
         Ok(())

@@ -13,6 +13,7 @@ use crate::host::caller::Mode;
 use crate::host::named_file;
 use crate::precheck::look::Name;
 use crate::report::page::{Facts, page};
+use crate::run::supervisor::changes::Changes;
 use crate::run::supervisor::record::Record;
 
 /// No more hashes are held; a page has no more files.
@@ -53,6 +54,10 @@ fn facts(site: &Site, record: &Record) -> Facts {
         Mode::Advisory => "the policy was advice: the researcher could have run another program (advisory)",
     };
     let none = || "none".to_owned();
+    let none_listed = || {
+        let none = if record.data_access == "ro" { "none: it is read-only" } else { "not listed" };
+        none.to_owned()
+    };
     let about = [
         ("project", record.project.clone().unwrap_or_else(none)),
         ("researcher", format!("{} (uid {})", record.researcher, record.uid)),
@@ -68,6 +73,7 @@ fn facts(site: &Site, record: &Record) -> Facts {
                 if record.data_access == "ro" { "read-only" } else { "read and write" }
             ),
         ),
+        ("changes to it", record.changes.as_ref().map_or_else(none_listed, Changes::in_words)),
         ("began", record.started.clone()),
         (
             "ended",

@@ -1,5 +1,6 @@
 //! `ces run`: the pipeline, read aloud.
 
+use std::cell::RefCell;
 use std::io::IsTerminal as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
@@ -17,17 +18,18 @@ use crate::bundle::process;
 use crate::bundle::rootfs::ROOTFS;
 use crate::bundle::spec::{self, HostPaths};
 use crate::cli::{Global, RunArgs};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::cgroup::Usage;
 use crate::host::idmap::IdMap;
 use crate::host::privilege::{self, Power, as_root};
-use crate::policy::Rehearsing;
 use crate::policy::grant::Rehearsed;
+use crate::policy::{Access, Rehearsing};
 use crate::run::job_id::JobId;
 use crate::run::observations::Running;
 use crate::run::pipes;
 use crate::run::protocol::Rehearsal;
+use crate::run::supervisor::changes::Account;
 use crate::run::supervisor::collect::{self, Whose};
 use crate::run::supervisor::detach::{self, detach, log_path};
 use crate::run::supervisor::exec_server;
@@ -197,10 +199,19 @@ fn execute(
     let logs = &prepared.dirs.log;
     let written = as_root(|root| record.tell_begin(root, logs))?;
     let meanwhile = || written.wait().map(drop);
-    let before_start = |checked: &Checked| {
+    // What cannot be kept of the data is no reason not to work on it, but one to say so.
+    let account = account(prepared, job).unwrap_or_else(|error| {
+        record.warnings.push(format!("what the run changes in its data is not listed: {error}"));
+        None
+    });
+    let account = RefCell::new(account);
+    let mut before_start = |checked: &Checked, reading: &mut Reading<'_>| {
         checked.warnings.iter().for_each(|warning| report.say(&format!("warning: {warning}")));
         record.warnings.extend(checked.warnings.iter().cloned());
         record.enforced = serde_json::to_value(&checked.enforced).ok();
+        if let Some(account) = account.borrow_mut().as_mut() {
+            account.look(reading)?;
+        }
         // No record, no run; and it says what is in force before anything runs.
         as_root(|root| record.begin(root, logs))
     };
@@ -216,8 +227,26 @@ fn execute(
         let outputs = job
             .outputs_directory()
             .and_then(|dir| collect::hand_over(&dir, &job.outputs(), &whose, &job.journal.quotas, list, reading));
+        let changes = account.take().map(|account| {
+            let list = as_root(|root| record::make_changes(root, &prepared.dirs.log, job.id()));
+            account.end(reading, list.ok())
+        });
         job.empty_scratch();
-        Leftovers { used_up, outputs, no_list }
+        Leftovers { used_up, outputs, no_list, changes }
     };
-    launch(idle, start, (meanwhile, before_start, at_end))
+    launch(idle, start, (meanwhile, &mut before_start, at_end))
+}
+
+/// What the run changes in its data, where it may and the policy has it listed.
+fn account(prepared: &Prepared, job: &Job) -> Result<Option<Account>> {
+    let listed = prepared.grant.data == Access::Rw && prepared.policy.records().changes.value;
+    let Some(place) = prepared.data.place.as_ref().filter(|_| listed) else { return Ok(None) };
+    let file = || {
+        as_root(|_| job.places.unnamed_file()).map_err(|e| {
+            Error::new(Stage::Run, Kind::Failed, "cannot keep what is in the data")
+                .because(e.desc())
+                .hint("is the file system of the store full?")
+        })
+    };
+    Account::new(place, job.id().as_str(), [file()?, file()?]).map(Some)
 }

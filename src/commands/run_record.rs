@@ -24,6 +24,7 @@ use crate::policy::grant::Bind;
 use crate::policy::request::RunRequest;
 use crate::run::ending::Ending;
 use crate::run::job_id::JobId;
+use crate::run::supervisor::changes::Changes;
 use crate::run::supervisor::deletion::Deletion;
 use crate::run::supervisor::detach::log_path;
 use crate::run::supervisor::job::Job;
@@ -47,6 +48,8 @@ pub(super) struct Leftovers {
     pub outputs: Result<Outputs>,
     /// Why there is no list of them.
     pub no_list: Option<Error>,
+    /// What was changed in the data, where it may be.
+    pub changes: Option<Changes>,
 }
 
 /// What a sweep needs to know of the run.
@@ -123,6 +126,7 @@ pub(super) fn begin_record(prepared: &Prepared, job: &Job, spec: &Spec) -> Recor
         name: prepared.grant.name.clone(),
         log: prepared.request.detach.then(|| log_path(&prepared.dirs.log, job.id())),
         executed: Vec::new(),
+        changes: None,
         outputs: None,
         outputs_path: job.outputs(),
     }
@@ -181,6 +185,8 @@ pub(super) fn finish(
         Err(error) => record.warnings.push(error.to_string()),
     }
     record.warnings.extend(leftovers.no_list.iter().map(|error| format!("the outputs are not listed: {error}")));
+    record.warnings.extend(leftovers.changes.iter().flat_map(Changes::warnings));
+    record.changes = leftovers.changes.clone();
     if outcome.relay_lost {
         let lost = "the relay of the published ports was killed before the run ended; they were closed from then on";
         report.say(&format!("warning: {lost}"));

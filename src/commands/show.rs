@@ -29,6 +29,7 @@ pub fn show(global: &Global, args: &RecordArgs) -> Result<u8> {
     protections(&mut page, &record);
     limits(&mut page, &record);
     ending(&mut page, &record);
+    changes(&mut page, &record);
     outputs(&mut page, &site, &record);
     deletion(&mut page, &record);
     record.damaged.iter().for_each(|what| page.line("damaged", what));
@@ -185,6 +186,16 @@ fn ending(page: &mut Page, record: &Record) {
             .map_or_else(|| "not executed, or still running at the end".to_owned(), |exit| format!("exit {exit}"));
         page.line("exec", format!("{} by {}: {} ({exit})", executed.started, executed.by, command(&executed.command)));
     }
+}
+
+/// What was changed in the data.
+fn changes(page: &mut Page, record: &Record) {
+    let Some(changes) = &record.changes else { return };
+    page.line("data", changes.in_words());
+    if let Some(list) = changes.list.as_ref().filter(|_| changes.counts.lines() > 0) {
+        page.line("data", format!("{} beside the record lists them; it cannot tell who changed them", list.file));
+    }
+    changes.before.failed.lines().iter().for_each(|what| page.line("data", format!("not looked at: {what}")));
 }
 
 fn outputs(page: &mut Page, site: &Site, record: &Record) {

@@ -110,6 +110,7 @@ pub(super) fn differences(site: &Site, record: &Record) -> Result<(u64, Differen
         .ok_or_else(|| no_outputs(record, "tells of no outputs").hint("the run did not finish"))?;
     let mut found = Differences::default();
     record.damaged.iter().for_each(|what| found.change(format!("changed: of the record: {what}")));
+    changes_list(site, record, &mut found)?;
     let top = match open_directory(&told.path, true) {
         // Of a run that left nothing no directory is kept; its list says the same.
         Err(_) if told.is_empty() && !told.path.exists() => return Ok((0, found)),
@@ -146,6 +147,18 @@ fn no_outputs(record: &Record, why: &str) -> Error {
 
 fn fail(e: std::io::Error) -> Error {
     Error::new(Stage::Record, Kind::Failed, "cannot read the list of outputs").because(e)
+}
+
+/// The list of what was changed in the data.
+fn changes_list(site: &Site, record: &Record, found: &mut Differences) -> Result<()> {
+    let Some(told) = record.changes.as_ref().and_then(|changes| changes.list.as_ref()) else { return Ok(()) };
+    let file = as_root(|root| record::open_changes(root, &site.dirs.log, &record.id))?;
+    let is = file.map(|file| list::summed(&file)).transpose().map_err(fail)?;
+    if is.as_ref() != Some(&told.sha256) {
+        let how = if is.is_none() { "missing" } else { "changed" };
+        found.change(format!("{how}: the list of changes of the data ({})", told.file));
+    }
+    Ok(())
 }
 
 fn of_list(site: &Site, record: &Record, told: &List, top: &OwnedFd, found: &mut Differences) -> Result<u64> {

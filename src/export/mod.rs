@@ -21,5 +21,7 @@ pub mod ro_crate;
 pub mod sacro;
 /// A run as an in-toto Statement.
 pub mod in_toto;
+/// A run as a task of TES.
+pub mod tes;
 /// A new directory, and what is written into it.
 pub mod tree;

@@ -48,6 +48,8 @@ pub struct Released {
     pub peak_memory: Option<u64>,
     /// SHA-256 of the list of outputs, which the record has.
     pub list_sha256: Option<String>,
+    /// What was lacking, or went wrong, in words.
+    pub warnings: Vec<String>,
     document: Value,
 }
 
@@ -76,6 +78,11 @@ impl Released {
             "outputs": record.outputs.as_ref().map(|told| json!({
                 "files": told.files.count(), "bytes": told.bytes, "list_sha256": list_sha256,
             })),
+            "changes": record.changes.as_ref().map(|told| json!({
+                "created": told.counts.created, "changed": told.counts.changed, "attributes": told.counts.attributes,
+                "removed": told.counts.removed, "renamed": told.counts.renamed,
+                "whole": told.warnings().is_empty(), "list_sha256": told.list.as_ref().map(|list| &list.sha256),
+            })),
             "redacted": ["arguments of the command", "researcher", "host", "paths of the host", "enforced", "decisions"],
         });
         Some(Self {
@@ -96,6 +103,7 @@ impl Released {
             seconds: record.seconds,
             peak_memory: record.peak_memory,
             list_sha256,
+            warnings: record.warnings.clone(),
             document,
         })
     }

@@ -86,6 +86,7 @@ impl Policy {
             precheck: Precheck::default(),
             records: Records {
                 whole_commands: Rule::builtin("records.command", false),
+                changes: Rule::builtin("records.changes", true),
                 values: Rule::builtin("records.values", Vec::new()),
                 keep: None,
             },
@@ -304,6 +305,12 @@ fn read_records(mut table: Table<'_>, records: &mut Records) -> Result<()> {
         _ => None,
     })?;
     set(&mut records.whole_commands, command);
+    let changes = table.text("changes", "\"listed\" or \"off\"", |text| match text {
+        "listed" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    })?;
+    set(&mut records.changes, changes);
     set(&mut records.values, table.strings("values")?);
     records.keep = table.text("keep", units::PERIOD_FORMS, units::period)?;
     table.finish()

@@ -250,6 +250,8 @@ pub struct MountRule {
 pub struct Records {
     /// Whether a command is kept whole, in a file of its own beside the record.
     pub whole_commands: Rule<bool>,
+    /// Whether what runs change in data that they may write is listed.
+    pub changes: Rule<bool>,
     /// The variables whose values are kept.
     pub values: Rule<Vec<String>>,
     /// How long records are kept, before `ces prune --records` removes them; `None`: for ever.

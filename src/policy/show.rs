@@ -129,6 +129,8 @@ impl Policy {
     fn kept(&self, say: &mut dyn FnMut(&str, String, Option<&Origin>)) {
         let whole = &self.records.whole_commands;
         say("commands in records", if whole.value { "full" } else { "redacted" }.to_owned(), Some(&whole.origin));
+        let changes = &self.records.changes;
+        say("changes of safe data", if changes.value { "listed" } else { "off" }.to_owned(), Some(&changes.origin));
         let values = &self.records.values;
         let names = if values.value.is_empty() { "none".to_owned() } else { values.value.join(", ") };
         say("values of variables in records", names, Some(&values.origin));

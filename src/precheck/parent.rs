@@ -6,12 +6,15 @@
 //! nothing, and there is no report.
 
 use std::io::{self, BufReader};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use super::finding::Finding;
@@ -29,6 +32,8 @@ pub const NAME: &str = "ces: precheck";
 const MEMORY: u64 = 512 << 20;
 /// How long one entry may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// After how long a silence it is looked whether somebody has stopped it.
+const SILENCE: Duration = Duration::from_millis(250);
 /// How long all of it may take.
 const ALL: Duration = Duration::from_secs(1800);
 /// How many entries may end a child.
@@ -41,6 +46,9 @@ pub struct Whose {
     pub uid: u32,
     /// The group id.
     pub gid: u32,
+    /// Ids whose files it may read besides, as which it cannot act: they are in its map, and it keeps the one capability to read what is
+    /// theirs (`CAP_DAC_READ_SEARCH`, which counts for mapped ids alone: user_namespaces(7)), and none to become another.
+    pub reads: Option<(u32, u32)>,
     /// Whether root's power is there to write its id map.
     pub privileged: bool,
 }
@@ -65,8 +73,14 @@ pub fn look(
     each: &mut dyn FnMut(Looked) -> Result<()>,
 ) -> Result<Walked> {
     let until = Instant::now() + ALL;
-    let one = |id| vec![Extent { inside: 0, outside: id, count: 1 }];
-    let ids = IdMap { uids: one(whose.uid), gids: one(whose.gid) };
+    let map = |id, reads: Option<u32>| {
+        let second = reads.filter(|reads| *reads != id).map(|reads| Extent { inside: 1, outside: reads, count: 1 });
+        [Extent { inside: 0, outside: id, count: 1 }].into_iter().chain(second).collect()
+    };
+    let ids = IdMap {
+        uids: map(whose.uid, whose.reads.map(|(uid, _)| uid)),
+        gids: map(whose.gid, whose.reads.map(|(_, gid)| gid)),
+    };
     let mut job = Job { rules: rules.clone(), ids, skip: 0, memory: MEMORY };
     let (mut ended, mut left_out) = (0, Vec::new());
     loop {
@@ -117,7 +131,7 @@ enum End {
 struct Running {
     child: Child,
     control: UnixStream,
-    from_child: BufReader<UnixStream>,
+    from_child: BufReader<Patient>,
 }
 
 impl Running {
@@ -133,9 +147,12 @@ impl Running {
                 .stdin(Stdio::from(directory))
                 .stdout(OwnedFd::from(theirs))
                 .stderr(Stdio::null())
+                // Else it would be stopped and interrupted with this process, by the terminal.
+                .process_group(0)
                 .spawn()
                 .map_err(fail)?;
-            let from_child = BufReader::new(control.try_clone().map_err(fail)?);
+            let from = control.try_clone().map_err(fail)?;
+            let from_child = BufReader::new(Patient { from, child: Pid::from_raw(child.id().cast_signed()) });
             let mut running = Self { child, control, from_child };
             running.introduce(job, privileged)?;
             Ok(running)
@@ -145,7 +162,6 @@ impl Running {
     /// Sends the job, writes the map when the child has unshared, lets it go on.
     fn introduce(&mut self, job: &Job, privileged: bool) -> Result<()> {
         let fail = |e: io::Error| host("the process that looks does not answer").because(e);
-        self.control.set_read_timeout(Some(PATIENCE)).map_err(fail)?;
         send(&self.control, job).map_err(fail)?;
         match receive::<Said>(&mut self.from_child).map_err(fail)? {
             Said::Unshared => {}
@@ -182,6 +198,10 @@ impl Running {
                 Ok(Said::Unshared) => return Err(host("the process that looks is not ces").because("it began anew")),
                 Err(e) => {
                     let timed_out = matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+                    if e.get_ref().is_some_and(|e| e.is::<Stopped>()) {
+                        self.end();
+                        return Err(stopped(at.as_ref()));
+                    }
                     let status = self.end();
                     if let Some(signal) = status.and_then(|status| status.signal()) {
                         return Err(ended(signal, at.as_ref()));
@@ -220,6 +240,46 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// What the child says, unless it is silent for too long, or was stopped.
+struct Patient {
+    from: UnixStream,
+    child: Pid,
+}
+
+/// It was stopped by a signal.
+#[derive(Debug, thiserror::Error)]
+#[error("it was stopped by a signal")]
+struct Stopped;
+
+impl io::Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let until = Instant::now() + PATIENCE;
+        let silence = PollTimeout::try_from(SILENCE).unwrap_or(PollTimeout::ZERO);
+        loop {
+            match poll(&mut [PollFd::new(self.from.as_fd(), PollFlags::POLLIN)], silence) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return self.from.read(buffer),
+                Err(e) => return Err(e.into()),
+            }
+            // It is in a process group of its own: no terminal stops it, and nothing of ces does. Also if it goes on by now.
+            let told = WaitPidFlag::WSTOPPED | WaitPidFlag::WCONTINUED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+            match waitid(Id::Pid(self.child), told) {
+                Ok(WaitStatus::Stopped(..) | WaitStatus::Continued(_)) => return Err(io::Error::other(Stopped)),
+                _ if Instant::now() >= until => return Err(io::ErrorKind::TimedOut.into()),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// At once: who stops it again and again, each time for less than an entry may take, would have the time of all of them.
+fn stopped(at: Option<&Name>) -> Error {
+    let at = at.map(|name| format!(" while it looked at {}", name.shown())).unwrap_or_default();
+    host("the process that looks was stopped, and there is no report")
+        .because(format!("a signal stopped it{at} (SIGSTOP or the like), and it was ended"))
+        .hint("whose outputs they are can stop it: look again, as soon as nothing of theirs runs")
 }
 
 /// Nothing that it said before counts: who could end it could choose when.

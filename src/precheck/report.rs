@@ -141,6 +141,16 @@ impl Report {
         self.not_looked_at.extend(walked.left_out);
     }
 
+    /// How bad the worst may be of the entries that are counted and not kept; none: all are kept, or nothing was found of those.
+    pub fn not_kept(&self) -> Option<Level> {
+        let Summary { block, review, note, .. } = self.summary;
+        [(block, Level::Block), (review, Level::Review), (note, Level::Note)].into_iter().find_map(|(all, level)| {
+            let is = |file: &&File| file.looked.findings.iter().map(|finding| finding.level).min() == Some(level);
+            let kept = self.files.iter().filter(is).count();
+            (u64::try_from(kept).unwrap_or(u64::MAX) < all).then_some(level)
+        })
+    }
+
     /// The entries, the worst first, else in the order in which they were looked at.
     pub fn worst_first(&self) -> Vec<&File> {
         let mut files: Vec<&File> = self.files.iter().collect();
@@ -157,6 +167,18 @@ mod tests {
     use crate::precheck::look;
 
     #[test]
+    fn what_is_not_kept_may_be_as_bad_as_the_worst_of_it() {
+        let rules = Rules::of(&Site::default()).unwrap();
+        let mut report = Report::new(None, "/x".to_owned(), &rules, Site::default(), String::new());
+        for _ in 0..KEPT {
+            report.add(look::link(b"b.txt", b"/etc", &rules));
+        }
+        assert_eq!((report.not_kept(), report.more), (None, 0));
+        report.add(look::link(b"one more", b"/etc", &rules));
+        assert_eq!((report.not_kept(), report.more), (Some(Level::Block), 1));
+    }
+
+    #[test]
     fn of_too_many_entries_all_are_counted_and_the_worst_come_first() {
         let rules = Rules::of(&Site::default()).unwrap();
         let mut report = Report::new(None, "/x".to_owned(), &rules, Site::default(), String::new());
@@ -168,6 +190,7 @@ mod tests {
         report.end(Walked { directories: 3, left_out: vec!["the rest".to_owned()] });
         let Summary { files, block, nothing, directories, .. } = report.summary;
         assert_eq!((files, block, nothing, directories, report.more), (KEPT as u64 + 6, 1, KEPT as u64 + 5, 3, 5));
+        assert_eq!(report.not_kept(), None, "nothing was found of what is not kept");
         assert_eq!(report.worst_first().first().unwrap().verdict, "block");
         assert_eq!(report.summary.worst(), Some(Level::Block));
         assert!(report.not_looked_at.len() > 3 && report.not_looked_at.last().unwrap() == "the rest");

@@ -299,6 +299,42 @@ fn a_statement_is_in_totos_and_is_signed_where_root_exports_it() {
 }
 
 #[test]
+fn a_task_is_one_of_tes_and_has_no_word_that_was_withheld() {
+    let Some(validators) = Validators::new() else { return };
+    let Some(desk) = desk() else { return };
+    let path = export(&desk, &["--tes-log"], "fit.task").join("task.json");
+    let shown = path.display().to_string();
+    validators.passes(&["task", &shown]);
+    let task = document(&path);
+    let text = fs::read_to_string(&path).unwrap();
+    for secret in ["s3cret", "9434765919", "cesresearcher", "A. Researcher", &desk.home().display().to_string()] {
+        assert!(!text.contains(secret), "{secret}: {text}");
+    }
+    assert_eq!((&task["state"], &task["logs"][0]["logs"][0]["exit_code"]), (&json!("COMPLETE"), &json!(0)));
+    assert_eq!(task["executors"][0]["env"], json!({"TOKEN": "<withheld>", "SEED": "7"}));
+    let image = task["executors"][0]["image"].as_str().unwrap();
+    assert!(image.starts_with("localhost/demo") && image.contains("@sha256:"), "{image}");
+    let outputs = task["logs"][0]["outputs"].as_array().unwrap();
+    let paths: Vec<&str> = outputs.iter().map(|output| output["path"].as_str().unwrap()).collect();
+    assert_eq!(paths, ["/safe_outputs/d/<b>x é%.csv", "/safe_outputs/good.csv"]);
+    assert_eq!((&outputs[1]["size_bytes"], &task["tags"]["project"]), (&json!("12"), &json!("projx")));
+    assert!(outputs[0]["url"].as_str().unwrap().ends_with("/outputs/d/%3Cb%3Ex%20%C3%A9%25.csv"), "{outputs:?}");
+    // A run that failed is one of TES's, too; and what is none is told.
+    desk.ces(&["run", "--name", "bad", "localhost/demo", "/bin/sh", "-c", "exit 3"]).exits(3);
+    let there = desk.host.researcher().dir.join("bad.task").display().to_string();
+    desk.ces(&["export", "--tes-log", "bad", "-o", &there]).exits(0);
+    let bad = desk.home().join("bad.task/task.json");
+    validators.passes(&["task", &bad.display().to_string()]);
+    assert_eq!(document(&bad)["state"], "EXECUTOR_ERROR");
+    for (field, what) in [("executors", json!([])), ("state", json!("DONE")), ("creation_time", json!("yesterday"))] {
+        let mut broken = task.clone();
+        broken[field] = what;
+        fs::write(&bad, broken.to_string()).unwrap();
+        validators.fails(&["task", &bad.display().to_string()], "");
+    }
+}
+
+#[test]
 fn a_bag_is_whole_to_bagit_and_a_changed_one_is_not() {
     let Some(validators) = Validators::new() else { return };
     let Some(desk) = desk() else { return };

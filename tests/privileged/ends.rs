@@ -93,7 +93,9 @@ fn most_memory(pid: u32) -> u64 {
 #[test]
 fn many_outputs_cost_a_run_time_and_a_list_and_no_memory() {
     let Some(host) = Host::with_demo() else { return };
-    let count: u32 = if is_long() { 100_000 } else { 20_000 };
+    // A million takes minutes: CES_OUTPUTS=1000000.
+    let asked = std::env::var("CES_OUTPUTS").ok().and_then(|count| count.parse().ok());
+    let count: u32 = asked.unwrap_or(if is_long() { 300_000 } else { 20_000 });
     let mut child = waiting(&host);
     let outputs = host.outputs();
     let owner = Some(host.researcher().uid.as_raw());
@@ -124,6 +126,14 @@ fn many_outputs_cost_a_run_time_and_a_list_and_no_memory() {
     let id = record["id"].as_str().expect("an id");
     let bytes = fs::metadata(host.root().join(format!("log/runs/{id}.json"))).expect("a record").len();
     assert!(bytes < 8 << 10, "{bytes}");
+    // One of them, in the middle, with the same size.
+    let verified = ces(&host, &["verify", id]);
+    assert!(verified.exits(0).contains(&format!("{} files, unchanged", count + 2)), "{verified:?}");
+    let n = count / 2;
+    let name = format!("d{}/a-name-that-is-neither-short-nor-long-{n}.csv", n / 1000);
+    fs::write(outputs.join(&name), "a,b\n1,3\n").expect("a change");
+    let verified = ces(&host, &["verify", id]);
+    assert_eq!(verified.exits(1).trim(), format!("changed: {name}"));
     host.nothing_is_left();
 }
 

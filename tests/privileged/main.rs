@@ -30,6 +30,8 @@ mod stack_killed;
 mod stack_languages;
 /// What a run leaves, however odd, deep, hollow or many.
 mod outputs;
+/// What runs change in data that they may write.
+mod changes;
 /// Lists, pages and places of runs that are over.
 mod past_runs;
 /// Records, their index, the lists of outputs, and disks that fill up.

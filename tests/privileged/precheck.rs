@@ -188,3 +188,69 @@ fn an_ordinary_user_looks_at_their_own_and_hostile_names_steer_nothing() {
     Ran::from(host.ces().args(["precheck", "no-such-run"]).output())
         .refuses(1, &["there is no record of run no-such-run"]);
 }
+
+#[test]
+fn root_looks_at_what_a_run_of_roots_own_has_left_and_is_not_root_where_it_looks() {
+    let Some(desk) = Desk::with_demo(Caller::Root) else { return };
+    let large = "i=0; while [ $i -lt 16 ]; do cat a.txt a.txt > b; mv b a.txt; i=$((i+1)); done";
+    let script = format!("cd /safe_outputs; printf 'sex,n\\nF,263\\n' > good.csv; chmod 600 good.csv; mkdir -m 700 d; cp good.csv d;
+        printf 'a.person@nhs.scot 9434765918 EH3 9Y, and more %s' a.person@nhs.scot > a.txt; cat a.txt > a; {large}; rm a");
+    desk.sh(&["--name", "own"], &script).exits(0);
+    assert_eq!(
+        fs::metadata(desk.outputs()).map(|found| std::os::unix::fs::MetadataExt::mode(&found) & 0o777).unwrap(),
+        0o700
+    );
+    let started = desk.host.ces_as_root().args(["precheck", "--json", "own"]).stdout(Stdio::piped()).spawn().unwrap();
+    let parent = started.id();
+    let mut seen = None;
+    wait_until("a process looks", || {
+        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+        seen = children.split_whitespace().next().and_then(look_at);
+        seen.is_some()
+    });
+    let (_, facts) = seen.unwrap();
+    // Nobody, with the one capability to read what is root's, inside a user namespace alone.
+    for fact in
+        ["Uid:\t65534\t65534\t65534\t65534", "map 0 65534 1 1 0 1", "CapEff:\t0000000000000004", "NoNewPrivs:\t1"]
+    {
+        assert!(facts.contains(fact), "{fact}: {facts}");
+    }
+    let ran = Ran::from(started.wait_with_output());
+    assert!(matches!(ran.code, Some(10 | 11)), "{ran:?}");
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let told = verdicts(&report);
+    for name in ["good.csv", "d/good.csv"] {
+        assert!(told.contains(&(name.to_owned(), "nothing found".to_owned())), "{told:?}");
+    }
+}
+
+#[test]
+fn who_stops_the_process_that_looks_does_not_hold_an_officer_up() {
+    let Some(host) = Host::new() else { return };
+    let large = "a.person@nhs.scot 9434765918 EH3 9Y ".repeat(1 << 20);
+    let (_, shown) = directory(&host, &[("a.txt", large.as_bytes())]);
+    for goes_on in [false, true] {
+        let mut command = host.ces();
+        command.args(["precheck", "--json", &shown]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let started = command.spawn().unwrap();
+        let parent = started.id();
+        let mut seen = None;
+        wait_until("a process looks at the large file", || {
+            let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+            seen = children.split_whitespace().next().and_then(look_at);
+            seen.is_some()
+        });
+        let child = seen.unwrap().0;
+        let began = std::time::Instant::now();
+        kill(child, Signal::SIGSTOP).unwrap();
+        if goes_on {
+            // For shorter than anybody looks.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            kill(child, Signal::SIGCONT).unwrap();
+        }
+        let ran = Ran::from(started.wait_with_output());
+        ran.refuses(1, &["the process that looks was stopped, and there is no report", "it was ended"]);
+        assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+        assert!(kill(child, None).is_err(), "it is gone");
+    }
+}

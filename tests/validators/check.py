@@ -6,6 +6,7 @@
     check.py bag DIR                         bagit
     check.py acro DIR                        acro reads the outputs.json of an export as one of its own sessions
     check.py statement FILE                  in-toto-attestation
+    check.py task FILE                       py-tes, and the fields that TES 1.1 requires of a task that has ended
     check.py envelope FILE KEY               securesystemslib: the signature over the statement; KEY as OpenSSH writes it
 """
 
@@ -23,8 +24,9 @@ SCHEMA = """about actionStatus additionalType affiliation agent author codeRepos
     AssessAction ComputerLanguage CreateAction CreativeWork DataDownload Dataset DefinedTerm DigitalDocument DigitalDocumentPermission
     DownloadAction Grant Organization Person Project PropertyValue SoftwareApplication SoftwareSourceCode""".split()
 RUN = "containerImage environment registry tag sha256 md5 sha1 ContainerImage DockerImage".split()
-# The terms that exports use, with the meanings that RO-Crate 1.1 and 1.2 and the terms for workflow runs give them. A term that is not
-# here has no meaning for the validator, which tells of it.
+# The context of RO-Crate 1.1 is the official one (`official`). Of RO-Crate 1.2 and of the terms for workflow runs no published package
+# has it: these are the terms that exports use, with the meanings that those give them. A term that is not here has no meaning for the
+# validator, which tells of it.
 TERMS = {term: f"http://schema.org/{term}" for term in SCHEMA} | {
     "File": "http://schema.org/MediaObject",
     "conformsTo": "http://purl.org/dc/terms/conformsTo",
@@ -34,10 +36,24 @@ TERMS = {term: f"http://schema.org/{term}" for term in SCHEMA} | {
     "@base": None,
 }
 RUN_TERMS = {term: f"https://w3id.org/ro/terms/workflow-run#{term}" for term in RUN}
+
+
+def official():
+    """The context of RO-Crate 1.1 itself, as the package rocrate has it."""
+    import importlib.util
+
+    (package,) = importlib.util.find_spec("rocrate").submodule_search_locations
+    with open(os.path.join(package, "data", "ro-crate.jsonld"), encoding="utf-8") as file:
+        document = json.load(file)
+    if document["@id"] != "https://w3id.org/ro/crate/1.1/context":
+        raise SystemExit(f"the package rocrate has the context {document['@id']}")
+    return document["@context"] | {"@base": None}
+
+
 CONTEXTS = {
-    "https://w3id.org/ro/crate/1.1/context": TERMS,
-    "https://w3id.org/ro/crate/1.2/context": TERMS,
-    "https://w3id.org/ro/terms/workflow-run/context": RUN_TERMS,
+    "https://w3id.org/ro/crate/1.1/context": official,
+    "https://w3id.org/ro/crate/1.2/context": lambda: TERMS,
+    "https://w3id.org/ro/terms/workflow-run/context": lambda: RUN_TERMS,
 }
 
 
@@ -52,7 +68,7 @@ def warm(path):
 
     class Local(BaseAdapter):
         def send(self, request, **_):
-            body = json.dumps({"@context": CONTEXTS[request.url]}).encode()
+            body = json.dumps({"@context": CONTEXTS[request.url]()}).encode()
             headers = {"Content-Type": "application/ld+json"}
             response = requests.Response()
             response.raw = urllib3.HTTPResponse(
@@ -189,7 +205,43 @@ def envelope(path, key):
     return []
 
 
-CHECKS = {"ro-crate": ro_crate, "ro-crate-without": ro_crate_without, "bag": bag, "acro": acro, "statement": statement, "envelope": envelope}
+# What the schema of TES 1.1 requires, and py-tes does not ask for.
+REQUIRED = {
+    "inputs": ("path", "type"),
+    "outputs": ("path", "url", "type"),
+    "executors": ("image", "command"),
+    "logs": ("logs", "outputs", "start_time", "end_time"),
+}
+
+
+def task(path):
+    import tes
+
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    document = json.loads(text)
+    try:
+        read = tes.unmarshal(text, tes.Task)
+        valid, why = read.is_valid()
+    except Exception as error:  # whatever it raises is what it says
+        return [f"{type(error).__name__}: {error}"]
+    wrong = [] if valid else [str(why)]
+    if tes.utils.unmarshal(read.as_json(), tes.Task) != read:
+        wrong.append("it is another once written and read again")
+    known = set(json.loads(tes.Task().as_json(drop_empty=False)))
+    wrong += [f"{name} is no field of a task" for name in document if name not in known]
+    if read.state not in ("COMPLETE", "EXECUTOR_ERROR", "SYSTEM_ERROR", "CANCELED", "UNKNOWN"):
+        wrong.append(f"a task that has ended is not {read.state}")
+    for name, fields in REQUIRED.items():
+        for entry in document[name]:
+            wrong += [f"{name} without {field}" for field in fields if field not in entry]
+    for log in document["logs"]:
+        wrong += ["an executor's log without exit_code" for entry in log["logs"] if "exit_code" not in entry]
+        wrong += ["a size that is no text" for entry in log["outputs"] if not isinstance(entry["size_bytes"], str)]
+    return wrong
+
+
+CHECKS = {"ro-crate": ro_crate, "ro-crate-without": ro_crate_without, "bag": bag, "acro": acro, "statement": statement, "envelope": envelope, "task": task}
 
 if __name__ == "__main__":
     found = CHECKS[sys.argv[1]](*sys.argv[2:])

@@ -88,6 +88,9 @@ pub struct Checked {
     pub warnings: Vec<String>,
 }
 
+/// What is done when everything is in force, in the run's control group where that takes long.
+pub type BeforeStart<'a> = &'a mut dyn FnMut(&Checked, &mut Reading<'_>) -> Result<()>;
+
 /// Runs the container to its end, in the process `idle`; `meanwhile` is called while the container is made, by a process that
 /// would only wait, and must succeed before anything starts; `before_start` is called when everything is in force and nothing of the payload has
 /// run, and may still refuse; `at_end` when nothing of the container runs any more, while the kernel takes its namespaces
@@ -98,7 +101,7 @@ pub struct Checked {
 pub fn launch<T>(
     idle: Idle,
     mut launch: Launch<'_>,
-    hooks: (impl FnOnce() -> Result<()>, impl FnOnce(&Checked) -> Result<()>, impl FnOnce(&mut Reading<'_>) -> T),
+    hooks: (impl FnOnce() -> Result<()>, BeforeStart<'_>, impl FnOnce(&mut Reading<'_>) -> T),
 ) -> Result<(Outcome, Usage, T)> {
     let mut signals = Signals::hold()?;
     let identity = launch.identity;
@@ -219,15 +222,11 @@ fn converse<T>(
     launch: &Launch<'_>,
     stage: StageProcess,
     prepared: Option<Placed>,
-    (meanwhile, before_start, at_end): (
-        impl FnOnce() -> Result<()>,
-        impl FnOnce(&Checked) -> Result<()>,
-        impl FnOnce(&mut Reading<'_>) -> T,
-    ),
+    hooks: (impl FnOnce() -> Result<()>, BeforeStart<'_>, impl FnOnce(&mut Reading<'_>) -> T),
     signals: &mut Signals,
     (pipes, mut watch, detached): (Vec<Relay>, Watch, Option<(Report, u64)>),
 ) -> (Conversed<T>, Option<Cgroup>) {
-    let pid = stage.pid();
+    let (pid, (meanwhile, before_start, at_end)) = (stage.pid(), hooks);
     // While the stage works: once the container is there, it waits for nothing that could be known before.
     let (promised, host) = match Host::observe().and_then(|host| Ok((promised(launch, &host)?, host))) {
         Ok(known) => known,
@@ -273,7 +272,8 @@ fn converse<T>(
             ..promised.led_elsewhere(&moved)
         };
         let enforced = as_root(|root| enforced::check(root, init, &host, &expected, observed))?;
-        before_start(&Checked { enforced, warnings })?;
+        let mut reading = Reading::Run(AtEnd { cgroup: cgroup.as_ref(), until: None, signals });
+        before_start(&Checked { enforced, warnings }, &mut reading)?;
         if signals.interrupted()? {
             return Err(Error::new(Stage::Run, Kind::Failed, "interrupted before the start; nothing was run"));
         }

@@ -18,6 +18,8 @@ pub mod job;
 pub mod outputs;
 /// The outputs, given away with power over the run's ids, and listed.
 pub mod collect;
+/// What a run changed in data that it may write.
+pub mod changes;
 /// What happened, on disk.
 pub mod record;
 /// Bounds that ces watches.

@@ -1,6 +1,10 @@
 //! Where a job's directories are: derived from its id and from whose it is, and never read from a document.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 
 use crate::host::dirs::Dirs;
 use crate::run::job_id::JobId;
@@ -32,6 +36,16 @@ impl Places {
     /// `~/scratch_<id>`.
     pub fn scratch(&self) -> PathBuf {
         self.home.join(&self.scratch)
+    }
+
+    /// A file without a name beside the throw-away directories, which is gone with its last descriptor; with the rights of this
+    /// thread. No bound of the run's counts it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn unnamed_file(&self) -> nix::Result<File> {
+        let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+        open(self.work.parent().unwrap_or(&self.work), flags, Mode::S_IRUSR | Mode::S_IWUSR).map(File::from)
     }
 
     /// `~/outputs_<id>`.

@@ -10,6 +10,7 @@
 //! LOG/runs/<id>.executed.json   what `ces exec` executed in it
 //! LOG/runs/<id>.outputs.jsonl   the list of its outputs
 //! LOG/runs/<id>.deletion.json   what was deleted when it ended
+//! LOG/runs/<id>.changes.jsonl   what it changed in data that it may write
 //! LOG/runs/<id>.command.json    its command, where the policy has it kept whole
 //! LOG/runs/.<id>.end            room for the end of the record and the lines that tell of it, while the run lasts
 //! LOG/runs.idx                  the index (`crate::run::supervisor::record::index`)
@@ -47,10 +48,11 @@ use crate::host::caller::{Caller, Mode};
 use crate::host::log_dir::LogDir;
 use crate::host::privilege::Root;
 use crate::run::job_id::JobId;
+use crate::run::supervisor::changes::Changes;
 use crate::run::supervisor::outputs::Outputs;
 use crate::run::supervisor::ports::Published;
 pub use crate::run::supervisor::record::asked::Asked;
-pub use crate::run::supervisor::record::beside::{make_list, open_list};
+pub use crate::run::supervisor::record::beside::{make_changes, make_list, open_changes, open_list};
 pub use crate::run::supervisor::record::index::State;
 
 /// One run, as the file holds it. Times are UTC (RFC 3339), sizes bytes, durations seconds.
@@ -144,6 +146,9 @@ pub struct Record {
     /// What was executed in it besides (`ces exec`).
     #[serde(default)]
     pub executed: Vec<Executed>,
+    /// What it changed in data that it may write; none: it may not, or nobody looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Changes>,
     /// What is in the outputs.
     pub outputs: Option<Outputs>,
     /// The outputs directory.

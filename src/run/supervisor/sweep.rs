@@ -170,6 +170,9 @@ impl Told {
         if self.waiting.is_none() {
             record.state = State::Interrupted;
             record.finished = Some(now());
+            if record.data_access == "rw" && record.changes.is_none() {
+                record.warnings.push("what it changed in its data is not known: nobody looked at its end".to_owned());
+            }
             record.ended = Some("ces was killed, or the host went down; the time is that of the clean-up".to_owned());
         }
         match outputs {

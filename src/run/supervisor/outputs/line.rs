@@ -132,7 +132,7 @@ impl Line {
 }
 
 /// A name as text, if it is plain, or in hexadecimal digits.
-fn exact(name: &[u8]) -> (Option<String>, Option<String>) {
+pub fn exact(name: &[u8]) -> (Option<String>, Option<String>) {
     match std::str::from_utf8(name) {
         Ok(text) if text::neutral_line(text) == text => (Some(text.to_owned()), None),
         _ => (None, Some(hex(name))),

@@ -6,10 +6,11 @@
 use std::fs::File;
 use std::io::{BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
 
+use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::run::supervisor::outputs::List;
-use crate::run::supervisor::outputs::line::{Line, hex};
+use crate::run::supervisor::outputs::line::hex;
 use crate::run::supervisor::outputs::order;
 
 /// No list is longer, in bytes.
@@ -36,7 +37,7 @@ impl ListWriter {
     }
 
     /// One more line.
-    pub fn add(&mut self, line: &Line) {
+    pub fn add(&mut self, line: &impl Serialize) {
         let Some(file) = self.file.as_mut().filter(|_| self.cut.is_none()) else { return };
         let Ok(mut text) = serde_json::to_vec(line) else { return };
         text.push(b'\n');
@@ -93,7 +94,11 @@ pub fn sealed(file: &File, name: String, cut: Option<String>) -> std::io::Result
     summary(file, name, cut)
 }
 
-fn summary(mut file: &File, name: String, cut: Option<String>) -> std::io::Result<List> {
+/// The same of a list whose lines are in the order in which they are to stay.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn summary(mut file: &File, name: String, cut: Option<String>) -> std::io::Result<List> {
     file.seek(SeekFrom::Start(0))?;
     let (mut lines, mut bytes, mut whole) = (0_u64, 0_u64, 0_u64);
     let (mut hash, mut at_last_line) = (Sha256::new(), Sha256::new());

@@ -1,4 +1,4 @@
-//! The fixed order of a list: by the exact names of its entries, byte by byte.
+//! The fixed order of a list: by the exact names of its entries, byte by byte, or by another key of its lines.
 //!
 //! Takes a file of lines; gives it sorted, in its own place; trusts nobody else to write to it; refuses nothing: a line that
 //! makes no sense comes first. Memory is bounded whatever the size (`PIECE`, and a small buffer for each piece): pieces are
@@ -18,6 +18,9 @@ const PIECE: usize = 2 << 20;
 const BUFFER: usize = 16 << 10;
 /// No line is longer: a name is at most 256 times 255 bytes, twice that in digits, and a target 4096.
 pub const LONGEST_LINE: u64 = 256 << 10;
+
+/// What lines are sorted by; none: a line makes no sense, and comes first.
+pub type Key = fn(&[u8]) -> Option<Vec<u8>>;
 
 /// The exact name that a line is about; none: it makes no sense.
 pub fn name(text: &[u8]) -> Option<Vec<u8>> {
@@ -47,14 +50,18 @@ pub fn next_line(from: &mut impl BufRead) -> std::io::Result<Option<Vec<u8>>> {
 /// # Errors
 /// When they cannot be read.
 pub fn is_sorted(file: &File) -> std::io::Result<bool> {
+    is_sorted_by(file, name)
+}
+
+fn is_sorted_by(file: &File, key: Key) -> std::io::Result<bool> {
     let mut lines = BufReader::with_capacity(64 << 10, Section { file, at: 0, end: u64::MAX });
     let mut last = None;
     while let Some(text) = next_line(&mut lines)? {
-        let name = name(&text);
-        if name < last {
+        let key = key(&text);
+        if key < last {
             return Ok(false);
         }
-        last = name;
+        last = key;
     }
     Ok(true)
 }
@@ -65,16 +72,24 @@ pub fn is_sorted(file: &File) -> std::io::Result<bool> {
 /// # Errors
 /// When it cannot be read, or, on a disk that copies what is written over, be written back.
 pub fn sort(file: &File) -> std::io::Result<bool> {
-    sort_by_pieces(file, PIECE)
+    sort_by(file, name)
 }
 
-fn sort_by_pieces(mut file: &File, most: usize) -> std::io::Result<bool> {
-    if is_sorted(file)? {
+/// The same for lines of another form.
+///
+/// # Errors
+/// As [`sort`].
+pub fn sort_by(file: &File, key: Key) -> std::io::Result<bool> {
+    sort_by_pieces(file, PIECE, key)
+}
+
+fn sort_by_pieces(mut file: &File, most: usize, key: Key) -> std::io::Result<bool> {
+    if is_sorted_by(file, key)? {
         return Ok(true);
     }
     let end = file.metadata()?.len();
-    let merged = match pieces(file, end, most) {
-        Ok(pieces) => file.seek(SeekFrom::Start(0)).and_then(|_| merge(file, &pieces)).map(|()| true),
+    let merged = match pieces(file, end, most, key) {
+        Ok(pieces) => file.seek(SeekFrom::Start(0)).and_then(|_| merge(file, &pieces, key)).map(|()| true),
         Err(_) => Ok(false),
     };
     // Behind the end lie copies alone.
@@ -84,7 +99,7 @@ fn sort_by_pieces(mut file: &File, most: usize) -> std::io::Result<bool> {
 }
 
 /// Sorted pieces, written behind the end: where each begins and ends.
-fn pieces(mut file: &File, end: u64, most: usize) -> std::io::Result<Vec<(u64, u64)>> {
+fn pieces(mut file: &File, end: u64, most: usize, key: Key) -> std::io::Result<Vec<(u64, u64)>> {
     let mut lines = BufReader::with_capacity(64 << 10, Section { file, at: 0, end });
     let (mut pieces, mut at) = (Vec::new(), end);
     file.seek(SeekFrom::Start(end))?;
@@ -93,7 +108,7 @@ fn pieces(mut file: &File, end: u64, most: usize) -> std::io::Result<Vec<(u64, u
         while size < most {
             let Some(text) = next_line(&mut lines)? else { break };
             size = size.saturating_add(text.len());
-            piece.push((name(&text), text));
+            piece.push((key(&text), text));
         }
         if piece.is_empty() {
             return Ok(pieces);
@@ -108,14 +123,14 @@ fn pieces(mut file: &File, end: u64, most: usize) -> std::io::Result<Vec<(u64, u
     }
 }
 
-fn merge(file: &File, pieces: &[(u64, u64)]) -> std::io::Result<()> {
+fn merge(file: &File, pieces: &[(u64, u64)], key: Key) -> std::io::Result<()> {
     use std::cmp::Reverse;
     let section = |(at, end): &(u64, u64)| BufReader::with_capacity(BUFFER, Section { file, at: *at, end: *end });
     let mut pieces: Vec<_> = pieces.iter().map(section).collect();
     let mut first = BinaryHeap::new();
     for (number, piece) in pieces.iter_mut().enumerate() {
         if let Some(text) = next_line(piece)? {
-            first.push(Reverse((name(&text), number, text)));
+            first.push(Reverse((key(&text), number, text)));
         }
     }
     let mut out = BufWriter::with_capacity(64 << 10, file);
@@ -124,7 +139,7 @@ fn merge(file: &File, pieces: &[(u64, u64)]) -> std::io::Result<()> {
         if let Some(piece) = pieces.get_mut(number)
             && let Some(text) = next_line(piece)?
         {
-            first.push(Reverse((name(&text), number, text)));
+            first.push(Reverse((key(&text), number, text)));
         }
     }
     out.flush()
@@ -169,7 +184,7 @@ mod tests {
         let size = file.metadata().unwrap().len();
         assert!(size > 100_000);
         assert!(!is_sorted(&file).unwrap());
-        assert!(sort_by_pieces(&file, 10_000).unwrap());
+        assert!(sort_by_pieces(&file, 10_000, name).unwrap());
         assert!(is_sorted(&file).unwrap());
         assert_eq!(file.metadata().unwrap().len(), size);
         let mut expected = names;

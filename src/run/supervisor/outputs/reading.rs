@@ -24,7 +24,8 @@ use crate::run::terminal::signals::Signals;
 /// How long is waited for the work once it is asked to stop.
 const GRACE: Duration = Duration::from_secs(10);
 
-const INTERRUPTED: &str = "interrupted";
+/// Why reading ends when somebody asks for it.
+pub const INTERRUPTED: &str = "interrupted";
 const DEADLINE: &str = "deadline";
 const SWEPT: &str = "the run was interrupted";
 
@@ -52,6 +53,19 @@ pub struct AtEnd<'a> {
 }
 
 impl Reading<'_> {
+    /// Lets what is read from now on take no longer than that; gives when it is over.
+    pub fn bounded(&mut self, most: Duration) -> Instant {
+        let latest = Instant::now() + most;
+        match self {
+            Self::Swept(until) => latest.min(*until),
+            Self::Run(end) => {
+                // Who is killed at the end of the run's time has as long again as is waited for (`read`).
+                end.until = Some(end.until.map_or(latest, |until| until.max(Instant::now() + GRACE).min(latest)));
+                latest
+            }
+        }
+    }
+
     /// Does the work: here if it is `small`, else in a child in the run's control group.
     ///
     /// # Errors

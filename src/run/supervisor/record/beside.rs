@@ -1,5 +1,5 @@
 //! Documents beside a record, which it names with their SHA-256: the list of outputs, what the kernel said, what was executed
-//! besides, what was deleted.
+//! besides, what was deleted, what was changed in the data.
 //!
 //! Takes documents; gives their names and hashes, and what is there now of a document that was named; trusts SHA-256; refuses what
 //! others than root could have written. A document for which there is no room stays in the record itself, which has room of its own.
@@ -91,6 +91,7 @@ pub fn forget(_: &Root, runs: &Path, id: &JobId) {
         fs::remove_file(runs.join(document.file(id))).ok();
     }
     fs::remove_file(runs.join(command_file(id))).ok();
+    fs::remove_file(runs.join(changes_file(id))).ok();
 }
 
 /// The document that a record says is beside it, as it is now; or what is wrong with it, in words.
@@ -156,12 +157,23 @@ pub fn whole_command(_: &Root, log: &SiteDir, id: &JobId) -> Result<Option<Whole
 /// # Errors
 /// When it cannot be made.
 pub fn make_list(_: &Root, log: &SiteDir, id: &JobId) -> Result<(File, String)> {
-    let name = list_file(id);
+    make(log, list_file(id), "outputs")
+}
+
+/// Makes the list of what the run `id` changed in its data, empty; gives its name, too.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_changes(_: &Root, log: &SiteDir, id: &JobId) -> Result<(File, String)> {
+    make(log, changes_file(id), "changes")
+}
+
+fn make(log: &SiteDir, name: String, of: &str) -> Result<(File, String)> {
     let path = log.join("runs").join(&name);
     let mut options = fs::OpenOptions::new();
     options.read(true).write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
     let list = options.open(&path).map_err(|e| {
-        Error::new(Stage::Record, Kind::Failed, format!("cannot write the list of outputs {}", path.display()))
+        Error::new(Stage::Record, Kind::Failed, format!("cannot write the list of {of} {}", path.display()))
             .because(e)
             .hint("make room on the file system of the log")
     })?;
@@ -173,8 +185,24 @@ pub fn make_list(_: &Root, log: &SiteDir, id: &JobId) -> Result<(File, String)> 
 /// # Errors
 /// When it could have been written by others.
 pub fn open_list(_: &Root, log: &SiteDir, id: &JobId) -> Result<Option<File>> {
+    open(log, &list_file(id))
+}
+
+/// Opens the list of what the run `id` changed; none where there is none.
+///
+/// # Errors
+/// When it could have been written by others.
+pub fn open_changes(_: &Root, log: &SiteDir, id: &JobId) -> Result<Option<File>> {
+    open(log, &changes_file(id))
+}
+
+fn open(log: &SiteDir, name: &str) -> Result<Option<File>> {
     let Some(runs) = log.below(OsStr::new("runs"))? else { return Ok(None) };
-    runs.document(OsStr::new(&list_file(id)))
+    runs.document(OsStr::new(name))
+}
+
+fn changes_file(id: &JobId) -> String {
+    format!("{id}.changes.jsonl")
 }
 
 fn list_file(id: &JobId) -> String {

@@ -10,7 +10,7 @@ use crate::host::log_dir::LogDir;
 use crate::host::privilege::Root;
 use crate::run::job_id::JobId;
 
-/// Removes the record of `id` and every file of the run beside it: `ID.json`, `ID.outputs.jsonl`, `ID.log` and the others.
+/// Removes the record of `id` and every file of the run beside it: `ID.json`, `ID.outputs.jsonl`, `ID.changes.jsonl`, `ID.log` and the others.
 ///
 /// # Errors
 /// When one of them cannot be removed; the record is there then.
@@ -48,7 +48,7 @@ mod tests {
         let runs = log.join("runs");
         fs::create_dir(&runs).unwrap();
         let id = JobId::parse("20261127T100000-00000a").unwrap();
-        for name in [".json", ".enforced.json", ".outputs.jsonl", ".log", ".command.json"] {
+        for name in [".json", ".enforced.json", ".outputs.jsonl", ".changes.jsonl", ".log", ".command.json"] {
             fs::write(runs.join(format!("{id}{name}")), "x").unwrap();
             fs::write(runs.join(format!("{id}b{name}")), "x").unwrap();
         }
@@ -56,6 +56,6 @@ mod tests {
         as_root(|root| remove(root, &log, &id)).unwrap();
         let left: Vec<String> =
             fs::read_dir(&runs).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        assert!(left.len() == 5 && left.iter().all(|name| name.starts_with(&format!("{id}b."))), "{left:?}");
+        assert!(left.len() == 6 && left.iter().all(|name| name.starts_with(&format!("{id}b."))), "{left:?}");
     }
 }
