@@ -261,7 +261,7 @@ impl Approvals {
 
     fn list(&self, args: &TableArgs) -> Result<u8> {
         let (list, today) = (self.approved()?, facts::today());
-        let document = || Ok(list.all().iter().map(|approval| shown(approval, today)).collect());
+        let document = || Ok(list.all().iter().map(|approval| shown(approval, today)).collect::<Vec<_>>());
         if self.quiet && args.form() == Format::Table {
             return list.all().iter().try_for_each(|approval| print::line(&approval.digest)).map(|()| 0);
         }
