@@ -174,7 +174,7 @@ impl Account {
         let [file, _] = &self.files;
         let work = |small: Option<u64>, ask: Ask<'_>| {
             let told = take(&self.top, file, Bounds { until, small }, ask);
-            Ok(told.map_err(|e| e.to_string())?)
+            told.map_err(|e| e.to_string())
         };
         let told = in_turn(reading, is_local(&self.top), &work);
         let took = began.elapsed();
