@@ -1,6 +1,7 @@
 //! `ces run`: the pipeline, read aloud.
 
 use std::cell::RefCell;
+use std::fs::File;
 use std::io::IsTerminal as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
@@ -200,7 +201,14 @@ fn execute(
     let written = as_root(|root| record.tell_begin(root, logs))?;
     let meanwhile = || written.wait().map(drop);
     // What cannot be kept of the data is no reason not to work on it, but one to say so.
-    let account = account(prepared, job).unwrap_or_else(|error| {
+    let unnamed = || {
+        as_root(|_| job.places.unnamed_file()).map_err(|e| {
+            Error::new(Stage::Run, Kind::Failed, "cannot keep what is in the data")
+                .because(e.desc())
+                .hint("is the file system of the store full?")
+        })
+    };
+    let account = account(prepared, job, &unnamed).unwrap_or_else(|error| {
         record.warnings.push(format!("what the run changes in its data is not listed: {error}"));
         None
     });
@@ -238,15 +246,8 @@ fn execute(
 }
 
 /// What the run changes in its data, where it may and the policy has it listed.
-fn account(prepared: &Prepared, job: &Job) -> Result<Option<Account>> {
+fn account<'a>(prepared: &Prepared, job: &Job, unnamed: &'a dyn Fn() -> Result<File>) -> Result<Option<Account<'a>>> {
     let listed = prepared.grant.data == Access::Rw && prepared.policy.records().changes.value;
     let Some(place) = prepared.data.place.as_ref().filter(|_| listed) else { return Ok(None) };
-    let file = || {
-        as_root(|_| job.places.unnamed_file()).map_err(|e| {
-            Error::new(Stage::Run, Kind::Failed, "cannot keep what is in the data")
-                .because(e.desc())
-                .hint("is the file system of the store full?")
-        })
-    };
-    Account::new(place, job.id().as_str(), [file()?, file()?]).map(Some)
+    Account::new(place, job.id().as_str(), unnamed).map(Some)
 }

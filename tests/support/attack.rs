@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use sha2::{Digest as _, Sha256};
 
 use super::callers::{Caller, Desk, OTHER, OTHER_ID};
-use super::{Ran, children, demo_layout, have, newest, wait_until};
+use super::{Ran, children, demo_layout, have, wait_until};
 
 /// No command that is attacked takes longer.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -277,7 +277,7 @@ impl Attack {
     pub fn record(&self) -> serde_json::Value {
         let mut records = children(&self.tmp("ces/log/runs"));
         records.retain(|path| super::records::is_record(path));
-        super::records::record_at(&newest(records).expect("a record"))
+        super::records::record_at(&super::records::newest(records).expect("a record"))
     }
 
     /// The first researcher's outputs that were made last.

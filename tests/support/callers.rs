@@ -7,8 +7,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::records::{is_record, record_at};
-use super::{Host, Ran, WARD_CSV, children, demo_layout, newest};
+use super::records::{is_record, newest, record_at};
+use super::{Host, Ran, WARD_CSV, children, demo_layout};
 
 /// Who calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

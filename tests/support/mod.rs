@@ -294,7 +294,7 @@ impl Host {
 
     /// The outputs directory of the only run, or of the last.
     pub fn outputs(&self) -> PathBuf {
-        newest(self.named("outputs_")).expect("an outputs directory")
+        records::newest(self.named("outputs_")).expect("an outputs directory")
     }
 
     /// The text of a file that the last run left in its outputs.
@@ -306,18 +306,9 @@ impl Host {
     pub fn records(&self) -> Vec<Value> {
         let mut files = children(&self.root().join("log/runs"));
         files.retain(|path| records::is_record(path));
-        files.sort_by_key(born);
+        files.sort_by_key(records::born);
         files.iter().map(|path| records::record_at(path)).collect()
     }
-}
-
-/// The one that was made last: two runs of one second have names in any order.
-pub fn newest(paths: Vec<PathBuf>) -> Option<PathBuf> {
-    paths.into_iter().max_by_key(born)
-}
-
-fn born(path: &PathBuf) -> std::time::SystemTime {
-    fs::metadata(path).and_then(|found| found.created()).expect("a time of birth")
 }
 
 impl Drop for Host {

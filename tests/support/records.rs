@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -21,4 +21,14 @@ pub fn record_at(path: &Path) -> Value {
         record[document] = read(&path.with_file_name(told["file"].as_str().expect("a name")));
     }
     record
+}
+
+/// The one that was made last: two runs of one second have names in any order.
+pub fn newest(paths: Vec<PathBuf>) -> Option<PathBuf> {
+    paths.into_iter().max_by_key(born)
+}
+
+/// When it was made.
+pub fn born(path: &PathBuf) -> std::time::SystemTime {
+    fs::metadata(path).and_then(|found| found.created()).expect("a time of birth")
 }

@@ -9,11 +9,13 @@
 //! (`CANNOT_SEE`), which each record has. A look reads names and inodes, with the researcher's rights: contents are read after the
 //! run alone, and only of what is not as it was.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{OFlag, openat};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::fstatfs;
 use serde::{Deserialize, Serialize};
@@ -129,14 +131,39 @@ impl Changes {
 }
 
 /// A run's data, looked at.
-#[derive(Debug)]
-pub struct Account {
+#[allow(missing_debug_implementations, reason = "a closure says nothing")]
+pub struct Account<'a> {
     top: OwnedFd,
     run: String,
-    /// One file without a name for each look.
-    files: [File; 2],
+    /// One for each look.
+    snapshots: [Snapshot; 2],
+    /// Makes a file without a name on a disk.
+    unnamed: &'a dyn Fn() -> Result<File>,
     began: i128,
     before: Option<(Told, Look)>,
+}
+
+/// Where a snapshot is kept: in memory while it is small, for a file on a disk costs every run a millisecond.
+struct Snapshot {
+    memory: File,
+    disk: OnceCell<File>,
+}
+
+impl Snapshot {
+    fn new() -> Result<Self> {
+        let memory = memfd_create(c"ces-changes", MFdFlags::MFD_CLOEXEC);
+        let memory = memory.map_err(|e| fail("cannot keep what is in the data").because(e.desc()))?;
+        Ok(Self { memory: File::from(memory), disk: OnceCell::new() })
+    }
+
+    fn file(&self) -> &File {
+        self.disk.get().unwrap_or(&self.memory)
+    }
+
+    fn make_room(&self, unnamed: &dyn Fn() -> Result<File>) -> std::result::Result<(), String> {
+        let file = unnamed().map_err(|e| e.to_string())?;
+        self.disk.set(file).map_err(|_| "it was to be made room for twice".to_owned())
+    }
 }
 
 /// What comes of the look after the end.
@@ -148,20 +175,21 @@ struct Seen {
     cut: Option<String>,
 }
 
-impl Account {
-    /// Of the directory `top` for the run `run`; nothing is looked at yet. `files` are empty, and nobody else's.
+impl<'a> Account<'a> {
+    /// Of the directory `top` for the run `run`; nothing is looked at yet. What `unnamed` makes is empty, and nobody else's.
     ///
     /// # Errors
     /// When the directory cannot be opened.
-    pub fn new(top: impl AsFd, run: &str, files: [File; 2]) -> Result<Self> {
+    pub fn new(top: impl AsFd, run: &str, unnamed: &'a dyn Fn() -> Result<File>) -> Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let top =
             openat(top, c".", flags, Mode::empty()).map_err(|e| fail("cannot open the data").because(e.desc()))?;
-        let [first, _] = &files;
+        let snapshots = [Snapshot::new()?, Snapshot::new()?];
+        let [first, _] = &snapshots;
         // By the clock that file systems of this host use.
-        let made = fstat(first).map_err(|e| fail("cannot keep what is in the data").because(e.desc()))?;
+        let made = fstat(&first.memory).map_err(|e| fail("cannot keep what is in the data").because(e.desc()))?;
         let began = i128::from(made.st_ctime) * 1_000_000_000 + i128::from(made.st_ctime_nsec);
-        Ok(Self { top, run: run.to_owned(), files, began, before: None })
+        Ok(Self { top, run: run.to_owned(), snapshots, unnamed, began, before: None })
     }
 
     /// Looks at the data before anything of the payload runs.
@@ -171,12 +199,13 @@ impl Account {
     pub fn look(&mut self, reading: &mut Reading<'_>) -> Result<()> {
         let began = Instant::now();
         let until = reading.bounded(BEFORE);
-        let [file, _] = &self.files;
+        let [first, _] = &self.snapshots;
         let work = |small: Option<u64>, ask: Ask<'_>| {
-            let told = take(&self.top, file, Bounds { until, small }, ask);
+            let told = take(&self.top, first.file(), Bounds { until, small }, ask);
             told.map_err(|e| e.to_string())
         };
-        let told = in_turn(reading, is_local(&self.top), &work);
+        let room = || first.make_room(self.unnamed);
+        let told = in_turn(reading, is_local(&self.top), &room, &work);
         let took = began.elapsed();
         let before = match told {
             Ok(told) if told.cut.as_deref() == Some(INTERRUPTED) => return Err(interrupted()),
@@ -198,7 +227,9 @@ impl Account {
         let file = list.as_ref().map(|(file, _)| file);
         let work = |small: Option<u64>, ask: Ask<'_>| self.second(&told, &before, file, Bounds { until, small }, ask);
         let is_small = is_local(&self.top) && before.entries <= SMALL && before.cut.is_none();
-        let (after, counts, cut) = match in_turn(reading, is_small, &work) {
+        let [_, second] = &self.snapshots;
+        let room = || second.make_room(self.unnamed);
+        let (after, counts, cut) = match in_turn(reading, is_small, &room, &work) {
             Ok(seen) => (Look::new(&seen.told, seen.took), seen.counts, seen.cut),
             Err(why) => (Look::none(why.clone()), Counts::default(), Some(why)),
         };
@@ -222,7 +253,7 @@ impl Account {
         ask: Ask<'_>,
     ) -> std::result::Result<Option<Seen>, String> {
         let began = Instant::now();
-        let [first, second] = &self.files;
+        let [first, second] = self.snapshots.each_ref().map(Snapshot::file);
         let text = |e: std::io::Error| e.to_string();
         let Some(now) = take(&self.top, second, bounds, ask).map_err(text)? else { return Ok(None) };
         let took = began.elapsed();
@@ -246,15 +277,20 @@ impl Account {
 /// The work, told whether the tree is to be small; none: it is not.
 type Work<'a, T> = &'a dyn Fn(Option<u64>, Ask<'_>) -> std::result::Result<Option<T>, String>;
 
-/// Does the work here where there is little of it, and else in a process that can be ended, in the run's control group.
+/// Does the work here where there is little of it, and else, once room is made for much, in a process that can be ended, in the run's
+/// control group.
 fn in_turn<T: Serialize + for<'de> Deserialize<'de>>(
     reading: &mut Reading<'_>,
     is_small: bool,
+    room: &dyn Fn() -> std::result::Result<(), String>,
     work: Work<'_, T>,
 ) -> std::result::Result<T, String> {
     for small in [Some(SMALL), None] {
         if small.is_some() && !is_small {
             continue;
+        }
+        if small.is_none() {
+            room()?;
         }
         // Numbers and texts: nothing that JSON could not hold.
         let told = |ask: Ask<'_>| serde_json::to_vec(&work(small, ask)).unwrap_or_default();

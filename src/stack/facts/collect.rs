@@ -60,11 +60,10 @@ pub fn collect(entries: &[Entry], files: &dyn Files, tree: &str) -> Facts {
     for link in entries.iter().filter(|entry| entry.kind == Kind::Link) {
         match links::npm(&link.path, &link.content) {
             // What another layer has is not seen here.
+            Some(to) if followed.contains(&to) => {}
             Some(to) if files.open(&to).is_ok() => {
-                if !followed.contains(&to) {
-                    collector.npm(&to);
-                    followed.insert(to);
-                }
+                collector.npm(&to);
+                followed.insert(to);
             }
             Some(_) => collector.find(not_readable(&link.path, links::WHAT)),
             None if links::hides(&link.path, &link.content) => {

@@ -137,10 +137,13 @@ struct Line {
     not_hashed: Option<String>,
 }
 
+/// Which file it is: device, number, and when it was made.
+type Inode = (u64, u64, i128);
+
 /// What went, by which file it is, and where that came to.
 #[derive(Debug, Default)]
 struct Moved {
-    went: HashMap<(u64, u64, i128), (Entry, Option<Vec<u8>>)>,
+    went: HashMap<Inode, (Entry, Option<Vec<u8>>)>,
     bytes: usize,
 }
 
