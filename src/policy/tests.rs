@@ -74,7 +74,7 @@ fn every_key_of_the_documentation_is_read() {
         limits.memory.max.as_ref().unwrap().origin.to_string(),
         format!("policy.toml line {}: limits.memory.max", memory_line())
     );
-    assert_eq!(policy.rules().iter().filter(|rule| rule.because.contains("policy.toml")).count(), 67);
+    assert_eq!(policy.rules().iter().filter(|rule| rule.because.contains("policy.toml")).count(), 68);
     assert!(policy.is_enforced());
     let site = policy.identity();
     assert_eq!(site.url.as_ref().unwrap().value, "https://safehaven.example.ac.uk/");

@@ -32,8 +32,9 @@ fn limits_of_the_callers_shell_bind_the_payload_and_never_ces_or_its_record() {
         }
         for path in [&records, &children(&attack.tmp("ces/run"))].into_iter().flatten() {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            let known = [".json", ".outputs.jsonl", ".changes.jsonl"];
             assert!(
-                name.starts_with("20") && (name.ends_with(".json") || name.ends_with(".outputs.jsonl")),
+                name.starts_with("20") && known.iter().any(|end| name.ends_with(end)),
                 "ulimit {limit} left {name}"
             );
         }

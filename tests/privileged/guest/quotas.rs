@@ -30,7 +30,11 @@ fn desk(caller: Caller, disks: Disks) -> Desk {
             mkdir $tmp/$1.fs; mount -o loop,$2 $tmp/$1.disk $tmp/$1.fs; chmod 755 $tmp/$1.fs
         }}
         disk a {}; cp -a $home $tmp/a.fs/home; store=$tmp/a.fs; {}
-        mount --bind $tmp/a.fs/home $home; mkdir $store/ces; mount --bind $store/ces $tmp/ces",
+        mount --bind $tmp/a.fs/home $home; mkdir $store/ces; mount --bind $store/ces $tmp/ces
+        # Through sudo nobody names a place: the site's own is the same.
+        mkdir -m 700 $tmp/ces/store $tmp/ces/store/run $tmp/ces/run $tmp/ces/log
+        mount --bind $tmp/ces/store /var/lib/ces; mount --bind $tmp/ces/run /var/lib/ces/run
+        mount --bind $tmp/ces/log /var/log/ces",
         desk.host.tmp().display(),
         home.display(),
         if disks == Disks::Xfs {
