@@ -3,6 +3,8 @@
 //! Takes a record; gives lines; trusts the record, and the outputs as they are now where it says that they are unchanged;
 //! refuses nothing. `ces record` prints the document itself.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::{Site, precheck, print, records, verify};
@@ -192,10 +194,12 @@ fn ending(page: &mut Page, record: &Record) {
 fn changes(page: &mut Page, record: &Record) {
     let Some(changes) = &record.changes else { return };
     page.line("data", changes.in_words());
-    if let Some(list) = changes.list.as_ref().filter(|_| changes.counts.lines() > 0) {
+    if let Some(list) = changes.list.as_ref().filter(|_| changes.counts.is_some_and(|counts| counts.lines() > 0)) {
         page.line("data", format!("{} beside the record lists them; it cannot tell who changed them", list.file));
     }
-    changes.before.failed.lines().iter().for_each(|what| page.line("data", format!("not looked at: {what}")));
+    let failed: BTreeSet<String> =
+        [&changes.before, &changes.after].iter().flat_map(|look| look.failed.lines()).collect();
+    failed.iter().for_each(|what| page.line("data", format!("not looked at: {what}")));
 }
 
 fn outputs(page: &mut Page, site: &Site, record: &Record) {

@@ -79,9 +79,10 @@ impl Released {
                 "files": told.files.count(), "bytes": told.bytes, "list_sha256": list_sha256,
             })),
             "changes": record.changes.as_ref().map(|told| json!({
-                "created": told.counts.created, "changed": told.counts.changed, "attributes": told.counts.attributes,
-                "removed": told.counts.removed, "renamed": told.counts.renamed,
-                "whole": told.warnings().is_empty(), "list_sha256": told.list.as_ref().map(|list| &list.sha256),
+                "created": told.counts.map(|counts| counts.created), "changed": told.counts.map(|counts| counts.changed),
+                "attributes": told.counts.map(|counts| counts.attributes),
+                "removed": told.counts.map(|counts| counts.removed), "renamed": told.counts.map(|counts| counts.renamed),
+                "whole": told.is_whole(), "list_sha256": told.list.as_ref().map(|list| &list.sha256),
             })),
             "redacted": ["arguments of the command", "researcher", "host", "paths of the host", "enforced", "decisions"],
         });

@@ -176,6 +176,14 @@ fn what_a_payload_hides_is_not_told_as_removed_and_what_is_deep_or_on_another_fi
     assert_eq!((&line(&lines, "closed")["change"], &told["not_compared"]), (&json!("changed"), &json!(2)), "{told}");
     let failed = told["after"]["failed"].to_string();
     assert!(failed.contains("closed: ") && failed.contains("deeper than 256 levels"), "{failed}");
+    // Nobody takes it for the whole.
+    let ces = |words: &[&str]| Ran::from(host.ces().args(words).output());
+    assert!(ces(&["show", "last"]).exits(0).contains("in what was looked at, which is not all"));
+    let out = host.researcher().dir.join("bag").display().to_string();
+    ces(&["export", "--bagit", "last", "-o", &out]).exits(0);
+    let released: Value =
+        serde_json::from_str(&fs::read_to_string(host.home().join("bag/data/run.json")).unwrap()).unwrap();
+    assert_eq!(released["changes"]["whole"], false, "{released}");
     assert_eq!(line(&lines, "over/there")["change"], "created");
     assert_eq!(
         lines.iter().filter(|line| line["path"].as_str().is_some_and(|path| path.starts_with('d'))).count(),
@@ -254,6 +262,49 @@ fn of_many_files_that_are_looked_at_twice_the_three_that_changed_are_told() {
     assert_eq!(names, ["d1", "d1/moved", "d42", "d42/first", "d7/first", "d99"]);
     assert!(took < Duration::from_secs(60), "{took:?} {told}");
     host.nothing_is_left();
+}
+
+#[test]
+fn a_file_that_is_renamed_is_hashed_for_what_it_holds_may_be_another() {
+    for host in hosts() {
+        put(&host, "a.csv", "12345");
+        put(&host, "dir/in.csv", "12345");
+        let script =
+            "cd /safe_data; touch -r a.csv /tmp/then; printf 99999 > a.csv; touch -r /tmp/then a.csv; mv a.csv z.csv
+            mv dir moved";
+        host.sh(&[], script).exits(0);
+        let (_, lines) = lines(&host);
+        let of = |path: &str| line(&lines, path).clone();
+        assert_eq!((&of("z.csv")["change"], &of("z.csv")["from"]), (&json!("renamed"), &json!("a.csv")));
+        assert_eq!(of("z.csv")["sha256"], sha256(&data(&host).join("z.csv")), "{}", of("z.csv"));
+        // Of the file below a directory that got another name nothing was touched, and it is not read.
+        assert!(of("moved/in.csv").get("sha256").is_none(), "{}", of("moved/in.csv"));
+        assert!(told(&host)["cannot_see"].to_string().contains("has another name"));
+    }
+}
+
+#[test]
+fn who_ends_the_look_after_the_run_is_not_told_that_nothing_was_changed() {
+    let Some(host) = Host::with_demo() else { return };
+    let script = "mkdir /safe_data/m; cd /safe_data/m; i=0; while [ $i -lt 20000 ]; do : > $i; i=$((i+1)); done; : > /safe_outputs/ready";
+    let running = host.start(&[], script);
+    let id = running.outputs.file_name().unwrap().to_str().unwrap().trim_start_matches("outputs_").to_owned();
+    let list = host.root().join(format!("log/runs/{id}.changes.jsonl"));
+    wait_until("the look after the end begins", || list.exists());
+    for _ in 0..3 {
+        running.signal(Signal::SIGINT);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    running.finish();
+    let (told, page) = (told(&host), Ran::from(host.ces().args(["show", &id]).output()));
+    let page = page.exits(0);
+    assert!(!page.contains("no change was seen"), "{page}");
+    // Where it came too late the files are told; else no number is.
+    if told.get("created").is_none() {
+        assert!(page.contains("not known: ") && told["after"]["cut"].is_string(), "{told} {page}");
+    } else {
+        assert!(told["created"].as_u64().is_some_and(|created| created > 0), "{told}");
+    }
 }
 
 #[test]

@@ -44,11 +44,12 @@ const SMALL_BYTES: u64 = 64 << 20;
 const MOUNTED: &str = "/safe_data";
 
 /// What two looks cannot see.
-const CANNOT_SEE: [&str; 6] = [
+const CANNOT_SEE: [&str; 7] = [
     "who changed it: others who write to the data while the run lasts are told of as well",
     "what was changed and changed back, or made and removed again, between the two looks; of that, the times of a file or of the directory that it was in tell",
     "what was read",
     "what a file held before: of a change, the hash is that of afterwards",
+    "whether what has another name holds something else as well: it has a hash, but where that of its directory alone was changed",
     "content, where a file system lets its times be set by others than the kernel; data written by another host, or through a mapping, until the file system shows it",
     "what the researcher cannot look at, and what is deeper than 256 levels",
 ];
@@ -62,9 +63,9 @@ pub struct Changes {
     pub before: Look,
     /// The look after the end.
     pub after: Look,
-    /// How many entries are not as they were.
+    /// How many entries are not as they were; none where nobody knows, for the look after the end came to nothing.
     #[serde(flatten)]
-    pub counts: Counts,
+    pub counts: Option<Counts>,
     /// What this cannot tell.
     pub cannot_see: Vec<String>,
     /// The list; none where it could not be written.
@@ -98,9 +99,16 @@ impl Look {
 }
 
 impl Changes {
+    /// Whether all of it was looked at, twice.
+    pub fn is_whole(&self) -> bool {
+        self.warnings().is_empty()
+    }
+
     /// In words, for people.
     pub fn in_words(&self) -> String {
-        let Counts { created, changed, attributes, removed, renamed, .. } = self.counts;
+        let Some(Counts { created, changed, attributes, removed, renamed, .. }) = self.counts else {
+            return format!("not known: {}", self.after.cut.as_deref().unwrap_or("nobody looked at its end"));
+        };
         let all = [
             (created, "created"),
             (changed, "changed"),
@@ -110,7 +118,8 @@ impl Changes {
         ];
         let some: Vec<String> =
             all.iter().filter(|(count, _)| *count > 0).map(|(count, how)| format!("{count} {how}")).collect();
-        let told = if some.is_empty() { "no change was seen".to_owned() } else { some.join(", ") };
+        let all = if self.is_whole() { "" } else { " in what was looked at, which is not all" };
+        let told = if some.is_empty() { "no change was seen".to_owned() } else { some.join(", ") } + all;
         let entries = self.before.entries;
         format!("{told}; of {entries} {} before the run", if entries == 1 { "entry" } else { "entries" })
     }
@@ -123,6 +132,17 @@ impl Changes {
         let list = self.list.as_ref().and_then(|list| list.cut.clone());
         let looks = [("the look before the start", &self.before.cut), ("the look after the end", &self.after.cut)];
         let mut warnings: Vec<String> = looks.iter().filter_map(|(what, why)| cut(what, why)).collect();
+        // No names: the record has them, and warnings are shown to more people.
+        if !self.before.failed.is_empty() || !self.after.failed.is_empty() {
+            warnings.push(
+                "what the run changed in its data is not all listed: not all of it could be looked at".to_owned(),
+            );
+        }
+        if let Some(some) = self.counts.map(|counts| counts.not_compared).filter(|some| *some > 0) {
+            warnings.push(format!(
+                "what the run changed in its data is not all listed: {some} entries could not be compared"
+            ));
+        }
         if warnings.is_empty() {
             warnings.extend(cut("the list", &list));
         }
@@ -230,8 +250,8 @@ impl<'a> Account<'a> {
         let [_, second] = &self.snapshots;
         let room = || second.make_room(self.unnamed);
         let (after, counts, cut) = match in_turn(reading, is_small, &room, &work) {
-            Ok(seen) => (Look::new(&seen.told, seen.took), seen.counts, seen.cut),
-            Err(why) => (Look::none(why.clone()), Counts::default(), Some(why)),
+            Ok(seen) => (Look::new(&seen.told, seen.took), Some(seen.counts), seen.cut),
+            Err(why) => (Look::none(why.clone()), None, Some(why)),
         };
         let sealed = |(file, name): (File, String)| list::summary(&file, name, cut).ok();
         Changes {

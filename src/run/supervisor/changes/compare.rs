@@ -328,7 +328,9 @@ impl Telling<'_, '_> {
             libc::S_IFLNK => "link",
             _ => "other",
         };
-        let now = is.as_ref().map(|is| self.look(is, change == Change::Renamed && told_by.is_empty()));
+        // A new name changes that time as what is written does (rename(2)); that of a directory above, of nothing in it.
+        let untouched = |is: &Entry| change == Change::Renamed && was.as_ref().is_some_and(|was| was.ctime == is.ctime);
+        let now = is.as_ref().map(|is| self.look(is, untouched(is)));
         let (mut target, mut target_hex, mut sha256, mut not_hashed) = (None, None, None, None);
         match now {
             Some(Now::Target(leads)) => (target, target_hex) = exact(&leads),
@@ -356,9 +358,9 @@ impl Telling<'_, '_> {
     }
 
     /// What a file holds, or where a link leads.
-    fn look(&mut self, is: &Entry, only_renamed: bool) -> Now {
+    fn look(&mut self, is: &Entry, untouched: bool) -> Now {
         match is.kind() {
-            libc::S_IFREG if only_renamed => Now::Nothing,
+            libc::S_IFREG if untouched => Now::Nothing,
             libc::S_IFREG if is.size > self.left => {
                 Now::Hash(Err(format!("no more than {} of what was changed is read", show_size(HASHED))))
             }
