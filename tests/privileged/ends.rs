@@ -95,7 +95,7 @@ fn many_outputs_cost_a_run_time_and_a_list_and_no_memory() {
     let Some(host) = Host::with_demo() else { return };
     // A million takes minutes: CES_OUTPUTS=1000000.
     let asked = std::env::var("CES_OUTPUTS").ok().and_then(|count| count.parse().ok());
-    let count: u32 = asked.unwrap_or(if is_long() { 300_000 } else { 20_000 });
+    let count: u32 = asked.unwrap_or(if is_long() { 50_000 } else { 20_000 });
     let mut child = waiting(&host);
     let outputs = host.outputs();
     let owner = Some(host.researcher().uid.as_raw());
