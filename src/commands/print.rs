@@ -115,11 +115,16 @@ fn csv<const N: usize>(rows: &[impl Row<N> + Sync]) -> String {
     lines.collect::<Vec<_>>().join("\r\n") + "\r"
 }
 
-/// One value. A spreadsheet takes what begins with one of four characters for a formula; an apostrophe before it makes it text
-/// (OWASP, "CSV Injection"). A `-` alone says that there is nothing.
+/// What makes a formula of a cell that begins with it, in one spreadsheet or another (OWASP, "CSV Injection"): four characters, their
+/// full-width forms, and a tab or an end of line, after which some go on reading.
+const FORMULA: [char; 11] = ['=', '+', '-', '@', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}', '\t', '\r', '\n'];
+
+/// One value. An apostrophe before what would be a formula makes it text. A `-` alone says that there is nothing.
 fn csv_cell(cell: &str) -> String {
-    let cell = text::neutral_line(if cell == "-" { "" } else { cell });
-    let formula = cell.starts_with(['=', '+', '-', '@']);
+    let raw = if cell == "-" { "" } else { cell };
+    let cell = text::neutral_line(raw);
+    // As it came: made harmless, a tab is a blank. Blanks before it are passed over by some programs too.
+    let formula = raw.trim_start_matches(' ').starts_with(FORMULA);
     let cell = if formula { format!("'{cell}") } else { cell };
     if cell.contains([',', '"', '\r', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell }
 }
@@ -327,5 +332,9 @@ mod tests {
     fn a_value_is_quoted_where_it_must_be_and_is_never_a_formula() {
         let rows = [["ID", "ENDED"], ["-", "=1+1"], ["a,b", "say \"x\"\n"]];
         assert_eq!(csv(&rows), "id,ended\r\n,'=1+1\r\n\"a,b\",\"say \"\"x\"\"\\n\"\r");
+        for first in ["=", "+", "-", "@", "\u{ff1d}", "\u{ff0b}", "\u{ff0d}", "\u{ff20}", "\t", "\r", "\n", "  ="] {
+            assert!(csv_cell(&format!("{first}1+1")).starts_with('\''), "{first:?}");
+        }
+        assert_eq!([csv_cell("-"), csv_cell("1=1"), csv_cell(" a"), csv_cell("\"=1")].concat(), "1=1 a\"\"\"=1\"");
     }
 }

@@ -1,5 +1,6 @@
 //! `ces ps`, `ces stop`: runs that are alive.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
@@ -105,8 +106,13 @@ pub fn stop(global: &Global, args: &StopArgs) -> Result<u8> {
 /// When there is none.
 pub fn find(site: &Site, id: &str) -> Result<Journal> {
     let (mut here, mut elsewhere) = (None, None);
+    let mut whose = BTreeSet::new();
     for (journal, life) in visible(site)? {
-        let asked_for = journal.id.as_str() == id || journal.name.as_deref() == Some(id) || id == LAST;
+        let by_name = journal.name.as_deref() == Some(id);
+        let asked_for = journal.id.as_str() == id || by_name || id == LAST;
+        if by_name && !matches!(life, Life::Elsewhere(_)) {
+            whose.insert(journal.researcher.clone());
+        }
         match life {
             _ if !asked_for => {}
             Life::Elsewhere(machine) => elsewhere = Some(machine.host),
@@ -114,6 +120,16 @@ pub fn find(site: &Site, id: &str) -> Result<Journal> {
             _ if here.as_ref().is_some_and(|other: &Journal| other.id > journal.id) => {}
             _ => here = Some(journal),
         }
+    }
+    // Root sees everyone's: of two people's jobs none is stopped by a guess.
+    if whose.len() > 1 {
+        let whose = whose.into_iter().collect::<Vec<_>>().join(", ");
+        return Err(Error::new(
+            Stage::Run,
+            Kind::Usage,
+            format!("{id} is a running job of several researchers: {whose}"),
+        )
+        .hint("name the id; ces ps lists them"));
     }
     here.ok_or_else(|| {
         let error = Error::new(Stage::Run, Kind::Missing, format!("no run {id} is running here"));

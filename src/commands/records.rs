@@ -1,5 +1,6 @@
 //! `ces record`, and how a run's record is found.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::Read as _;
 
@@ -86,14 +87,35 @@ fn of(site: &Site, id: &str) -> Result<Record> {
     }
 }
 
-/// The id that a name or [`LAST`] stands for; none where it is an id itself, or nothing that is known: records may be gone.
+/// The id that a name or [`LAST`] stands for; none where it is an id itself, or nothing that is known: records may be gone. Who sees
+/// everyone's runs is told where several researchers have one of that name.
 ///
 /// # Errors
 /// When the index cannot be read.
 pub(super) fn id_of(site: &Site, word: &str) -> Result<Option<String>> {
-    let index = index(site)?;
-    let mut newest = index::newest_first(&index, own(site));
-    Ok(newest.find(|entry| word == LAST || entry.name.as_deref() == Some(word)).map(|entry| entry.id.to_string()))
+    let (index, own) = (index(site)?, own(site));
+    let mut newest = index::newest_first(&index, own);
+    let found = newest.find(|entry| word == LAST || entry.name.as_deref() == Some(word));
+    if let Some(found) = found.as_ref().filter(|_| own.is_none() && word != LAST) {
+        let researchers = researchers_with(&index, word);
+        if researchers > 1 {
+            print::note(&format!(
+                "{word} is a run of {researchers} researchers; this is the newest, {} of {}; name the id",
+                found.id, found.researcher
+            ))?;
+        }
+    }
+    Ok(found.map(|entry| entry.id.to_string()))
+}
+
+/// How many researchers have a run of that name.
+fn researchers_with(index: &str, name: &str) -> usize {
+    // Few of a hundred thousand lines are of that name: no others are understood.
+    let has_it = format!("\"name\":\"{name}\"");
+    let lines: Vec<&str> = index.lines().filter(|line| line.contains(&has_it)).collect();
+    let lines = lines.join("\n");
+    let named = index::newest_first(&lines, None).filter(|entry| entry.name.as_deref() == Some(name));
+    named.map(|entry| entry.uid).collect::<BTreeSet<_>>().len()
 }
 
 /// SHA-256 of a record's file, as the audit log has it of a run that has ended.
@@ -127,4 +149,29 @@ fn find(site: &Site, id: &str) -> Result<Record> {
         Ok(_) | Err(_) => {}
     }
     Err(Error::new(Stage::Record, Kind::Missing, format!("there is no record of run {id}")).hint("ces runs lists them"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn researchers_with_a_run_of_a_name_are_counted_once() {
+        let line = |id: u32, uid: u32, name: &str| {
+            format!(
+                "{{\"id\":\"20261127T100000-{id:06x}\",\"uid\":{uid},\"researcher\":\"r{uid}\",\"image\":\"i\",\"state\":\"begun\",\
+                 \"started\":\"2026-11-27T10:00:00.000Z\",\"seconds\":null,\"exit\":null,\"ended\":null,\"name\":{name}}}\n"
+            )
+        };
+        let index: String = [
+            line(1, 1000, "\"fit\""),
+            line(2, 1000, "\"fit\""),
+            line(2, 1000, "\"fit\""),
+            line(3, 1001, "\"fit\""),
+            line(4, 1002, "\"fit2\""),
+            line(5, 1003, "null"),
+        ]
+        .concat();
+        assert_eq!(["fit", "fit2", "none", ""].map(|name| researchers_with(&index, name)), [2, 1, 0, 0]);
+    }
 }

@@ -65,12 +65,12 @@ pub fn read(args: &RunArgs, open: ReadFile<'_>, caller: &BTreeMap<String, String
     }
     for variable in &options.env {
         if privilege::is_lent() && !variable.contains('=') && !caller.contains_key(variable) {
-            let what = format!("-e {variable} names a variable that is not set here");
+            // What is no name may be a value, given without its `=`.
+            let name = if files::is_variable_name(variable) { variable } else { "NAME" };
+            let what = format!("-e {name} names a variable that is not set here");
             return Err(Error::new(Stage::Cli, Kind::Usage, what)
                 .because("sudo does not pass your variables on")
-                .hint(format!(
-                    "write {variable}=value into a file of your own (mode 600) and give it with --env-file"
-                )));
+                .hint(format!("write {name}=value into a file of your own (mode 600) and give it with --env-file")));
         }
         files::variable(variable, caller, &mut out.env)?;
     }

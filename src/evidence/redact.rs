@@ -72,13 +72,17 @@ pub struct Variable {
 }
 
 /// The names of `variables`, and the values of those in `listed`, the first of them where there are many. A value that is long is
-/// withheld: half of one is none.
+/// withheld: half of one is none. So is a name that has not the form of one, `PASSWORD: half` of the line `PASSWORD: half=other half`.
 pub fn variables(variables: &[(String, String)], listed: &[String]) -> Vec<Variable> {
     let value = |name: &String, value: &String| {
         (listed.contains(name) && value.chars().count() <= LONGEST).then(|| value.clone())
     };
+    let plain = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
+    let told = |name: &String| {
+        if plain(name) || listed.contains(name) { shortened(name) } else { WITHHELD.to_owned() }
+    };
     let kept = variables.iter().take(MOST);
-    kept.map(|(name, text)| Variable { name: shortened(name), value: value(name, text) }).collect()
+    kept.map(|(name, text)| Variable { name: told(name), value: value(name, text) }).collect()
 }
 
 fn shortened(text: &str) -> String {
@@ -167,6 +171,10 @@ mod tests {
         let told: Vec<(&str, Option<&str>)> =
             kept.iter().map(|one| (one.name.as_str(), one.value.as_deref())).collect();
         assert_eq!(told, [("MODEL", Some("fast")), ("API_TOKEN", None), ("LONG", None)]);
+        let given = ["PASSWORD: hunter2", "PASSWORD:hunter2", "a b", "spring.log-level"];
+        let kept = variables(&given.map(|name| (name.to_owned(), "x".to_owned())), &words(&["a b"]));
+        let told: Vec<&str> = kept.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(told, [WITHHELD, WITHHELD, "a b", "spring.log-level"]);
     }
 
     proptest! {

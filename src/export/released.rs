@@ -48,8 +48,8 @@ pub struct Released {
     pub peak_memory: Option<u64>,
     /// SHA-256 of the list of outputs, which the record has.
     pub list_sha256: Option<String>,
-    /// What was lacking, or went wrong, in words.
-    pub warnings: Vec<String>,
+    /// How many warnings the record has. Their words stay there: they may name files and directories of the host.
+    pub warnings: usize,
     document: Value,
 }
 
@@ -67,14 +67,16 @@ impl Released {
             .flatten()
             .find(|decision| decision.get("what") == Some(&json!("image")));
         let said = image.and_then(|decision| decision.get("value")?.as_str());
+        // The decision without its reason: that is a place in a file of the site's.
+        let approval = said.map(|said| json!({"what": "image", "value": said}));
         let command = Redacted::of(&record.command);
         let list_sha256 = record.outputs.as_ref().and_then(|told| Some(told.list.as_ref()?.sha256.clone()));
         let document = json!({
             "version": record.version, "id": record.id, "state": record.state, "mode": record.mode, "ces": record.ces,
-            "project": record.project, "image": record.image, "digest": record.digest, "approval": image,
+            "project": record.project, "image": record.image, "digest": record.digest, "approval": approval,
             "command": command, "data_access": record.data_access, "started": record.started, "finished": finished,
             "exit": record.exit, "ended": record.ended, "seconds": record.seconds, "peak_memory": record.peak_memory,
-            "warnings": record.warnings,
+            "warnings": record.warnings.len(),
             "outputs": record.outputs.as_ref().map(|told| json!({
                 "files": told.files.count(), "bytes": told.bytes, "list_sha256": list_sha256,
             })),
@@ -84,7 +86,7 @@ impl Released {
                 "removed": told.counts.map(|counts| counts.removed), "renamed": told.counts.map(|counts| counts.renamed),
                 "whole": told.is_whole(), "list_sha256": told.list.as_ref().map(|list| &list.sha256),
             })),
-            "redacted": ["arguments of the command", "researcher", "host", "paths of the host", "enforced", "decisions"],
+            "redacted": ["arguments of the command", "researcher", "host", "paths of the host", "enforced", "decisions", "warnings"],
         });
         Some(Self {
             id: record.id.to_string(),
@@ -104,7 +106,7 @@ impl Released {
             seconds: record.seconds,
             peak_memory: record.peak_memory,
             list_sha256,
-            warnings: record.warnings.clone(),
+            warnings: record.warnings.len(),
             document,
         })
     }
@@ -116,5 +118,36 @@ impl Released {
             fields.insert("left_out".to_owned(), json!(left_out));
         }
         document
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_leave_has_no_place_of_the_host_and_no_word_of_a_warning() {
+        let place = "/home/h1/secretdir";
+        let record: Record = serde_json::from_value(json!({
+            "version": 1, "id": "20261130T185658-b0dff2", "state": "finished", "mode": "enforced", "ces": "0.1.0",
+            "host": "tre-host-7", "researcher": "h1login", "uid": 1000, "image": "localhost/demo", "digest": "sha256:00",
+            "command": ["/bin/sh"], "data": format!("{place}/data"), "data_access": "ro", "policy": format!("{place}/policy.toml"),
+            "decisions": [{"what": "image", "value": "approved by A. Officer", "because": format!("{place}/approved.toml:3")}],
+            "warnings": [format!("{place}/job.env line 1: the quotes are part of the value of Q"), "hunter2"],
+            "started": "2026-11-30T18:56:58.000Z", "finished": "2026-11-30T18:57:00.000Z", "exit": 0, "ended": "exit 0",
+            "outputs_path": format!("{place}/outputs"),
+        }))
+        .unwrap();
+        let released = Released::of(&record).unwrap();
+        let document = released.document(&[]);
+        let task = crate::export::tes::task(&released, "https://tre.example/", &[], &[], "00");
+        for text in [document.to_string(), task.to_string(), format!("{released:?}")] {
+            for word in [place, "secretdir", "h1login", "tre-host-7", "hunter2"] {
+                assert!(!text.contains(word), "{word}: {text}");
+            }
+        }
+        assert_eq!((released.warnings, &document["warnings"]), (2, &json!(2)));
+        assert_eq!(document["approval"], json!({"what": "image", "value": "approved by A. Officer"}));
+        assert_eq!(task["logs"][0]["system_logs"], json!(["ended: exit 0", "warnings: 2, kept with the record"]));
     }
 }

@@ -54,7 +54,8 @@ pub fn task(run: &Released, url: &str, outputs: &[Output], left_out: &[String], 
         .filter_map(|(name, tag)| Some((name.to_owned(), json!(tag?))))
         .collect();
     let said = [format!("ended: {}", run.ended)].into_iter();
-    let said = said.chain(run.warnings.iter().map(|warning| format!("warning: {warning}")));
+    let warnings = (run.warnings > 0).then(|| format!("warnings: {}, kept with the record", run.warnings));
+    let said = said.chain(warnings);
     let system_logs: Vec<String> = said.chain(left_out.iter().map(|what| format!("left out: {what}"))).collect();
     json!({
         "id": run.id,

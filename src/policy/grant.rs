@@ -14,7 +14,7 @@ use jiff::civil::Date;
 use super::approved::Approved;
 use super::profile::Profile;
 use super::reader::{Origin, Rule};
-use super::request::{PortRequest, RunRequest, Ulimit, is_hostname, is_run_name, usage};
+use super::request::{PortRequest, RunRequest, Ulimit, is_hostname, run_name, usage};
 use super::{Access, Limit, Policy, podman, units};
 use crate::error::{Error, Kind, Result, Stage};
 
@@ -452,15 +452,7 @@ impl Policy {
                 "letters, digits, `-` and `.`, at most 63",
             ));
         }
-        // `last` is the run that began last, wherever an id is taken; `ces outputs prune` deletes old outputs.
-        if let Some(name) =
-            request.name.as_deref().filter(|name| !is_run_name(name) || ["last", "prune"].contains(name))
-        {
-            return Err(usage(
-                format!("--name {name} is not a run's name"),
-                "letters, digits, `_`, `.` and `-`, at most 64, and not `last` or `prune`",
-            ));
-        }
+        request.name.as_deref().map_or(Ok(()), run_name)?;
         if request.read_only {
             log.note("root", "read-only", "--read-only");
         }

@@ -218,6 +218,38 @@ pub fn is_run_name(text: &str) -> bool {
     text.len() <= 64 && text.bytes().all(plain) && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
 }
 
+/// Whether `text` has the form of a run's id, `20261122T143015-7f3a9c`.
+pub fn is_run_id(text: &str) -> bool {
+    let form = "00000000T000000-ffffff";
+    let fits = |(b, form): (u8, u8)| match form {
+        b'0' => b.is_ascii_digit(),
+        b'f' => b.is_ascii_hexdigit(),
+        _ => b.eq_ignore_ascii_case(&form),
+    };
+    text.len() == form.len() && text.bytes().zip(form.bytes()).all(fits)
+}
+
+/// Checks a run's `--name`: wherever an id is taken, `last` is the run that began last, `ces outputs prune` deletes old outputs, and a
+/// name in the form of an id would pass for another run, which may be somebody else's.
+///
+/// # Errors
+/// When it is none.
+pub fn run_name(text: &str) -> Result<()> {
+    if !is_run_name(text) || ["last", "prune"].contains(&text) {
+        return Err(usage(
+            format!("--name {text} is not a run's name"),
+            "letters, digits, `_`, `.` and `-`, at most 64, and not `last` or `prune`",
+        ));
+    }
+    if is_run_id(text) {
+        return Err(usage(
+            format!("--name {text} has the form of a run's id"),
+            "choose a name that is no other run's id",
+        ));
+    }
+    Ok(())
+}
+
 pub(crate) fn usage(what: impl Into<String>, hint: &str) -> Error {
     let error = Error::new(Stage::Cli, Kind::Usage, what);
     if hint.is_empty() { error } else { error.hint(hint) }
@@ -254,6 +286,15 @@ mod tests {
         }
         for text in ["", ".a", "a/b", "a b", "-x"] {
             assert!(!is_run_name(text), "{text}");
+        }
+        for text in ["last", "prune", "a b", "20261130T185658-b0dff2", "20261130t185658-B0DFF2"] {
+            let error = run_name(text).unwrap_err();
+            assert!(error.kind() == Kind::Usage && error.what().contains(text), "{text}: {error}");
+        }
+        for text in
+            ["job_1.a", "20261130", "20261130T185658-b0dff", "20261130T185658-b0dffg", "20261130T185658-b0dff2x"]
+        {
+            run_name(text).unwrap();
         }
     }
 }

@@ -50,3 +50,15 @@ impl fmt::Display for JobId {
         f.write_str(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::request;
+
+    #[test]
+    fn a_new_id_has_the_form_that_no_name_may_have() {
+        let id = JobId::new().unwrap();
+        assert!(request::is_run_id(id.as_str()) && request::run_name(id.as_str()).is_err(), "{id}");
+    }
+}

@@ -24,8 +24,11 @@ fn desk() -> Option<Desk> {
     root(&desk, &["approve", "add", "localhost/demo", "--project", "projx"]).exits(0);
     let script = "cd /safe_outputs; printf 'sex,n\\nF,263\\n' > good.csv; mkdir d; printf 'ward,deaths\\na,3\\n' > 'd/<b>x é%.csv';
         ln -s /etc/passwd link.csv; printf '%s' \"$TOKEN\" > /dev/null";
-    let run =
-        ["run", "--name", "fit", "-e", "TOKEN=s3cret-value", "-e", "SEED=7", "localhost/demo", "/bin/sh", "-c", script];
+    // Each line is a warning, which names the file; the variable is set anew by `-e`.
+    fs::write(desk.home().join("job.env"), "PASSWORD: s3cret\nTOKEN='s3cret'\n").unwrap();
+    let env = desk.host.researcher().dir.join("job.env").display().to_string();
+    let options = ["--name", "fit", "--env-file", &env, "-e", "TOKEN=s3cret-value", "-e", "SEED=7"];
+    let run = [&["run"], &options[..], &["localhost/demo", "/bin/sh", "-c", script]].concat();
     desk.ces(&[&run[..], &["--password=s3cret-word", "9434765919"]].concat()).exits(0);
     Some(desk)
 }
@@ -307,10 +310,14 @@ fn a_task_is_one_of_tes_and_has_no_word_that_was_withheld() {
     validators.passes(&["task", &shown]);
     let task = document(&path);
     let text = fs::read_to_string(&path).unwrap();
-    for secret in ["s3cret", "9434765919", "cesresearcher", "A. Researcher", &desk.home().display().to_string()] {
+    for secret in
+        ["s3cret", "9434765919", "cesresearcher", "job.env", "A. Researcher", &desk.home().display().to_string()]
+    {
         assert!(!text.contains(secret), "{secret}: {text}");
     }
     assert_eq!((&task["state"], &task["logs"][0]["logs"][0]["exit_code"]), (&json!("COMPLETE"), &json!(0)));
+    let logs = task["logs"][0]["system_logs"].to_string();
+    assert!(logs.contains(", kept with the record"), "{logs}");
     assert_eq!(task["executors"][0]["env"], json!({"TOKEN": "<withheld>", "SEED": "7"}));
     let image = task["executors"][0]["image"].as_str().unwrap();
     assert!(image.starts_with("localhost/demo") && image.contains("@sha256:"), "{image}");
@@ -350,12 +357,17 @@ fn a_bag_is_whole_to_bagit_and_a_changed_one_is_not() {
 #[test]
 fn nothing_that_is_withheld_is_in_any_export_and_what_the_policy_lacks_is_named() {
     let Some(desk) = desk() else { return };
-    let forms: [(&[&str], &str); 5] = [
+    assert!(
+        desk.record()["warnings"].to_string().contains("job.env line 1")
+            && !desk.record().to_string().contains("s3cret")
+    );
+    let forms: [(&[&str], &str); 6] = [
         (&["--bagit"], "a"),
         (&["--ro-crate", "process"], "b"),
         (&["--ro-crate", "five-safes"], "c"),
         (&["--sacro"], "d"),
         (&["--in-toto"], "e"),
+        (&["--tes-log"], "f"),
     ];
     for (form, name) in forms {
         let mut look = vec![export(&desk, form, name)];
@@ -367,7 +379,7 @@ fn nothing_that_is_withheld_is_in_any_export_and_what_the_policy_lacks_is_named(
             }
             looked += 1;
             let text = String::from_utf8_lossy(&fs::read(&at).unwrap()).into_owned();
-            for word in ["s3cret", "9434765919", "cesresearcher", "/home", "outputs_2"] {
+            for word in ["s3cret", "9434765919", "cesresearcher", "/home", "outputs_2", "job.env"] {
                 assert!(!text.contains(word), "{form:?}, {}: {word}: {text}", at.display());
             }
         }

@@ -38,6 +38,8 @@ fn a_run_is_found_by_its_id_its_name_and_as_the_last_one() {
             ces(&host, &[verb, "nobody"]).refuses(1, &["there is no record of run nobody", "ces runs"]);
         }
         host.sh(&["--name", "last"], "true").refuses(125, &["--name last is not a run's name"]);
+        let id = host.sh(&["--name", &first], "true");
+        id.refuses(125, &["--name", "has the form of a run's id", "choose a name"]);
         let running = host.start(&["--name", "third"], "exec sleep 100");
         let id = running.id();
         assert_eq!(ces(&host, &["stop", "last"]).exits(0), format!("{id}\n"));

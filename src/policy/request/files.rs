@@ -29,8 +29,14 @@ pub fn variable(text: &str, caller: &BTreeMap<String, String>, into: &mut Variab
         None => (text, None),
     };
     let name = name.trim_start_matches([' ', '\t']);
-    if name.is_empty() || text.contains('\0') {
-        return Err(usage(format!("\"{text}\" is not an environment variable"), "write NAME=value, or NAME alone"));
+    // What was given is not shown: it may be a secret's value.
+    let wrong = match (name.is_empty(), text.contains('\0')) {
+        (_, true) => "an environment variable holds a NUL",
+        (true, false) => "an environment variable has no name",
+        (false, false) => "",
+    };
+    if !wrong.is_empty() {
+        return Err(usage(wrong, "write NAME=value, or NAME alone"));
     }
     match value {
         Some(value) => set(into, name, value),
@@ -51,10 +57,11 @@ pub fn variable(text: &str, caller: &BTreeMap<String, String>, into: &mut Variab
 }
 
 /// Reads an `--env-file` as podman does: a line is `NAME=value`, the value taken as it stands; `NAME` alone takes the
-/// caller's value; lines that begin with `#` and blank lines are skipped. Gives warnings.
+/// caller's value; lines that begin with `#` and blank lines are skipped. Gives warnings. They and errors name a line by its
+/// number and at most a variable's name: what else is in such a file may be a secret, also where its form is wrong.
 ///
 /// # Errors
-/// When a line has no name.
+/// When a line has no name, or holds a NUL.
 pub fn env_file(
     text: &str,
     file: &str,
@@ -68,16 +75,27 @@ pub fn env_file(
             continue;
         }
         variable(line, caller, into)
-            .map_err(|e| usage(format!("{file} line {number} has no variable's name"), "").because(e))?;
-        let (name, value) = line.split_once('=').unwrap_or((line, ""));
+            .map_err(|e| usage(format!("{file} line {number} is no variable"), "").because(e))?;
+        let (name, value) = match line.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (line, None),
+        };
         if name.contains([' ', '\t']) {
-            warnings.push(format!("{file} line {number}: the blank is part of the name \"{name}\""));
+            let what = if value.is_some() { "a blank is part of the name" } else { "there is a blank and no `=`" };
+            warnings.push(format!("{file} line {number}: {what}; write NAME=value"));
         }
-        if is_quoted(value) {
-            warnings.push(format!("{file} line {number}: the quotes are part of the value of {name}"));
+        if value.is_some_and(is_quoted) {
+            let of = if is_variable_name(name) { name } else { "the variable" };
+            warnings.push(format!("{file} line {number}: the quotes are part of the value of {of}"));
         }
     }
     Ok(warnings)
+}
+
+/// Whether it is a name that programs give variables (POSIX, 8.1), and not a part of something else.
+pub fn is_variable_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 fn is_quoted(value: &str) -> bool {
@@ -193,6 +211,31 @@ mod tests {
         env_file("V=a b \n", "f", &caller(), &mut got).unwrap();
         assert_eq!(got, [("V".to_owned(), "a b ".to_owned())]);
         assert!(env_file("=x\n", "f", &caller(), &mut got).unwrap_err().to_string().contains("line 1"));
+    }
+
+    #[test]
+    fn of_an_environment_file_nothing_but_names_is_told() {
+        let said = |text: &str| match env_file(text, "f", &caller(), &mut Variables::new()) {
+            Ok(warnings) => warnings.join("\n"),
+            Err(error) => error.report(),
+        };
+        for text in [
+            "PASSWORD: hunter2\n",
+            "PASSWORD: hunter2=\n",
+            "export PASSWORD=hunter2\n",
+            "PASSWORD\thunter2 = \"hunter2\"\n",
+            "PASSWORD:hunter2=\"x\"\n",
+            "=hunter2\n",
+            "PASSWORD=hunter2\0\n",
+            "  = hunter2\n",
+        ] {
+            let said = said(&format!("# first\n{text}"));
+            assert!(said.contains("f line 2") && !said.contains("hunter2"), "{text:?}: {said}");
+        }
+        assert!(said("PASSWORD: hunter2\n").contains("a blank and no `=`"));
+        assert!(said("Q_1='q'\n").ends_with("of Q_1") && said("Q:1='q'\n").ends_with("of the variable"));
+        let error = variable("=hunter2", &caller(), &mut Variables::new()).unwrap_err();
+        assert!(!error.report().contains("hunter2"), "{error:?}");
     }
 
     #[test]
