@@ -36,6 +36,8 @@ pub mod named_file;
 pub mod parent;
 /// A place of the host that a caller names.
 pub mod place;
+/// Entries of a directory that are on the same mount as it.
+pub mod same_mount;
 /// Signals that ask long work to stop.
 pub mod signals;
 /// Sockets of the host that a bind would lead to.

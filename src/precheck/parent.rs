@@ -32,6 +32,8 @@ pub const NAME: &str = "ces: precheck";
 const MEMORY: u64 = 512 << 20;
 /// How long one entry may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long is waited for a child that was killed.
+const DYING: Duration = Duration::from_secs(1);
 /// After how long a silence it is looked whether somebody has stopped it.
 const SILENCE: Duration = Duration::from_millis(250);
 /// How long all of it may take.
@@ -231,7 +233,11 @@ impl Running {
             std::thread::sleep(Duration::from_millis(5));
         }
         as_root(|_| self.child.kill()).ok();
-        self.child.wait().ok();
+        // Who waits for a file system that does not answer does not die: it is left alone, and ends with its wait.
+        let until = Instant::now() + DYING;
+        while Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         None
     }
 }

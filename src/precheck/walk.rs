@@ -11,14 +11,15 @@ use std::os::unix::fs::MetadataExt as _;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
+use nix::fcntl::{OFlag, readlinkat};
+use nix::sys::stat::{FileStat, SFlag};
 
 use sha2::{Digest as _, Sha256};
 
 use super::look::{self, Looked, Stat};
 use super::rules::Rules;
 use crate::evidence::line::hex;
+use crate::host::same_mount;
 
 /// No deeper directory is looked into.
 const DEPTH: usize = 64;
@@ -94,7 +95,7 @@ impl Walk<'_> {
     }
 
     fn entry(&mut self, dir: &OwnedFd, name: &CStr, path: &mut Vec<u8>, depth: usize) -> std::io::Result<()> {
-        let found = fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        let found = same_mount::look(dir, name);
         let kind = found.as_ref().map(|found| SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT);
         if kind == Ok(SFlag::S_IFDIR) {
             self.seen.directories += 1;
@@ -102,7 +103,7 @@ impl Walk<'_> {
                 _ if depth >= DEPTH => {}
                 Ok((names, below)) => return self.directory(&below, names, path, depth + 1),
                 Err(e) if is_lack(Some(e as i32)) => return Err(e.into()),
-                Err(e) => return self.tell(path, |path, rules| look::unseen(path, e.desc(), rules)),
+                Err(e) => return self.tell(path, |path, rules| look::unseen(path, same_mount::why(e), rules)),
             }
             let deep = format!("a directory deeper than {DEPTH} others");
             return self.tell(path, |path, rules| look::unseen(path, &deep, rules));
@@ -118,7 +119,7 @@ impl Walk<'_> {
             (Ok(SFlag::S_IFIFO), _) => look::special(path, "named pipe", rules),
             (Ok(SFlag::S_IFSOCK), _) => look::special(path, "socket", rules),
             (Ok(_), _) => look::special(path, "device", rules),
-            (Err(e), _) => look::unseen(path, e.desc(), rules),
+            (Err(e), _) => look::unseen(path, same_mount::why(*e), rules),
         })
     }
 
@@ -159,8 +160,7 @@ fn names(dir: &OwnedFd) -> nix::Result<Vec<CString>> {
 }
 
 fn opened(dir: impl AsFd, name: &CStr, flags: OFlag) -> nix::Result<OwnedFd> {
-    let always = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    openat(dir, name, flags | always, Mode::empty())
+    same_mount::open(dir, name, flags | OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
 }
 
 /// Whether an error is of this process and of no file: it was given too little, perhaps by whose files they are (prlimit(2)).

@@ -3,6 +3,7 @@
 //! Takes work for a child; gives its process id; trusts the kernel; refuses to fork with a second thread.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -23,11 +24,24 @@ pub fn fork(child: impl FnOnce() -> i32) -> std::io::Result<Pid> {
     })
 }
 
-/// Ends a stage process that is of no more use, and all that it started.
+/// How long is waited for what was killed: a file system may hold it without an end, and nobody would ever hear of anything.
+const DYING: Duration = Duration::from_secs(1);
+/// How long orphans are ended.
+const ORPHANS: Duration = Duration::from_secs(10);
+
+/// Ends a stage process that is of no more use, and all that it started. One that does not die is left alone: it can do nothing more.
 pub fn end(pid: Pid) {
     // ESRCH: it has ended by itself; ECHILD: it has been waited for.
-    if as_root(|_| kill(pid, Signal::SIGKILL)).is_ok() {
-        wait(pid);
+    if as_root(|_| kill(pid, Signal::SIGKILL)).is_err() {
+        return;
+    }
+    let until = Instant::now() + DYING;
+    while Instant::now() < until {
+        match sys::wait_child(Some(pid), false) {
+            Ok(None) => std::thread::sleep(Duration::from_millis(1)),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Ok(Some(_)) | Err(_) => return,
+        }
     }
 }
 
@@ -40,8 +54,11 @@ pub fn wait(pid: Pid) {
 /// (`PR_SET_CHILD_SUBREAPER`). Where there is a cgroup, its removal would do the same.
 pub fn end_orphans() {
     let list = format!("/proc/self/task/{}/children", Pid::this());
+    let until = Instant::now() + ORPHANS;
     // Each round ends those it sees; what they leave is there in the next.
-    while let Ok(children) = fs::read_to_string(&list) {
+    while Instant::now() < until
+        && let Ok(children) = fs::read_to_string(&list)
+    {
         let children: Vec<Pid> =
             children.split_whitespace().filter_map(|n| n.parse().ok()).map(Pid::from_raw).collect();
         if children.is_empty() {

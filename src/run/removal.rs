@@ -12,10 +12,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat, fstatat};
+use nix::fcntl::{AT_FDCWD, OFlag, renameat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use rustix::fs::{FileType, RawDir, SeekFrom};
+
+use crate::host::same_mount;
 
 /// How many names are held at once: a directory may have millions.
 const AT_ONCE: usize = 4096;
@@ -60,7 +62,7 @@ impl How<'_> {
     fn unlink(&self, dir: &OwnedFd, name: &CStr) -> nix::Result<()> {
         let Some(tally) = self.tally else { return unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) };
         // Gone meanwhile, or none of a file's last name: no bytes.
-        let found = fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok().filter(|found| found.st_nlink == 1);
+        let found = same_mount::look(dir, name).ok().filter(|found| found.st_nlink == 1);
         unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)?;
         let blocks = found.map_or(0, |found| u64::try_from(found.st_blocks).unwrap_or(0));
         tally.add(1, blocks.saturating_mul(512));
@@ -94,7 +96,7 @@ pub fn tree_counted(parent: &OwnedFd, name: &Path, ids: Ids<'_>, tally: &Tally) 
 fn tree_by(parent: &OwnedFd, name: &Path, how: How<'_>) -> nix::Result<()> {
     let name = CString::new(name.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
     // Asked first: on a file system that is read-only, removing what is not there fails as if it were.
-    if fstatat(parent, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) == Err(Errno::ENOENT)
+    if same_mount::open(parent, name.as_c_str(), OFlag::O_PATH).err() == Some(Errno::ENOENT)
         || !is_full(parent, &name, FileType::Unknown, how)?
     {
         return Ok(());
@@ -228,11 +230,11 @@ fn move_up(dir: &OwnedFd, name: &CStr, top: &OwnedFd, ids: Ids<'_>, moved: &mut 
 /// # Errors
 /// The kernel's; `EXDEV` for somebody else's.
 pub fn open(dir: impl AsFd, name: &CStr, ids: Ids<'_>) -> nix::Result<OwnedFd> {
-    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let opened = match openat(&dir, name, flags | OFlag::O_RDONLY, Mode::empty()) {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY;
+    let opened = match opened(&dir, name, flags) {
         Err(Errno::EACCES) => {
             open_up(&dir, name, ids)?;
-            openat(dir, name, flags | OFlag::O_RDONLY, Mode::empty())
+            opened(&dir, name, flags)
         }
         other => other,
     }?;
@@ -240,10 +242,14 @@ pub fn open(dir: impl AsFd, name: &CStr, ids: Ids<'_>) -> nix::Result<OwnedFd> {
     Ok(opened)
 }
 
+/// What is mounted there is busy, as it is for who would remove it: it cannot be entered, either.
+fn opened(dir: impl AsFd, name: &CStr, flags: OFlag) -> nix::Result<OwnedFd> {
+    same_mount::open(dir, name, flags).map_err(|e| if e == Errno::EXDEV { Errno::EBUSY } else { e })
+}
+
 /// Gives the owner of a directory all rights in it; gives its descriptor (`O_PATH`).
 fn open_up(dir: impl AsFd, name: &CStr, ids: Ids<'_>) -> nix::Result<OwnedFd> {
-    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_PATH;
-    let closed = openat(dir, name, flags, Mode::empty())?;
+    let closed = opened(dir, name, OFlag::O_DIRECTORY | OFlag::O_PATH)?;
     of_the_run(&closed, ids)?;
     let path = format!("/proc/self/fd/{}", closed.as_raw_fd());
     fchmodat(AT_FDCWD, path.as_str(), Mode::S_IRWXU, FchmodatFlags::FollowSymlink)?;

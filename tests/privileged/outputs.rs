@@ -191,6 +191,27 @@ fn what_is_exchanged_or_removed_while_outputs_are_collected_is_that_entrys_alone
 }
 
 #[test]
+fn what_is_mounted_in_the_outputs_and_never_answers_holds_nobody_up() {
+    let Some(host) = Host::with_demo() else { return };
+    let running =
+        host.start(&["--name", "held"], "cd /safe_outputs; mkdir below; echo x > below/f; echo x > made; sleep 2");
+    let outputs = running.outputs.clone();
+    crate::support::wait_until("the files are there", || outputs.join("made").exists());
+    let _silent = host.mount_silent(&outputs.join("below"));
+    let began = Instant::now();
+    let ran = running.finish();
+    ran.exits(0);
+    let lines = listed(&host);
+    assert!(line(&lines, "made")["sha256"].is_string(), "{lines:?}");
+    assert!(line(&lines, "below").to_string().contains("another file system is mounted there"), "{lines:?}");
+    for command in [["show", "held"].as_slice(), &["verify", "held"], &["ps"]] {
+        let ran = Ran::from(host.ces().args(command).output());
+        assert!(ran.code.is_some() && !ran.stdout.contains("below/f"), "{ran:?}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
+}
+
+#[test]
 fn what_is_written_in_the_last_moment_is_found_and_told() {
     for host in hosts() {
         host.policy("[limits]\nscratch = { max = \"1M\" }\noutputs = { max = \"1M\" }\n");

@@ -225,6 +225,20 @@ fn root_looks_at_what_a_run_of_roots_own_has_left_and_is_not_root_where_it_looks
 }
 
 #[test]
+fn what_is_mounted_in_the_outputs_and_never_answers_is_told_and_not_waited_for() {
+    let Some(host) = Host::new() else { return };
+    let (dir, shown) = directory(&host, &[("good.csv", b"sex,n\nF,263\n"), ("over/x.csv", b"x")]);
+    let _silent = host.mount_silent(&dir.join("over"));
+    let began = std::time::Instant::now();
+    let ran = Ran::from(host.ces().args(["precheck", "--json", &shown]).output());
+    let report: Value = serde_json::from_str(ran.exits(11)).unwrap();
+    let told = [("good.csv", "nothing found"), ("over", "block")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    assert_eq!(verdicts(&report), told, "{report}");
+    assert!(report.to_string().contains("another file system is mounted there"), "{report}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+#[test]
 fn who_stops_the_process_that_looks_does_not_hold_an_officer_up() {
     let Some(host) = Host::new() else { return };
     let large = "a.person@nhs.scot 9434765918 EH3 9Y ".repeat(1 << 20);

@@ -26,6 +26,8 @@ pub mod schema;
 pub mod records;
 /// Programs of others that check exports.
 pub mod validators;
+/// A file system that never answers.
+pub mod silent;
 
 use std::ffi::OsStr;
 use std::fs;

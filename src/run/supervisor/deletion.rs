@@ -7,12 +7,12 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
-use nix::sys::stat::{fstat, fstatat};
+use nix::sys::stat::fstat;
 use nix::sys::statfs::fstatfs;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::host::same_mount;
 use crate::run::job_id::JobId;
 use crate::run::removal::Tally;
 use crate::run::supervisor::record::now;
@@ -113,9 +113,9 @@ impl Item {
     /// So much is gone; whether `name` is still in `parent` is asked.
     pub fn verified(mut self, tally: &Tally, parent: &OwnedFd, name: &Path) -> Self {
         (self.entries, self.bytes) = tally.so_far();
-        self.verified = match fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        self.verified = match same_mount::look(parent, name) {
             Err(Errno::ENOENT) => "absent".to_owned(),
-            Err(e) => format!("not verified: {}", e.desc()),
+            Err(e) => format!("not verified: {}", same_mount::why(e)),
             Ok(_) => "emptied; something of its name is there".to_owned(),
         };
         self

@@ -13,13 +13,13 @@
 /// Files that are open and have no name.
 pub mod unnamed;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, fstat, fstatat};
+use nix::fcntl::OFlag;
+use nix::sys::stat::fstat;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +27,7 @@ use crate::error::{Error, Kind, Result, Stage};
 use crate::host::idmap::IdMap;
 use crate::host::ids::HostIds;
 use crate::host::privilege::{Root, as_root, over_files};
+use crate::host::same_mount;
 use crate::policy::units::show_size;
 use crate::run::supervisor::watch::unnamed::{Container, Unnamed};
 use crate::run::user_namespace;
@@ -194,8 +195,9 @@ impl Sum {
         let mut sum = Self::default();
         for dir in dirs {
             let counted = open(dir, c".").and_then(|dir| sum.add(dir, 0));
-            sum.uncounted =
-                sum.uncounted.or_else(|| counted.err().map(|e| format!("it cannot be counted ({})", e.desc())));
+            sum.uncounted = sum
+                .uncounted
+                .or_else(|| counted.err().map(|e| format!("it cannot be counted ({})", same_mount::why(e))));
         }
         sum
     }
@@ -209,7 +211,7 @@ impl Sum {
                 continue;
             }
             // Gone meanwhile: then it no longer counts.
-            let Some(stat) = there(fstatat(&again, name, AtFlags::AT_SYMLINK_NOFOLLOW))? else { continue };
+            let Some(stat) = there(same_mount::look(&again, name))? else { continue };
             self.files += 1;
             self.bytes = self.bytes.saturating_add(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512));
             if stat.st_mode & libc::S_IFMT == libc::S_IFREG {
@@ -229,8 +231,7 @@ impl Sum {
 }
 
 fn open(dir: &OwnedFd, name: &std::ffi::CStr) -> nix::Result<OwnedFd> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    openat(dir.as_fd(), name, flags, Mode::empty())
+    same_mount::open(dir, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
 }
 
 /// What vanished, or became something else, while it was looked for is none.

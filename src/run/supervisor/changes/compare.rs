@@ -405,7 +405,9 @@ enum Now {
 /// Holds an entry below `top`, by no link.
 fn held(top: impl AsFd, is: &Entry) -> nix::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    // Nor through a mount: it is asked nothing (`crate::host::same_mount`).
+    let beneath =
+        ResolveFlags::NO_XDEV | ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     // `NO_SYMLINKS` is of the last part, too: only with `PATH` and `NOFOLLOW` a link itself is held (openat2(2)).
     openat2(top, is.path.as_slice(), flags, rustix::fs::Mode::empty(), beneath)
         .map_err(|e| nix::Error::from_raw(e.raw_os_error()))

@@ -14,11 +14,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
+use nix::fcntl::OFlag;
 use rustix::fs::{AtFlags, Statx, StatxAttributes, StatxFlags, statx};
 use serde::{Deserialize, Serialize};
 
+use crate::host::same_mount;
 use crate::run::supervisor::outputs::hash::{Ask, Stop};
 use crate::run::supervisor::outputs::tree::{self, At, Visitor};
 use crate::run::supervisor::outputs::{Few, LISTED, order};
@@ -160,7 +160,7 @@ pub struct Told {
     pub cut: Option<String>,
     /// What could not be looked at; the first few.
     pub failed: Few,
-    /// Directories whose entries are not, or not all, in it.
+    /// What could not be looked at, and directories whose entries are not, or not all, in it.
     unread: Vec<Vec<u8>>,
 }
 
@@ -170,10 +170,13 @@ impl Told {
         Self { cut: Some(why), ..Self::default() }
     }
 
-    /// Whether what is called `path` may be there without being in it: it lies in a directory that was not read to its end.
+    /// Whether what is called `path` may be there without being in it: it could not be looked at, or lies
+    /// in a directory that was not read to its end.
     pub fn may_lack(&self, path: &[u8]) -> bool {
         let lies_in = |above: &Vec<u8>| {
-            above.is_empty() || path.strip_prefix(above.as_slice()).is_some_and(|rest| rest.first() == Some(&b'/'))
+            above.is_empty()
+                || above == path
+                || path.strip_prefix(above.as_slice()).is_some_and(|rest| rest.first() == Some(&b'/'))
         };
         self.cut.is_some() || self.unread.iter().any(lies_in)
     }
@@ -326,9 +329,9 @@ impl Visitor for Looking<'_> {
             return Ok(None);
         }
         self.bounded();
-        // What an automounter has is not mounted by being looked at.
-        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-        let found = statx(dir, name, flags, WANTED).map_err(|e| Errno::from_raw(e.raw_os_error()))?;
+        // What an automounter has is not mounted by being held.
+        let held = same_mount::open(dir, name, OFlag::O_PATH)?;
+        let found = statx(&held, c"", AtFlags::EMPTY_PATH, WANTED).map_err(|e| Errno::from_raw(e.raw_os_error()))?;
         let entry = Entry::of(at.path, &found);
         self.keep(&entry);
         self.told.entries += 1;
@@ -349,7 +352,7 @@ impl Visitor for Looking<'_> {
     fn failed(&mut self, at: At<'_>, error: Errno) {
         // Gone meanwhile: then it is not there.
         if error != Errno::ENOENT {
-            self.unread(at.path, error.desc());
+            self.unread(at.path, same_mount::why(error));
         }
     }
 
@@ -360,9 +363,9 @@ impl Visitor for Looking<'_> {
 
 /// Opens a directory for reading; that it was read is not to be seen of it, where that is for this caller (open(2), `O_NOATIME`).
 fn opened(dir: std::os::fd::BorrowedFd<'_>, name: &CStr) -> nix::Result<OwnedFd> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    match openat(dir, name, flags | OFlag::O_NOATIME, Mode::empty()) {
-        Err(Errno::EPERM) => openat(dir, name, flags, Mode::empty()),
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+    match same_mount::open(dir, name, flags | OFlag::O_NOATIME) {
+        Err(Errno::EPERM) => same_mount::open(dir, name, flags),
         opened => opened,
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Takes the outputs directory, as it was made, and the researcher's ids; gives counts, and lines for what it refused; trusts
 //! `fstat` of what it has opened (type, owner, links, file system), never a name looked at before; refuses what belongs to no id
-//! of the run or lies on another file system (left alone), and devices, sockets and fifos (removed). Modes change before owners, so
+//! of the run, or lies or is mounted from another file system (left alone), and devices, sockets and fifos (removed). Modes change before owners, so
 //! that no set-ID bit is ever the researcher's.
 
 use std::collections::HashMap;
@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::ids::HostIds;
+use crate::host::same_mount;
 use crate::run::supervisor::outputs::line::Line;
 use crate::run::supervisor::outputs::list::ListWriter;
 use crate::run::supervisor::outputs::tree::{self, At, Visitor};
@@ -182,8 +183,7 @@ enum Links {
 
 impl Visitor for Giving<'_> {
     fn entry(&mut self, dir: &OwnedFd, name: &CStr, at: At<'_>) -> nix::Result<Option<OwnedFd>> {
-        let held = openat(dir, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
-        let stat = fstat(&held)?;
+        let (held, stat) = same_mount::hold(dir, name)?;
         if !(self.rights.ids)(stat.st_uid) {
             self.refuse(at, &format!("belongs to uid {}, not to the run; left alone", stat.st_uid));
             return Ok(None);
@@ -241,7 +241,7 @@ impl Visitor for Giving<'_> {
     fn failed(&mut self, at: At<'_>, error: Errno) {
         // Gone meanwhile: then it is no output.
         if error != Errno::ENOENT {
-            self.refuse(at, &format!("could not be given to the researcher ({})", error.desc()));
+            self.refuse(at, &format!("could not be given to the researcher ({})", same_mount::why(error)));
         }
     }
 }
@@ -279,13 +279,12 @@ impl Theirs<'_> {
 
 impl Visitor for Theirs<'_> {
     fn entry(&mut self, dir: &OwnedFd, name: &CStr, _: At<'_>) -> nix::Result<Option<OwnedFd>> {
-        let stat = nix::sys::stat::fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        let stat = same_mount::look(dir, name)?;
         self.all &= self.is(&stat);
         if stat.st_mode & libc::S_IFMT != libc::S_IFDIR || !self.all {
             return Ok(None);
         }
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        openat(dir, name, flags, Mode::empty()).map(Some)
+        same_mount::open(dir, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map(Some)
     }
 
     fn failed(&mut self, _: At<'_>, error: Errno) {

@@ -1,7 +1,7 @@
 //! What is in the outputs, line by line: with the researcher's own rights, who owns all of it by then.
 //!
-//! Takes the outputs directory; gives lines; trusts `fstat` of what it has opened; refuses to follow a link, and to open
-//! anything but regular files and directories.
+//! Takes the outputs directory; gives lines; trusts `fstat` of what it has opened; refuses to follow a link, to open
+//! anything but regular files and directories, and to ask anything of what is mounted there.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -9,9 +9,10 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode, fstat};
+use nix::sys::stat::{FileStat, Mode};
 use serde::{Deserialize, Serialize};
 
+use crate::host::same_mount;
 use crate::run::supervisor::outputs::hash::{Ask, FileRead, Hasher};
 use crate::run::supervisor::outputs::line::{ANOTHER_KIND, Kind, Line};
 use crate::run::supervisor::outputs::list::ListWriter;
@@ -65,16 +66,6 @@ struct Listing<'a> {
     over: Option<String>,
 }
 
-/// Opens the entry `name` of `dir` without following a link, and looks at it.
-///
-/// # Errors
-/// The kernel's.
-fn held(dir: &OwnedFd, name: &CStr) -> nix::Result<(OwnedFd, FileStat)> {
-    let held = openat(dir, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
-    let stat = fstat(&held)?;
-    Ok((held, stat))
-}
-
 /// Opens what is held, a regular file or directory, for reading.
 ///
 /// # Errors
@@ -112,7 +103,7 @@ impl Visitor for Listing<'_> {
         if at.depth >= LISTED {
             return Ok(None);
         }
-        let (held, stat) = held(dir, name)?;
+        let (held, stat) = same_mount::hold(dir, name)?;
         let others = match self.of {
             // Left alone, and listed as that.
             Of::Owner(uid) if stat.st_uid != uid => return Ok(None),
@@ -163,7 +154,7 @@ impl Visitor for Listing<'_> {
     fn failed(&mut self, at: At<'_>, error: Errno) {
         // Gone meanwhile: then it is no output.
         if error != Errno::ENOENT {
-            let why = format!("could not be read ({})", error.desc());
+            let why = format!("could not be read ({})", same_mount::why(error));
             self.listed.failed.add(&format!("{}: {why}", text::neutral_bytes(at.path)));
             self.list.add(&Line::refused(at.path, &why));
         }

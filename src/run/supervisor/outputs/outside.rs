@@ -8,10 +8,10 @@ use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::fcntl::OFlag;
 use nix::libc;
-use nix::sys::stat::{Mode, fstatat};
 
+use crate::host::same_mount;
 use crate::run::supervisor::outputs::tree::{At, Visitor, walk};
 use crate::text;
 
@@ -60,7 +60,7 @@ impl Outside {
 }
 
 fn open(dir: &OwnedFd, name: &CStr) -> nix::Result<OwnedFd> {
-    openat(dir, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
+    same_mount::open(dir, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)
 }
 
 impl Visitor for Outside {
@@ -70,7 +70,7 @@ impl Visitor for Outside {
         if is_hidden || BESIDE.contains(&at.path) || ACCOUNTS.contains(&at.path) {
             return Ok(None);
         }
-        let found = fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        let found = same_mount::look(dir, name)?;
         match found.st_mode & libc::S_IFMT {
             libc::S_IFDIR => open(dir, name).map(Some),
             // What is empty is mostly a place on which something was mounted.

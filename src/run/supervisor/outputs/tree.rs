@@ -4,6 +4,8 @@
 //! want of descriptors is opened again from the one below it, and only if it is the same inode; refuses nothing: what fails is
 //! that entry's, and the walk goes on.
 //!
+//! Visitors open and look at entries through `crate::host::same_mount` alone: what was mounted in the tree is not asked anything.
+//!
 //! Memory and descriptors are bounded: names are read some hundreds at a time, one at a time where many directories lie one in
 //! the other; of a chain of directories the first few and the last few are open; of each, a few words are held.
 
@@ -11,10 +13,11 @@ use std::ffi::{CStr, CString};
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{Mode, fstat};
+use nix::fcntl::OFlag;
+use nix::sys::stat::fstat;
 use rustix::fs::{RawDir, SeekFrom};
 
+use crate::host::same_mount;
 use crate::run::supervisor::outputs::LISTED;
 
 /// Names that are read at once, and how many may be held of all directories together.
@@ -140,8 +143,8 @@ fn leave(frames: &mut Vec<Frame>, path: &[u8], visitor: &mut dyn Visitor) {
     if above.dir.is_some() {
         return;
     }
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let opened = below.dir.as_ref().ok_or(Errno::EBADF).and_then(|dir| openat(dir, c"..", flags, Mode::empty()));
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+    let opened = below.dir.as_ref().ok_or(Errno::EBADF).and_then(|dir| same_mount::open(dir, c"..", flags));
     match opened.and_then(|dir| inode(&dir).map(|is| (dir, is))) {
         Ok((dir, is)) if is == above.inode => above.dir = Some(dir),
         // It was moved elsewhere meanwhile; what is left of those in between has no way to it any more.
@@ -176,6 +179,8 @@ fn some_names(dir: &OwnedFd, position: &mut u64, count: usize) -> nix::Result<Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::fcntl::openat;
+    use nix::sys::stat::Mode;
     use std::collections::BTreeSet;
     use std::fs;
 
