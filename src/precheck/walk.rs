@@ -259,7 +259,7 @@ mod tests {
         }
         fs::hard_link(dir.path().join("a.txt"), dir.path().join("a2.txt")).unwrap();
         std::os::unix::fs::symlink("/etc", dir.path().join("etc")).unwrap();
-        nix::unistd::mkfifo(&dir.path().join("fifo"), Mode::S_IRUSR).unwrap();
+        nix::unistd::mkfifo(&dir.path().join("fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
         let (all, seen) = walked(dir.path(), 0);
         assert_eq!(all.at, ["a.txt", "a2.txt", "b/x.txt", "b-1.txt", "c.txt", "etc", "fifo"]);
         assert_eq!(seen, Seen { entries: 7, directories: 1, more: false });
