@@ -159,7 +159,8 @@ fn what_a_payload_hides_is_not_told_as_removed_and_what_is_deep_or_on_another_fi
     put(&host, "closed/a.csv", "a");
     put(&host, "closed/b.csv", "b");
     put(&host, "over/under", "x");
-    let below = data(&host).join("over");
+    // As ces sees it.
+    let below = host.researcher().dir.join("safe_data/over");
     let mount = host.command("mount").args(["-t", "tmpfs", "none"]).arg(&below).output().unwrap();
     assert!(mount.status.success(), "{mount:?}");
     let owner = format!("{}:{}", host.researcher().uid, host.researcher().gid);
