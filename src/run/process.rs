@@ -24,8 +24,9 @@ pub fn fork(child: impl FnOnce() -> i32) -> std::io::Result<Pid> {
     })
 }
 
-/// How long is waited for what was killed: a file system may hold it without an end, and nobody would ever hear of anything.
-const DYING: Duration = Duration::from_secs(1);
+/// How long is waited for what was killed, which on a busy host may have much memory to give back: a file system may hold it without an
+/// end, and nobody would ever hear of anything.
+const DYING: Duration = Duration::from_secs(10);
 /// How long orphans are ended.
 const ORPHANS: Duration = Duration::from_secs(10);
 

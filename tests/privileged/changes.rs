@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::signal::Signal;
@@ -253,17 +253,14 @@ fn of_many_files_that_are_looked_at_twice_the_three_that_changed_are_told() {
             chown(&path, owner, owner).unwrap();
         }
     }
-    let began = Instant::now();
     host.sh(&[], "cd /safe_data; echo x > d7/first; rm d42/first; mv d99/first d1/moved").exits(0);
-    let took = began.elapsed();
     let (told, (_, lines)) = (told(&host), lines(&host));
     // 100 directories, the files, and the table of the demonstration.
     let before = 101 + 100 * each;
     assert_eq!((&told["before"]["entries"], &told["after"]["entries"]), (&json!(before), &json!(before - 1)), "{told}");
-    eprintln!("{each}: {took:?} {told}");
     let names: Vec<&str> = lines.iter().map(|line| line["path"].as_str().unwrap()).collect();
     assert_eq!(names, ["d1", "d1/moved", "d42", "d42/first", "d7/first", "d99"]);
-    assert!(took < Duration::from_secs(60), "{took:?} {told}");
+    assert!(told["before"].get("cut").is_none() && told["after"].get("cut").is_none(), "{told}");
     host.nothing_is_left();
 }
 

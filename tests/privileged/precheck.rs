@@ -112,13 +112,7 @@ fn the_process_that_looks_can_do_nothing_else_and_where_a_signal_ends_it_there_i
     symlink("..", dir.join("e.txt")).unwrap();
     let mut started = host.ces().args(["precheck", "--json", &shown]).stdout(Stdio::piped()).spawn().unwrap();
     let parent = started.id();
-    let mut seen = None;
-    wait_until("a process looks at the large file", || {
-        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
-        seen = children.split_whitespace().next().and_then(look_at);
-        seen.is_some()
-    });
-    let (child, facts) = seen.unwrap();
+    let (child, facts) = looking(parent);
     // It takes seconds for that file, which is the first.
     std::thread::sleep(std::time::Duration::from_millis(500));
     kill(child, Signal::SIGKILL).unwrap();
@@ -152,6 +146,17 @@ fn the_process_that_looks_can_do_nothing_else_and_where_a_signal_ends_it_there_i
     assert_eq!(verdicts(&report), expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
     let because = |at: usize| report["files"][at]["findings"][0]["because"].as_str().unwrap().to_owned();
     assert!(because(3).contains("ermission denied"), "{}", because(3));
+}
+
+/// The child of `parent` that looks, once it has shut itself in.
+fn looking(parent: u32) -> (Pid, String) {
+    let mut seen = None;
+    wait_until("a process looks", || {
+        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+        seen = children.split_whitespace().next().and_then(look_at);
+        seen.is_some()
+    });
+    seen.unwrap()
 }
 
 /// A process that has shut itself in, if it has: what the kernel says of it.
@@ -202,13 +207,7 @@ fn root_looks_at_what_a_run_of_roots_own_has_left_and_is_not_root_where_it_looks
     );
     let started = desk.host.ces_as_root().args(["precheck", "--json", "own"]).stdout(Stdio::piped()).spawn().unwrap();
     let parent = started.id();
-    let mut seen = None;
-    wait_until("a process looks", || {
-        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
-        seen = children.split_whitespace().next().and_then(look_at);
-        seen.is_some()
-    });
-    let (_, facts) = seen.unwrap();
+    let (_, facts) = looking(parent);
     // Nobody, with the one capability to read what is root's, inside a user namespace alone.
     for fact in
         ["Uid:\t65534\t65534\t65534\t65534", "map 0 65534 1 1 0 1", "CapEff:\t0000000000000004", "NoNewPrivs:\t1"]
@@ -248,13 +247,7 @@ fn who_stops_the_process_that_looks_does_not_hold_an_officer_up() {
         command.args(["precheck", "--json", &shown]).stdout(Stdio::piped()).stderr(Stdio::piped());
         let started = command.spawn().unwrap();
         let parent = started.id();
-        let mut seen = None;
-        wait_until("a process looks at the large file", || {
-            let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
-            seen = children.split_whitespace().next().and_then(look_at);
-            seen.is_some()
-        });
-        let child = seen.unwrap().0;
+        let child = looking(parent).0;
         let began = std::time::Instant::now();
         kill(child, Signal::SIGSTOP).unwrap();
         if goes_on {

@@ -2,8 +2,8 @@
 //!
 //! Takes the outputs directory, as it was made, and the researcher's ids; gives counts, and lines for what it refused; trusts
 //! `fstat` of what it has opened (type, owner, links, file system), never a name looked at before; refuses what belongs to no id
-//! of the run, or lies or is mounted from another file system (left alone), and devices, sockets and fifos (removed). Modes change before owners, so
-//! that no set-ID bit is ever the researcher's.
+//! of the run, or lies or is mounted from another file system (left alone), and devices, sockets and fifos (removed). Modes change
+//! before owners, so that no set-ID bit is ever the researcher's.
 
 use std::collections::HashMap;
 use std::ffi::CStr;
