@@ -6,7 +6,6 @@ the most memory that one of them held. What a run with nothing in it takes comes
 dgst -sha256` of the same file, `find | xargs openssl` of the same files, `rm -rf` of as many.
 """
 
-import contextlib
 import json
 import os
 import pathlib
@@ -107,8 +106,6 @@ def measure(options):
         run(str(CES), "pull", f"oci:{FIXTURES}/demo:root", env=env)
         where = machine()
         nothing = [Ended(work, env) for _ in range(max(3, options.rounds))]
-        for ended in nothing:
-            ended.directory.rmdir()
         base = (median([e.wall for e in nothing]), median([e.cpu for e in nothing]))
 
         def note(what, ended, floor, floor_name):
@@ -137,8 +134,6 @@ def measure(options):
             outputs(f"{options.files} files", many_files(options.files), lambda d: took("sh", "-c", script, "sh", d), "find, openssl")
             fill = many_files(options.scratch, b"")
             ended = Ended(work, env, fill, "scratch")
-            with contextlib.suppress(OSError):
-                (ended.directory.parent / f"outputs_{ended.id}").rmdir()
             if ended.directory.exists():
                 raise RuntimeError(f"{ended.directory} is still there")
             ended.directory.mkdir()

@@ -1,9 +1,12 @@
-//! Work on a long list, on all processors at once.
+//! Work on a long list or a large file, on all processors at once.
 //!
 //! Takes the items and what to do with a part of them; gives the results in the order of the parts. No thread is left when it
 //! returns: what forks afterwards has one (`fork(2)`).
 
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::num::NonZero;
+use std::os::unix::fs::FileExt as _;
 use std::panic::resume_unwind;
 use std::thread;
 
@@ -29,9 +32,52 @@ pub fn parts<'a, T: Sync, U: Send>(items: &'a [T], work: impl Fn(&'a [T]) -> U +
     })
 }
 
+/// A file is read in pieces of at least so many bytes.
+const LEAST_READ: usize = 4 << 20;
+
+/// The bytes of a file that had `size` of them, and what has been appended since. Most of the time that a large file takes is that
+/// of memory which is touched for the first time.
+///
+/// # Errors
+/// When it cannot be read, or has become shorter.
+pub fn read(mut file: &File, size: u64) -> io::Result<Vec<u8>> {
+    let size = usize::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    let mut bytes = vec![0; size];
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let piece = size.div_ceil(processors).max(LEAST_READ);
+    let begun = thread::scope(|scope| {
+        let mut pieces = (0_u64..).step_by(piece).zip(bytes.chunks_mut(piece));
+        let first = pieces.next();
+        let read = |(at, piece): (u64, &mut [u8])| file.read_exact_at(piece, at);
+        let others: io::Result<Vec<_>> =
+            pieces.map(|piece| thread::Builder::new().spawn_scoped(scope, move || read(piece))).collect();
+        let done = first.map_or(Ok(()), read);
+        let others = others.ok()?.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        Some(others.fold(done, io::Result::and))
+    });
+    // Where the caller may have no more threads (`RLIMIT_NPROC`) this one does it all.
+    begun.unwrap_or_else(|| file.read_exact_at(&mut bytes, 0))?;
+    file.seek(SeekFrom::Start(size as u64))?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_is_read_whole_though_it_grew() {
+        let file = tempfile::tempfile().unwrap();
+        for size in [0, 1, LEAST_READ + 1, 3 * LEAST_READ] {
+            let bytes: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+            file.set_len(0).unwrap();
+            file.write_all_at(&bytes, 0).unwrap();
+            assert!(read(&file, size as u64).unwrap() == bytes, "{size}");
+            assert!(read(&file, size as u64 / 2).unwrap() == bytes, "{size}");
+            assert!(read(&file, size as u64 + 1).is_err());
+        }
+    }
 
     #[test]
     fn every_item_is_worked_on_once_and_in_order() {

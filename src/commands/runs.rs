@@ -6,6 +6,7 @@ use super::{Site, print, records};
 use crate::cli::{Format, Global, RunState, RunsArgs};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::privilege::as_root;
+use crate::parallel;
 use crate::policy::units;
 use crate::run::supervisor::record;
 use crate::run::supervisor::record::index::{self, Entry, State};
@@ -34,18 +35,18 @@ pub fn runs(global: &Global, args: &RunsArgs) -> Result<u8> {
     let runs: Vec<_> = match args.last {
         Some(last) => {
             let newest = index::newest_first(&index, own).map(|run| looked_up(&site, run)).filter(is_asked_for);
-            let mut runs: Vec<_> = newest.take(last).collect();
+            let mut runs: Vec<_> = newest.take(last).map(|run| Listed::Entry(Box::new(run))).collect();
             runs.reverse();
             runs
         }
-        None => index::of(&index, own).into_iter().map(|run| looked_up(&site, run)).filter(is_asked_for).collect(),
+        None => all(&site, &index, own, is_asked_for),
     };
     let form = args.table.form();
     if global.quiet && form == Format::Table {
-        let ids: Vec<_> = runs.iter().map(|run| [run.id.as_str()]).collect();
+        let ids: Vec<_> = runs.iter().map(|run| [run.id()]).collect();
         return print::table(&ids).map(|()| 0);
     }
-    let document = || Ok(&runs);
+    let document = || Ok(runs.iter().filter_map(Listed::entry).collect::<Vec<_>>());
     let everyones = site.caller.sees_everyone();
     // A spreadsheet gets every column. In a table the caller's own name is no news; in a narrow one neither are the time of the start,
     // with which the id begins, and the exit status, which is told with the end.
@@ -59,6 +60,59 @@ pub fn runs(global: &Global, args: &RunsArgs) -> Result<u8> {
     .map(|()| 0)
 }
 
+/// A run of the list.
+enum Listed<'a> {
+    /// As its line in the index has it, which is read each time that it is asked for: to keep a hundred thousand entries would take
+    /// more time than that.
+    Line(&'a str),
+    /// As it was found to be now.
+    Entry(Box<Entry<'a>>),
+}
+
+impl<'a> Listed<'a> {
+    fn id(&self) -> &str {
+        match self {
+            Self::Line(line) => index::id_of(line).unwrap_or_default(),
+            Self::Entry(run) => run.id.as_str(),
+        }
+    }
+
+    fn entry(&self) -> Option<Entry<'a>> {
+        match self {
+            Self::Line(line) => index::entry_in(line, None),
+            Self::Entry(run) => Some((**run).clone()),
+        }
+    }
+}
+
+/// All runs that are asked for. Whether what has only begun still runs is asked in this thread, which may have root's power.
+fn all<'a>(
+    site: &Site,
+    index: &'a str,
+    own: Option<u32>,
+    is_asked_for: impl Fn(&Entry<'_>) -> bool + Sync,
+) -> Vec<Listed<'a>> {
+    let lines = index::lines(index, own);
+    let wanted = |lines: &[&'a str]| {
+        let mut runs = Vec::with_capacity(lines.len());
+        runs.extend(lines.iter().filter_map(|line| {
+            let run = index::entry_in(line, own)?;
+            match run.state {
+                State::Begun => Some(Listed::Entry(Box::new(run))),
+                _ => is_asked_for(&run).then_some(Listed::Line(line)),
+            }
+        }));
+        runs
+    };
+    let found = parallel::parts(&lines, wanted).into_iter().flatten().filter_map(|run| match run {
+        Listed::Entry(begun) => {
+            Some(looked_up(site, *begun)).filter(&is_asked_for).map(|run| Listed::Entry(Box::new(run)))
+        }
+        line => Some(line),
+    });
+    found.collect()
+}
+
 /// A terminal with fewer columns is narrow.
 const WIDE: usize = 120;
 
@@ -67,38 +121,41 @@ const HEAD: [&str; 10] =
 
 /// A run, or the head of the list, of which columns of [`HEAD`] are shown.
 struct Row<'a, const N: usize> {
-    run: Option<&'a Entry<'a>>,
+    run: Option<&'a Listed<'a>>,
     columns: &'static [usize; N],
 }
 
 impl<const N: usize> print::Row<N> for Row<'_, N> {
     fn cells(&self) -> [Cow<'_, str>; N] {
-        let mut all = self.run.map_or(HEAD.map(Cow::Borrowed), row);
+        let mut all = match self.run {
+            None => HEAD.map(Cow::Borrowed),
+            Some(run) => run.entry().map(row).unwrap_or_default(),
+        };
         self.columns.map(|column| all.get_mut(column).map(std::mem::take).unwrap_or_default())
     }
 }
 
-fn rows<'a, const N: usize>(runs: &'a [Entry<'_>], columns: &'static [usize; N]) -> Vec<Row<'a, N>> {
+fn rows<'a, const N: usize>(runs: &'a [Listed<'a>], columns: &'static [usize; N]) -> Vec<Row<'a, N>> {
     std::iter::once(None).chain(runs.iter().map(Some)).map(|run| Row { run, columns }).collect()
 }
 
 /// Id, beginning, name, researcher, project, image, wall time, exit status, number of files in the outputs, and how it ended.
-fn row<'a>(run: &'a Entry<'_>) -> [Cow<'a, str>; 10] {
-    let or_none = |text: &'a Option<Cow<'_, str>>| Cow::Borrowed(text.as_deref().unwrap_or("-"));
+fn row(run: Entry<'_>) -> [Cow<'_, str>; 10] {
+    let or_none = |text: Option<_>| text.unwrap_or(Cow::Borrowed("-"));
     let number = |number: Option<String>| number.map_or(Cow::Borrowed("-"), Cow::Owned);
     let ended = match run.state {
-        State::Begun => "running",
-        State::Refused => "refused",
-        State::Interrupted => "interrupted",
-        State::Finished => run.ended.as_deref().unwrap_or_default(),
+        State::Begun => Cow::Borrowed("running"),
+        State::Refused => Cow::Borrowed("refused"),
+        State::Interrupted => Cow::Borrowed("interrupted"),
+        State::Finished => run.ended.unwrap_or_default(),
     };
     let time = number(run.seconds.map(|seconds| format!("{seconds:.1} s")));
     let exit = number(run.exit.map(|exit| exit.to_string()));
     let outputs = number(run.outputs.map(|files| files.to_string()));
-    let (id, image) = (Cow::Borrowed(run.id.as_str()), Cow::Borrowed(&*run.image));
+    let id = Cow::Owned(run.id.into_string());
     let started = Cow::Owned(to_the_minute(&run.started));
-    let (name, project, who) = (or_none(&run.name), or_none(&run.project), Cow::Borrowed(&*run.researcher));
-    [id, started, name, who, project, image, time, exit, outputs, Cow::Borrowed(ended)]
+    let (name, project) = (or_none(run.name), or_none(run.project));
+    [id, started, name, run.researcher, project, run.image, time, exit, outputs, ended]
 }
 
 /// `2026-11-30 06:20` of `2026-11-30T06:20:25.123Z` (UTC).

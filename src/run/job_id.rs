@@ -39,6 +39,11 @@ impl JobId {
         Err(Error::new(Stage::Cli, Kind::Usage, format!("\"{text}\" is not a run's id")).hint("ces runs lists them"))
     }
 
+    /// The id as a text of its own.
+    pub fn into_string(self) -> String {
+        self.0
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0

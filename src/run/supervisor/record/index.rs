@@ -5,7 +5,6 @@
 //! `LONGEST`. Nothing that a payload names is in it.
 
 use std::borrow::Cow;
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -242,66 +241,45 @@ pub fn text(root: &Root, log: &SiteDir) -> Result<String> {
 
 /// The runs of `uid` in a text of the index, or everyone's, oldest first.
 pub fn of<'a>(text: &'a str, uid: Option<u32>) -> Vec<Entry<'a>> {
-    let lines = lines_of(text, uid);
-    let understood = |lines: &[&'a str]| {
-        let mut entries = Vec::with_capacity(lines.len());
-        entries.extend(lines.iter().filter_map(|line| entry_in(line, uid)));
-        entries
-    };
-    let mut parts = parallel::parts(&lines, understood).into_iter();
-    let mut entries: Vec<_> = parts.next().unwrap_or_default();
-    parts.for_each(|part| entries.extend(part));
-    entries.sort_by(in_time);
-    entries
+    lines(text, uid).into_iter().filter_map(|line| entry_in(line, uid)).collect()
 }
 
 /// The same one after another, the one that began last first: no more is understood than is asked for.
 pub fn newest_first(text: &str, uid: Option<u32>) -> impl Iterator<Item = Entry<'_>> {
-    let mut lines = lines_of(text, uid);
-    let mut same_second: Vec<Entry<'_>> = Vec::new();
-    std::iter::from_fn(move || {
-        // An id has the second; the order in it is that of the records' own times.
-        while same_second.is_empty() {
-            let second = second_of(lines.last()?);
-            while lines.last().is_some_and(|line| second_of(line) == second) {
-                same_second.extend(lines.pop().and_then(|line| entry_in(line, uid)));
-            }
-            same_second.sort_by(in_time);
-        }
-        same_second.pop()
-    })
+    lines(text, uid).into_iter().rev().filter_map(move |line| entry_in(line, uid))
 }
 
-/// The line that counts of each run, in the order of their ids, which is that of the seconds in which they began. Other people's
-/// lines are not even understood.
-fn lines_of(text: &str, uid: Option<u32>) -> Vec<&str> {
+/// The line that counts of each run of `uid`, or of everyone's, in the order in which they began. Other people's are not even
+/// understood; [`entry_in`] is for those that are.
+pub fn lines(text: &str, uid: Option<u32>) -> Vec<&str> {
     let mut lines: Vec<(&str, &str)> = text.lines().filter_map(|line| Some((id_of(line)?, line))).collect();
     // They are almost in order, and those of one run stay in theirs. The last one counts.
     lines.sort_by_key(|(id, _)| *id);
     let is_last = |at: usize, id| lines.get(at.saturating_add(1)).is_none_or(|(next, _)| *next != id);
     let own = uid.map(|uid| format!("\"uid\":{uid},"));
-    (lines.iter().enumerate())
+    let mut counting: Vec<_> = (lines.iter().copied().enumerate())
         .filter(|(at, (id, line))| is_last(*at, *id) && own.as_ref().is_none_or(|own| line.contains(own.as_str())))
-        .map(|(_, (_, line))| *line)
-        .collect()
+        .map(|(_, line)| line)
+        .collect();
+    // An id has the second; the order in it is that of the records' own times.
+    fn second(id: &str) -> Option<&str> {
+        id.split('-').next()
+    }
+    for same_second in counting.chunk_by_mut(|(a, _), (b, _)| second(a) == second(b)).filter(|runs| runs.len() > 1) {
+        let started = |line: &str| entry_in(line, None).map(|entry| entry.started.into_owned());
+        same_second.sort_by_cached_key(|(id, line)| (started(line), *id));
+    }
+    counting.into_iter().map(|(_, line)| line).collect()
 }
 
-fn entry_in(line: &str, uid: Option<u32>) -> Option<Entry<'_>> {
+/// The run of a line; none where it cannot be understood, or is not of `uid`.
+pub fn entry_in(line: &str, uid: Option<u32>) -> Option<Entry<'_>> {
     let entry: Entry<'_> = scan::entry(line).or_else(|| serde_json::from_str(line).ok())?;
     uid.is_none_or(|uid| entry.uid == uid).then_some(entry)
 }
 
-fn in_time(a: &Entry<'_>, b: &Entry<'_>) -> Ordering {
-    (&a.started, &a.id).cmp(&(&b.started, &b.id))
-}
-
-/// The part of a line's id that is the time.
-fn second_of(line: &str) -> Option<&str> {
-    id_of(line)?.split('-').next()
-}
-
 /// The id with which a line begins.
-fn id_of(line: &str) -> Option<&str> {
+pub fn id_of(line: &str) -> Option<&str> {
     line.strip_prefix("{\"id\":\"")?.split('"').next()
 }
 
@@ -314,10 +292,9 @@ fn current(root: &Root, log: &SiteDir) -> std::io::Result<String> {
         Err(e) => return Err(e),
     };
     let read = || -> std::io::Result<(fs::Metadata, String)> {
-        let mut file = File::open(path(log))?;
+        let file = File::open(path(log))?;
         let found = file.metadata()?;
-        let mut text = Vec::with_capacity(usize::try_from(found.len()).unwrap_or(0).saturating_add(1));
-        file.read_to_end(&mut text)?;
+        let text = parallel::read(&file, found.len())?;
         Ok((found, String::from_utf8(text).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())))
     };
     match read() {
