@@ -1,5 +1,6 @@
-"""a rehearsal beside a run, with all paths and --light, and beside strace -f; five jobs of the Python image
+"""a rehearsal beside a run, with all paths and --light, and beside strace -f; six jobs of the Python image
 
+What a rehearsal takes at its begin and its end is a part of each: ten times the same shows what is left of it in a job that is longer.
 Each job has a floor of its own: `chroot` for strace, `ces run` for the rehearsals. Exit 1 of a rehearsal is a verdict, not a failure.
 """
 
@@ -15,6 +16,7 @@ JOBS = {
     "import numpy": ["python3", "-c", "import numpy"],
     "300 forks": ["sh", "-c", "n=0; while [ $n -lt 300 ]; do /bin/true; n=$((n+1)); done"],
     "find /usr": ["sh", "-c", "find /usr > /dev/null"],
+    "find /usr, 10 times": ["sh", "-c", "for n in 0 1 2 3 4 5 6 7 8 9; do find /usr > /dev/null; done"],
     "CPU-bound": ["python3", "-c", "sum(i * i for i in range(4_000_000))"],
 }
 WAYS = ["chroot", "strace -f", "ces run", "rehearse --light", "rehearse"]

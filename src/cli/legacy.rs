@@ -53,7 +53,7 @@ struct Pull {
     global: Global,
     /// The user at the registry, the token, the image
     #[arg(value_name = "USER TOKEN IMAGE", num_args = 1..=4, required = true)]
-    words: Vec<String>,
+    arguments: Vec<String>,
 }
 
 /// Turns the words after the link's name into the modern form.
@@ -74,7 +74,7 @@ fn is_runtime(word: &str) -> bool {
 fn pull(words: &[OsString]) -> Parsed {
     let name = OsString::from("ces-pull");
     let pull = Pull::try_parse_from(std::iter::once(&name).chain(words))?;
-    let mut words = pull.words;
+    let mut words = pull.arguments;
     if words.len() > 1 && words.first().is_some_and(|word| is_runtime(word)) && words.len() != 3 {
         words.remove(0);
     }

@@ -23,8 +23,8 @@ use crate::host::ids::HostIds;
 use crate::host::privilege::{acting_as, as_root};
 use crate::host::sudoer::lookup;
 use crate::policy;
-use crate::precheck::left::Left;
 use crate::precheck::look::Looked;
+use crate::precheck::manifest::Manifest;
 use crate::precheck::parent::{self, Walked, Whose};
 use crate::precheck::report::{Report, Summary};
 use crate::precheck::rules::{self, Level, Rules};
@@ -131,7 +131,7 @@ const LARGEST: u64 = 64 << 20;
 /// # Errors
 /// When it cannot be opened or looked at, or the run has no list of outputs.
 pub(super) fn of_run(site: &Site, record: &Record) -> Result<Report> {
-    let mut left = Left::default();
+    let mut left = Manifest::default();
     let told = listed::each(site, record, &mut |line| {
         left.add(&line);
         Ok(())

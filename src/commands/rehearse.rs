@@ -29,7 +29,7 @@ use crate::rehearsal::ticket::{Ticket, ago, rules};
 use crate::rehearsal::{findings, options, show};
 use crate::run::forked_task::ForkedTask;
 use crate::run::job_id::JobId;
-use crate::run::observations::{Left, Observations, Size};
+use crate::run::observations::{LostFiles, Observations, Size};
 use crate::run::protocol::Rehearsal;
 use crate::run::supervisor::record::Record;
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -181,7 +181,7 @@ fn conditions(prepared: &Prepared, light: bool) -> Result<Conditions> {
 }
 
 /// What the witness wrote, then what the stage process wrote.
-fn read(mut file: File) -> Result<(Observations, Left)> {
+fn read(mut file: File) -> Result<(Observations, LostFiles)> {
     let wrong = |e: &dyn std::fmt::Display| {
         Error::new(Stage::Run, Kind::Failed, "the rehearsal has no report")
             .because(e)
@@ -198,7 +198,7 @@ fn read(mut file: File) -> Result<(Observations, Left)> {
 
 /// From all that is known to the report, but for what has changed.
 fn judge(
-    (seen, lost): (Observations, Left),
+    (seen, lost): (Observations, LostFiles),
     (status, record, (usage, running)): (u8, Record, Used),
     conditions: Conditions,
     (image, digest): (String, String),

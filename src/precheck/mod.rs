@@ -28,14 +28,14 @@ pub mod document;
 pub mod look;
 /// A directory, in order.
 pub mod walk;
-/// The words that parent and child exchange.
+/// The messages of parent and child.
 pub mod protocol;
 /// The child process.
 pub mod child;
 /// The parent's side.
 pub mod parent;
 /// What was looked at against what the run left.
-pub mod left;
+pub mod manifest;
 /// All findings together.
 pub mod report;
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::advice::{About, Advice, Entry};
 use crate::policy::units::show_size;
-use crate::run::observations::{Address, Left, Lost, Missed, Observations, Program, Running, Seen, Wanted};
+use crate::run::observations::{Address, Lost, LostFiles, Missed, Observations, Program, Running, Seen, Wanted};
 
 /// What a finding comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -53,7 +53,7 @@ pub struct Finding {
 const PATHS: usize = 20;
 
 /// From observations; `failed`: the payload did not exit with 0.
-pub fn from(advice: &Advice, seen: &Observations, lost_files: &Left, failed: bool) -> Vec<Finding> {
+pub fn from(advice: &Advice, seen: &Observations, lost_files: &LostFiles, failed: bool) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
     found.extend(seen.names.iter().map(|name| of_name(advice, seen, name)));
     found.extend(seen.addresses.iter().filter_map(|address| of_address(advice, seen, address)));
@@ -321,7 +321,7 @@ mod tests {
     }
 
     fn judged(seen: &Observations, failed: bool) -> Vec<(Verdict, &'static str, String)> {
-        let found = from(&Advice::load().unwrap(), seen, &Left::default(), failed);
+        let found = from(&Advice::load().unwrap(), seen, &LostFiles::default(), failed);
         found.into_iter().map(|finding| (finding.verdict, finding.kind, finding.object)).collect()
     }
 
@@ -360,7 +360,7 @@ mod tests {
         all.push(missed("/dev/nvidia0", Wanted::Look, libc::ENOENT));
         all.push(missed("/usr/lib/none.so", Wanted::Read, libc::ENOENT));
         let observed = Observations { missed: all, elapsed: 10_000, ..Observations::default() };
-        let found = from(&Advice::load().unwrap(), &observed, &Left::default(), false);
+        let found = from(&Advice::load().unwrap(), &observed, &LostFiles::default(), false);
         let words: Vec<&str> = found.iter().map(|finding| finding.what.as_str()).collect();
         assert_eq!(
             words,
@@ -380,13 +380,13 @@ mod tests {
             bytes: 8000,
             examples: vec![example.to_owned()],
         };
-        let lost_files = Left {
+        let lost_files = LostFiles {
             lost: vec![
                 lost("/home/me", "/home/me/results.csv"),
                 lost("/home/you", "/home/you/.cache/x"),
                 lost("/tmp", "/tmp/x"),
             ],
-            ..Left::default()
+            ..LostFiles::default()
         };
         let found = from(&Advice::load().unwrap(), &Observations::default(), &lost_files, false);
         let verdicts: Vec<_> = found.iter().map(|finding| (finding.object.as_str(), finding.verdict)).collect();

@@ -153,7 +153,7 @@ pub struct Size {
 /// What the two processes write, in this order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Left {
+pub struct LostFiles {
     /// What is gone with the container.
     pub lost: Vec<Lost>,
     /// Files beyond the bounds, counted but not looked at.

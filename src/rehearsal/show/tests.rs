@@ -6,7 +6,7 @@ use crate::rehearsal::difference::Difference;
 use crate::rehearsal::findings;
 use crate::rehearsal::report::{self, Conditions, Peaks};
 use crate::run::observations::{
-    Address, Left, Lost, Missed, Observations, Program, Refused, Running, Seen, Size, Wanted,
+    Address, Lost, LostFiles, Missed, Observations, Program, Refused, Running, Seen, Size, Wanted,
 };
 
 fn seen<T>(what: T, by: &str, times: u64, last: u64) -> Seen<T> {
@@ -27,7 +27,7 @@ fn lost(below: &str, example: &str, bytes: u64) -> Lost {
 }
 
 /// A script that installs what it lacks, tracks its experiment, looks for a GPU, writes into its home, and fetches a model last.
-fn training() -> (Observations, Left) {
+fn training() -> (Observations, LostFiles) {
     let python = "python3.11";
     let observed = Observations {
         names: vec![
@@ -49,18 +49,18 @@ fn training() -> (Observations, Left) {
         elapsed: 12_000,
         ..Observations::default()
     };
-    let left = Left {
+    let left = LostFiles {
         lost: vec![
             lost("/home/ann", "/home/ann/metrics.csv", 8_000),
             lost("/home/ann/.cache", "/home/ann/.cache/huggingface/version.txt", 1),
             lost("/tmp", "/tmp/tmpa1b2", 4_096),
         ],
-        ..Left::default()
+        ..LostFiles::default()
     };
     (observed, left)
 }
 
-fn report(seen: &Observations, left: &Left, exit: u8) -> Report {
+fn report(seen: &Observations, left: &LostFiles, exit: u8) -> Report {
     let found = findings::from(&Advice::load().unwrap(), seen, left, exit != 0);
     Report {
         version: 1,

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::run::observations::{Left, Lost, Size};
+use crate::run::observations::{Lost, LostFiles, Size};
 use crate::text;
 
 /// How many files and directories are looked at.
@@ -24,9 +24,9 @@ const LONGEST: usize = 256;
 
 /// Walks `tops`: where a directory is now, and where the payload saw it. Mount points of ces's own, and what lies `elsewhere`, are
 /// left out.
-pub fn walk(tops: &[(PathBuf, PathBuf)], elsewhere: &dyn Fn(&Path) -> bool) -> Left {
+pub fn walk(tops: &[(PathBuf, PathBuf)], elsewhere: &dyn Fn(&Path) -> bool) -> LostFiles {
     let mut by_directory: BTreeMap<PathBuf, Lost> = BTreeMap::new();
-    let mut found = Left::default();
+    let mut found = LostFiles::default();
     let mut seen = 0_u64;
     for (top, at) in tops {
         let mut todo = vec![(top.clone(), at.clone(), 0_usize)];

@@ -1,10 +1,10 @@
 //! ACLs and extended attributes: a payload can set both, nobody who checks outputs looks at them, and both travel with a file.
 //!
-//! Takes an open file or directory; gives what was removed; trusts the kernel's list (listxattr(2)); refuses nothing: names in
+//! Takes a file or directory that is held; gives what was removed; trusts the kernel's list (listxattr(2)); refuses nothing: names in
 //! other namespaces (`trusted`, other `security`) are no payload's to set, and stay.
 
 use std::ffi::CStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd as _};
 
 const ACLS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
 const CAPABILITY: &str = "security.capability";
@@ -21,27 +21,29 @@ pub struct Removed {
     pub acl: bool,
 }
 
-/// Removes them.
-pub fn remove(file: impl AsFd) -> Removed {
+/// Removes those of what is held (it need not be open for reading) in this process.
+pub fn remove(held: impl AsFd) -> Removed {
+    // There is no call for a descriptor that only holds; the kernel goes from this name to what is held and nowhere else (proc(5)).
+    let file = format!("/proc/self/fd/{}", held.as_fd().as_raw_fd());
     let mut names = [0_u8; USUAL];
-    match rustix::fs::flistxattr(&file, &mut names[..]) {
-        Ok(length) => remove_each(file, names.get(..length).unwrap_or_default()),
+    match rustix::fs::listxattr(&file, &mut names[..]) {
+        Ok(length) => remove_each(&file, names.get(..length).unwrap_or_default()),
         Err(rustix::io::Errno::RANGE) => {
             let mut names = vec![0_u8; LONGEST];
-            let length = rustix::fs::flistxattr(&file, &mut names[..]).unwrap_or(0);
-            remove_each(file, names.get(..length).unwrap_or_default())
+            let length = rustix::fs::listxattr(&file, &mut names[..]).unwrap_or(0);
+            remove_each(&file, names.get(..length).unwrap_or_default())
         }
         Err(_) => Removed::default(),
     }
 }
 
-fn remove_each(file: impl AsFd, names: &[u8]) -> Removed {
+fn remove_each(file: &str, names: &[u8]) -> Removed {
     let mut removed = Removed::default();
     for name in names.split_inclusive(|byte| *byte == 0) {
         let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
         let text = name.to_string_lossy();
         let acl = ACLS.contains(&text.as_ref());
-        if (acl || text == CAPABILITY || text.starts_with("user.")) && rustix::fs::fremovexattr(&file, name).is_ok() {
+        if (acl || text == CAPABILITY || text.starts_with("user.")) && rustix::fs::removexattr(file, name).is_ok() {
             removed.count += 1;
             removed.acl |= acl;
         }

@@ -131,8 +131,9 @@ impl Giving<'_> {
         fchownat(file, c"", Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)), AtFlags::AT_EMPTY_PATH)
     }
 
-    /// Mode, owner and attributes of a file or directory; gives it open for reading.
-    fn settle(&mut self, held: &OwnedFd, stat: &FileStat, least: u32, flags: OFlag) -> nix::Result<OwnedFd> {
+    /// Mode, owner and attributes of a file or directory; gives a directory, and what a quota has to
+    /// leave out, open for reading.
+    fn settle(&mut self, held: &OwnedFd, stat: &FileStat, least: u32, flags: OFlag) -> nix::Result<Option<OwnedFd>> {
         let itself = format!("/proc/self/fd/{}", held.as_raw_fd());
         let mode = stat.st_mode & 0o777 | least;
         if stat.st_mode & 0o7777 != mode {
@@ -142,15 +143,19 @@ impl Giving<'_> {
             self.given.set_ids += 1;
         }
         self.owner(held, stat)?;
-        // What was looked at, under whatever name; of that type, so that opening does nothing else.
-        let open = openat(AT_FDCWD, itself.as_str(), flags | OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-        let removed = attributes::remove(&open);
+        let removed = attributes::remove(held);
         self.given.attributes += removed.count;
         if removed.acl {
-            fchmod(&open, Mode::from_bits_truncate(mode & 0o707))?;
+            let mode = Mode::from_bits_truncate(mode & 0o707);
+            fchmodat(AT_FDCWD, itself.as_str(), mode, FchmodatFlags::FollowSymlink)?;
         }
+        if self.rights.quotas.is_empty() && !flags.contains(OFlag::O_DIRECTORY) {
+            return Ok(None);
+        }
+        // What was looked at, under whatever name; of that type, so that opening does nothing else.
+        let open = openat(AT_FDCWD, itself.as_str(), flags | OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
         self.rights.quotas.iter().for_each(|kept| kept.release(&open));
-        Ok(open)
+        Ok(Some(open))
     }
 
     fn refuse(&mut self, at: At<'_>, why: &str) {
@@ -208,7 +213,7 @@ impl Visitor for Giving<'_> {
             libc::S_IFDIR => {
                 let open = self.settle(&held, &stat, 0o700, OFlag::O_DIRECTORY)?;
                 self.given.directories += 1;
-                return Ok(Some(open));
+                return Ok(open);
             }
             libc::S_IFREG => {
                 self.settle(&held, &stat, 0o600, OFlag::O_NONBLOCK | OFlag::O_NOCTTY)?;

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode};
+use nix::sys::stat::{FileStat, Mode, fstat};
 use serde::{Deserialize, Serialize};
 
 use crate::host::same_mount;
@@ -84,16 +84,46 @@ fn octal(stat: &FileStat) -> String {
     format!("{:04o}", stat.st_mode & 0o7777)
 }
 
-/// The hash of the regular file that is held.
+/// The hash of a regular file that is open for reading.
 ///
 /// # Errors
 /// The kernel's.
-fn hashed(hasher: &mut Hasher<'_>, held: &OwnedFd, stat: &FileStat) -> nix::Result<FileRead> {
-    let file = File::from(opened(held, OFlag::O_NONBLOCK | OFlag::O_NOCTTY)?);
+fn hashed(hasher: &mut Hasher<'_>, file: OwnedFd, stat: &FileStat) -> nix::Result<FileRead> {
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     let disk = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
-    hasher.hash(&file, size, disk).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
+    hasher.hash(&File::from(file), size, disk).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
 }
+
+/// An entry that is held, or open for reading where it is a file.
+enum Entry {
+    Held(OwnedFd),
+    File(OwnedFd),
+}
+
+impl Entry {
+    /// What is listed as a regular file is opened at once, which is half of what it takes: whoever puts something else in its place
+    /// meanwhile has nothing that does more, when it is opened, than a fifo that is not waited for.
+    fn find(dir: &OwnedFd, name: &CStr, at: At<'_>) -> nix::Result<(Self, FileStat)> {
+        if at.listed_as_file {
+            let file = same_mount::open(dir, name, TO_READ).and_then(|file| fstat(&file).map(|stat| (file, stat)));
+            if let Ok((file, stat)) = file
+                && stat.st_mode & libc::S_IFMT == libc::S_IFREG
+            {
+                return Ok((Self::File(file), stat));
+            }
+        }
+        same_mount::hold(dir, name).map(|(held, stat)| (Self::Held(held), stat))
+    }
+
+    fn opened(self, flags: OFlag) -> nix::Result<OwnedFd> {
+        match self {
+            Self::Held(held) => opened(&held, flags),
+            Self::File(file) => Ok(file),
+        }
+    }
+}
+
+const TO_READ: OFlag = OFlag::O_RDONLY.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
 
 impl Visitor for Listing<'_> {
     fn entry(&mut self, dir: &OwnedFd, name: &CStr, at: At<'_>) -> nix::Result<Option<OwnedFd>> {
@@ -103,7 +133,7 @@ impl Visitor for Listing<'_> {
         if at.depth >= LISTED {
             return Ok(None);
         }
-        let (held, stat) = same_mount::hold(dir, name)?;
+        let (entry, stat) = Entry::find(dir, name, at)?;
         let others = match self.of {
             // Left alone, and listed as that.
             Of::Owner(uid) if stat.st_uid != uid => return Ok(None),
@@ -122,10 +152,10 @@ impl Visitor for Listing<'_> {
                     self.listed.failed.add(&format!("{shown}: what is deeper than {LISTED} levels is not listed"));
                     return Ok(None);
                 }
-                return opened(&held, OFlag::O_DIRECTORY).map(Some);
+                return entry.opened(OFlag::O_DIRECTORY).map(Some);
             }
             libc::S_IFREG => {
-                let FileRead { sha256, sniffed } = hashed(&mut self.hasher, &held, &stat)?;
+                let FileRead { sha256, sniffed } = hashed(&mut self.hasher, entry.opened(TO_READ)?, &stat)?;
                 let mut line = Line::new(at.path, Kind::File).of_others(others);
                 (line.mode, line.mtime) = (Some(octal(&stat)), Some(mtime(&stat)));
                 line.size = u64::try_from(stat.st_size).ok();
@@ -142,6 +172,7 @@ impl Visitor for Listing<'_> {
                 self.list.add(&line);
             }
             libc::S_IFLNK => {
+                let Entry::Held(held) = entry else { return Ok(None) };
                 let mut line = Line::link(at.path, readlinkat(&held, c"")?.as_encoded_bytes());
                 (line.mtime, line.others) = (Some(mtime(&stat)), others);
                 self.list.add(&line);

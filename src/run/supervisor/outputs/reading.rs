@@ -24,6 +24,9 @@ use crate::run::terminal::signals::Signals;
 /// How long is waited for the work once it is asked to stop.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// How long the work goes on before it looks again whether to stop: there may be a million small files.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+
 /// Why reading ends when somebody asks for it.
 pub const INTERRUPTED: &str = "interrupted";
 const DEADLINE: &str = "deadline";
@@ -213,8 +216,14 @@ fn serve(orders: OwnedFd, answer: OwnedFd, work: Work<'_>) -> std::io::Result<()
     orders.read_exact(&mut [0])?;
     fcntl(&orders, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     let stopped: RefCell<Option<Stop>> = RefCell::new(None);
+    let asked = Cell::new(Instant::now());
     let ask = || {
         let mut order = [0];
+        let now = Instant::now();
+        if now.duration_since(asked.get()) < BETWEEN_LOOKS {
+            return stopped.borrow().clone();
+        }
+        asked.set(now);
         if stopped.borrow().is_none() && matches!((&orders).read(&mut order), Ok(1)) {
             let why = if order == [b'i'] { INTERRUPTED } else { DEADLINE };
             stopped.replace(Some(Stop::Hashing(why.to_owned())));

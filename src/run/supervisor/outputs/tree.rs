@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::fstat;
-use rustix::fs::{RawDir, SeekFrom};
+use rustix::fs::{FileType, RawDir, SeekFrom};
 
 use crate::host::same_mount;
 use crate::run::supervisor::outputs::LISTED;
@@ -37,6 +37,15 @@ pub struct At<'a> {
     pub path: &'a [u8],
     /// How many directories lie above it.
     pub depth: usize,
+    /// The directory says that it is a regular file (readdir(3), `d_type`); it may be another by now.
+    pub listed_as_file: bool,
+}
+
+impl<'a> At<'a> {
+    /// A directory, or what of it could not be read.
+    fn directory(path: &'a [u8], depth: usize) -> Self {
+        Self { path, depth, listed_as_file: false }
+    }
 }
 
 /// Who is shown the entries.
@@ -56,12 +65,15 @@ pub trait Visitor {
     }
 }
 
+/// A name in a directory, and whether it is listed as a file's.
+type Name = (CString, bool);
+
 struct Frame {
     dir: Option<OwnedFd>,
     inode: (u64, u64),
     /// Where to read on.
     position: u64,
-    names: Vec<CString>,
+    names: Vec<Name>,
     read: bool,
     /// How long the path is without the names of this directory.
     path: u32,
@@ -85,14 +97,14 @@ pub fn walk(top: OwnedFd, visitor: &mut dyn Visitor) {
     let mut held = 0_usize;
     let mut frames = match Frame::of(top, 0) {
         Ok(frame) => vec![frame],
-        Err(e) => return visitor.failed(At { path: &[], depth: 0 }, e),
+        Err(e) => return visitor.failed(At::directory(&[], 0), e),
     };
     while !visitor.is_over() {
         let depth = frames.len().saturating_sub(1);
         let Some(frame) = frames.last_mut() else { return };
         path.truncate(usize::try_from(frame.path).unwrap_or(0));
         let Some(dir) = &frame.dir else { return };
-        let Some(name) = frame.names.pop() else {
+        let Some((name, listed_as_file)) = frame.names.pop() else {
             if frame.read {
                 leave(&mut frames, &path, visitor);
                 continue;
@@ -106,7 +118,7 @@ pub fn walk(top: OwnedFd, visitor: &mut dyn Visitor) {
                 }
                 Err(e) => {
                     frame.read = true;
-                    visitor.failed(At { path: &path, depth }, e);
+                    visitor.failed(At::directory(&path, depth), e);
                 }
             }
             continue;
@@ -118,9 +130,9 @@ pub fn walk(top: OwnedFd, visitor: &mut dyn Visitor) {
             }
             path.extend_from_slice(name.to_bytes());
         }
-        let entered = visitor
-            .entry(dir, &name, At { path: &path, depth })
-            .and_then(|below| below.map(|below| Frame::of(below, path.len())).transpose());
+        let at = At { path: &path, depth, listed_as_file };
+        let entered =
+            visitor.entry(dir, &name, at).and_then(|below| below.map(|below| Frame::of(below, path.len())).transpose());
         match entered {
             Ok(None) => {}
             Ok(Some(below)) => {
@@ -130,7 +142,7 @@ pub fn walk(top: OwnedFd, visitor: &mut dyn Visitor) {
                     frame.dir = None;
                 }
             }
-            Err(e) => visitor.failed(At { path: &path, depth }, e),
+            Err(e) => visitor.failed(At { path: &path, depth, listed_as_file }, e),
         }
     }
 }
@@ -149,7 +161,7 @@ fn leave(frames: &mut Vec<Frame>, path: &[u8], visitor: &mut dyn Visitor) {
         Ok((dir, is)) if is == above.inode => above.dir = Some(dir),
         // It was moved elsewhere meanwhile; what is left of those in between has no way to it any more.
         other => {
-            visitor.failed(At { path, depth }, other.err().unwrap_or(Errno::ESTALE));
+            visitor.failed(At::directory(path, depth), other.err().unwrap_or(Errno::ESTALE));
             while frames.last().is_some_and(|frame| frame.dir.is_none()) {
                 frames.pop();
             }
@@ -158,7 +170,7 @@ fn leave(frames: &mut Vec<Frame>, path: &[u8], visitor: &mut dyn Visitor) {
 }
 
 /// The next names of a directory, the first one last; `position` moves on.
-fn some_names(dir: &OwnedFd, position: &mut u64, count: usize) -> nix::Result<Vec<CString>> {
+fn some_names(dir: &OwnedFd, position: &mut u64, count: usize) -> nix::Result<Vec<Name>> {
     let told = |e: rustix::io::Errno| Errno::from_raw(e.raw_os_error());
     rustix::fs::seek(dir, SeekFrom::Start(*position)).map_err(told)?;
     let mut names = Vec::new();
@@ -169,10 +181,10 @@ fn some_names(dir: &OwnedFd, position: &mut u64, count: usize) -> nix::Result<Ve
         let entry = entry.map_err(told)?;
         *position = entry.next_entry_cookie();
         if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            names.push(entry.file_name().to_owned());
+            names.push((entry.file_name().to_owned(), entry.file_type() == FileType::RegularFile));
         }
     }
-    names.sort_by(|a, b| b.cmp(a));
+    names.sort_by(|(a, _), (b, _)| b.cmp(a));
     Ok(names)
 }
 

@@ -11,9 +11,9 @@ use super::look::{Looked, Name, link_to};
 use super::rules::{RuleName, Rules};
 use crate::run::supervisor::outputs::line::{Kind, Line};
 
-/// What a run left.
+/// What a run left, by the list of its outputs.
 #[derive(Debug, Default)]
-pub struct Left {
+pub struct Manifest {
     entries: BTreeMap<Name, Entry>,
     others: u64,
 }
@@ -34,7 +34,7 @@ enum What {
     Refused,
 }
 
-impl Left {
+impl Manifest {
     /// One more line of the list.
     pub fn add(&mut self, line: &Line) {
         let Some(path) = line.path().filter(|_| !line.was_removed()) else { return };
@@ -116,7 +116,7 @@ mod tests {
     fn only_what_the_run_left_is_told_of_and_what_is_another_by_now_is_a_block_without_its_content() {
         let rules = Rules::of(&Site::default()).unwrap();
         let text = "sex,n\nF,263\n";
-        let mut left = Left::default();
+        let mut left = Manifest::default();
         for name in ["same.csv", "changed.csv", "gone.csv"] {
             left.add(&listed(name, Some(hex(&hash(text.as_bytes())))));
         }
