@@ -97,7 +97,8 @@ fn slurm() {
     STARTED.call_once(|| {
         // Its name service looks for an address that is not loopback's.
         root(
-            "modprobe dummy; ip link add dummy0 type dummy; ip addr add 10.99.0.1/24 dev dummy0; ip link set dummy0 up
+            "modprobe dummy; ip link show dummy0 >/dev/null 2>&1 || ip link add dummy0 type dummy
+            ip addr replace 10.99.0.1/24 dev dummy0; ip link set dummy0 up
             sed -i /ces-guest/d /etc/hosts; echo 10.99.0.1 ces-guest >>/etc/hosts
             mkdir -p /var/spool/slurmctld /var/spool/slurmd
             cat >/etc/slurm/slurm.conf <<END

@@ -32,12 +32,26 @@ pub(super) fn leave_groups_of_others() -> io::Result<()> {
     fs::write(tree.join("cgroup.procs"), "0")
 }
 
-/// Whether the group and all above it are root's, to enter and to change.
+/// Whether Slurm made the group: `/slurm/…` of version 1 set-ups carried over, `slurmstepd.scope`, or with a node's name before that where one host plays
+/// several nodes.
+pub(super) fn is_slurms(own: &str) -> bool {
+    own.split('/').any(|part| part.starts_with("slurm") || part.ends_with("_slurmstepd.scope"))
+}
+
+/// Whether the group and all above it are root's, to enter and to change. Slurm gives the directory of a task to the job's user and
+/// none of the files in it, which decide over the group (seen with 22.05): that one is root's, too, for nothing is made in it.
 fn is_roots(tree: &Path, group: &str) -> bool {
-    let owned = |path: &Path| fs::metadata(path).is_ok_and(|found| found.uid() == 0);
-    Path::new(group.trim_start_matches('/')).ancestors().all(|group| {
-        let dir = tree.join(group);
-        owned(&dir) && owned(&dir.join("cgroup.procs"))
+    let of_root = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.uid() == 0);
+    let is_dir = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    let own = tree.join(group.trim_start_matches('/'));
+    let files_are = || {
+        fs::read_dir(&own).is_ok_and(|mut entries| {
+            entries.all(|entry| entry.is_ok_and(|entry| is_dir(&entry) || of_root(&entry.path())))
+        })
+    };
+    own.ancestors().take_while(|dir| dir.starts_with(tree)).all(|dir| {
+        let is_task = *dir == *own && is_slurms(group);
+        (of_root(dir) || is_task && files_are()) && of_root(&dir.join("cgroup.procs"))
     })
 }
 
@@ -64,5 +78,36 @@ mod tests {
         std::os::unix::fs::chown(tree.path().join("a/cgroup.procs"), Some(61_001), None).unwrap();
         assert_eq!(is(), [true, false, false]);
         assert!(!is_roots(tree.path(), "/gone"));
+    }
+
+    #[test]
+    fn of_a_task_of_slurms_the_directory_alone_may_be_the_users() {
+        if !geteuid().is_root() {
+            println!("NOT RUN: only root gives files away");
+            return;
+        }
+        let tree = tempfile::tempdir().unwrap();
+        let (step, task) =
+            ("node_slurmstepd.scope/job_1/step_0/user", "node_slurmstepd.scope/job_1/step_0/user/task_0");
+        fs::create_dir_all(tree.path().join(task)).unwrap();
+        for group in Path::new(task).ancestors() {
+            fs::write(tree.path().join(group).join("cgroup.procs"), "").unwrap();
+        }
+        fs::write(tree.path().join(task).join("cgroup.kill"), "").unwrap();
+        let give = |what: &str, uid| std::os::unix::fs::chown(tree.path().join(what), Some(uid), None).unwrap();
+        let is = || is_roots(tree.path(), task);
+        give(task, 61_001);
+        fs::create_dir(tree.path().join(task).join("made-by-the-user")).unwrap();
+        give(&format!("{task}/made-by-the-user"), 61_001);
+        assert!(is());
+        for what in [format!("{task}/cgroup.kill"), step.to_owned()] {
+            give(&what, 61_001);
+            assert!(!is(), "{what}");
+            give(&what, 0);
+            assert!(is());
+        }
+        // Of anybody else's the directory counts.
+        fs::rename(tree.path().join("node_slurmstepd.scope"), tree.path().join("other.scope")).unwrap();
+        assert!(!is_roots(tree.path(), &task.replace("node_slurmstepd", "other")));
     }
 }

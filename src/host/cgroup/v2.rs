@@ -28,7 +28,8 @@ use oci_spec::runtime::LinuxResources;
 
 use crate::host::kernel_files;
 
-use super::{Observed, PREFIX, Usage, field, io_limits, membership::group_of, named, number, or_max, systemd};
+use super::membership::{group_of, is_slurms};
+use super::{Observed, PREFIX, Usage, field, io_limits, named, number, or_max, systemd};
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// The group of those who make room.
@@ -109,12 +110,6 @@ fn is_delegated(own: &str) -> bool {
             .ancestors()
             .take_while(|group| !is_user_manager(group))
             .any(|group| marked(&Path::new(ROOT).join(group.strip_prefix("/").unwrap_or(group))))
-}
-
-/// `/slurm/…` of version 1 set-ups carried over, `slurmstepd.scope`, or with a node's name before that where one host plays
-/// several nodes.
-fn is_slurms(own: &str) -> bool {
-    own.split('/').any(|part| part.starts_with("slurm") || part.ends_with("_slurmstepd.scope"))
 }
 
 /// Scopes and services of the user's own manager in which `own` is.
