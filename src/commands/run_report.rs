@@ -9,7 +9,7 @@ use super::prepare::Prepared;
 use crate::bundle::safe_data;
 use crate::host::cgroup::Usage;
 use crate::policy::Access;
-use crate::policy::units::show_size;
+use crate::policy::units::{show_seconds, show_size};
 use crate::run::ending::Ending;
 use crate::run::job_id::JobId;
 use crate::run::supervisor::ports::Published;
@@ -140,7 +140,7 @@ impl Report {
     pub fn summary(&self, prepared: &Prepared, record: &Record, ended: &Ended, usage: Usage) {
         let seconds = record.seconds.unwrap_or_default();
         let peak = usage.peak_memory.map_or_else(String::new, |bytes| format!(", peak memory {}", show_size(bytes)));
-        let line = format!("ces: run {}: {}, {seconds:.1} s{peak}", record.id, ended.text);
+        let line = format!("ces: run {}: {}, {}{peak}", record.id, ended.text, show_seconds(seconds));
         if ended.over_limit {
             self.always(&format!(
                 "{line}\nhint: use less, or ask for more (--memory, or of the batch system; scratch and outputs are the policy's)\n"

@@ -149,7 +149,7 @@ fn row(run: Entry<'_>) -> [Cow<'_, str>; 10] {
         State::Interrupted => Cow::Borrowed("interrupted"),
         State::Finished => run.ended.unwrap_or_default(),
     };
-    let time = number(run.seconds.map(|seconds| format!("{seconds:.1} s")));
+    let time = number(run.seconds.map(|seconds| units::show_seconds(seconds)));
     let exit = number(run.exit.map(|exit| exit.to_string()));
     let outputs = number(run.outputs.map(|files| files.to_string()));
     let id = Cow::Owned(run.id.into_string());
@@ -160,7 +160,12 @@ fn row(run: Entry<'_>) -> [Cow<'_, str>; 10] {
 
 /// `2026-11-30 06:20` of `2026-11-30T06:20:25.123Z` (UTC).
 fn to_the_minute(time: &str) -> String {
-    time.get(..16).unwrap_or(time).replacen('T', " ", 1)
+    let Some((day, minute)) = time.get(..10).zip(time.get(11..16)) else { return time.to_owned() };
+    let mut text = String::with_capacity(16);
+    for part in [day, " ", minute] {
+        text.push_str(part);
+    }
+    text
 }
 
 /// The first moment that is asked for, as records write it: a day, or so long ago.

@@ -11,7 +11,7 @@ use super::{Site, precheck, print, records, verify};
 use crate::cli::{Global, RecordArgs};
 use crate::error::Result;
 use crate::evidence::redact::{Variable, WITHHELD};
-use crate::policy::units::show_size;
+use crate::policy::units::{show_seconds, show_size};
 use crate::run::supervisor::record::beside::Document;
 use crate::run::supervisor::record::{Record, State};
 
@@ -172,7 +172,7 @@ fn limits(page: &mut Page, record: &Record) {
 fn ending(page: &mut Page, record: &Record) {
     page.line("started", record.started.clone());
     if let Some(finished) = &record.finished {
-        let took = record.seconds.map_or_else(String::new, |seconds| format!(" ({seconds:.1} s)"));
+        let took = record.seconds.map_or_else(String::new, |seconds| format!(" ({})", show_seconds(seconds)));
         page.line("ended", format!("{finished}{took}"));
     }
     let ended = match (record.state, &record.ended) {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::{Finding, Report, Verdict};
-use crate::policy::units::{show_duration, show_size};
+use crate::policy::units::{show_duration, show_seconds, show_size};
 use crate::text;
 
 /// How many findings of one verdict are told, how many changes of one kind, and how long the line of what is harmless is.
@@ -135,7 +135,7 @@ fn how(report: &Report) -> String {
     }));
     let time =
         conditions.time.map_or_else(String::new, |time| format!(" of {}", show_duration(Duration::from_secs(time))));
-    let ended = format!("{} after {:.1} s{time}", report.ended, report.seconds);
+    let ended = format!("{} after {}{time}", report.ended, show_seconds(report.seconds));
     if used.is_empty() { ended } else { format!("{ended}; {}", used.join(", ")) }
 }
 

@@ -45,9 +45,12 @@ impl<'a> Rest<'a> {
     }
 
     fn text(&mut self) -> Option<&'a str> {
-        let (text, rest) = self.0.strip_prefix('"')?.split_once('"')?;
-        self.0 = rest;
-        (!text.contains('\\') && !text.bytes().any(|byte| byte < b' ')).then_some(text)
+        let text = self.0.strip_prefix('"')?;
+        // In one go: most of them are short.
+        let end = text.bytes().position(|byte| matches!(byte, b'"' | b'\\' | 0..b' '))?;
+        let (text, rest) = text.split_at_checked(end)?;
+        self.0 = rest.strip_prefix('"')?;
+        Some(text)
     }
 
     /// A number of digits and a point: JSON has others, which are left to its parser.
