@@ -126,6 +126,8 @@ impl Builder {
         out.write_all(MAGIC)?;
         let mut compressor = zstd::bulk::Compressor::new(LEVEL)?;
         compressor.include_checksum(true)?;
+        // Used again for each package.
+        let (mut plain, mut block) = (Vec::new(), Vec::new());
         let mut table = Vec::new();
         source.packages = 0;
         let ecosystems: Vec<&String> = self.keys.keys().collect();
@@ -137,10 +139,18 @@ impl Builder {
                     places.iter().filter_map(|(from, to)| self.records.get(*from..*to)).collect();
                 records.sort_unstable();
                 records.dedup();
-                let mut block = vec![b'['];
-                block.extend(records.join(&b','));
-                block.push(b']');
-                let block = compressor.compress(&block)?;
+                plain.clear();
+                plain.push(b'[');
+                for (at, record) in records.iter().enumerate() {
+                    if at > 0 {
+                        plain.push(b',');
+                    }
+                    plain.extend_from_slice(record);
+                }
+                plain.push(b']');
+                block.clear();
+                block.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+                compressor.compress_to_buffer(&plain, &mut block)?;
                 out.write_all(&block)?;
                 let length = u32::try_from(block.len()).map_err(io::Error::other)?;
                 push_key(&mut table, number, name, length)?;
