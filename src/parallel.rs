@@ -8,15 +8,21 @@ use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::num::NonZero;
 use std::os::unix::fs::FileExt as _;
 use std::panic::resume_unwind;
+use std::sync::OnceLock;
 use std::thread;
 
 /// Beginning a thread is worth its while from so many items on.
 const LEAST: usize = 5_000;
 
+/// How many processors there are for this process: found out once, for its control groups are asked.
+fn processors() -> usize {
+    static FOUND: OnceLock<usize> = OnceLock::new();
+    *FOUND.get_or_init(|| thread::available_parallelism().map_or(1, NonZero::get))
+}
+
 /// Does `work` on as many parts of `items` as there are processors; a short list is one part.
 pub fn parts<'a, T: Sync, U: Send>(items: &'a [T], work: impl Fn(&'a [T]) -> U + Sync) -> Vec<U> {
-    let processors = thread::available_parallelism().map_or(1, NonZero::get);
-    let count = processors.min(items.len() / LEAST).max(1);
+    let count = processors().min(items.len() / LEAST).max(1);
     let mut parts = items.chunks(items.len().div_ceil(count).max(1));
     let Some(first) = parts.next() else { return Vec::new() };
     thread::scope(|scope| {
@@ -43,8 +49,7 @@ const LEAST_READ: usize = 4 << 20;
 pub fn read(mut file: &File, size: u64) -> io::Result<Vec<u8>> {
     let size = usize::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge)?;
     let mut bytes = vec![0; size];
-    let processors = thread::available_parallelism().map_or(1, NonZero::get);
-    let piece = size.div_ceil(processors).max(LEAST_READ);
+    let piece = size.div_ceil(processors()).max(LEAST_READ);
     let begun = thread::scope(|scope| {
         let mut pieces = (0_u64..).step_by(piece).zip(bytes.chunks_mut(piece));
         let first = pieces.next();

@@ -149,7 +149,7 @@ fn row(run: Entry<'_>) -> [Cow<'_, str>; 10] {
         State::Interrupted => Cow::Borrowed("interrupted"),
         State::Finished => run.ended.unwrap_or_default(),
     };
-    let time = number(run.seconds.map(|seconds| units::show_seconds(seconds)));
+    let time = number(run.seconds.map(units::show_seconds));
     let exit = number(run.exit.map(|exit| exit.to_string()));
     let outputs = number(run.outputs.map(|files| files.to_string()));
     let id = Cow::Owned(run.id.into_string());
