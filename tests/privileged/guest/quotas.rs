@@ -1,6 +1,7 @@
 //! Bounds that a file system keeps: ext4 with quotas of projects. This machine's own kernel need not have any.
 
 use super::*;
+use crate::support::records;
 
 /// How the disks of homes and of the store are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +81,9 @@ fn bounds(desk: &Desk) -> [String; 2] {
     let record = if desk.caller.is_enforced() {
         desk.record()
     } else {
-        let runs = crate::support::children(&home(desk).join(".local/state/ces/runs"));
+        let mut runs = crate::support::children(&home(desk).join(".local/state/ces/runs"));
+        runs.retain(|path| records::is_record(path));
+        runs.sort_by_key(records::born);
         serde_json::from_str(&fs::read_to_string(runs.last().unwrap()).unwrap()).unwrap()
     };
     ["scratch", "outputs"].map(|what| record["bounds"][what].as_str().unwrap().to_owned())
