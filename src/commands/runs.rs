@@ -62,8 +62,7 @@ pub fn runs(global: &Global, args: &RunsArgs) -> Result<u8> {
 
 /// A run of the list.
 enum Listed<'a> {
-    /// As its line in the index has it, which is read each time that it is asked for: to keep a hundred thousand entries would take
-    /// more time than that.
+    /// As its line in the index has it, which is read each time that it is asked for: no entry is held of it.
     Line(&'a str),
     /// As it was found to be now.
     Entry(Box<Entry<'a>>),

@@ -101,8 +101,7 @@ pub fn period(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(number.checked_mul(days)?.checked_mul(86_400)?)).filter(|period| !period.is_zero())
 }
 
-/// Seconds to a tenth: `12.3 s`. A list may have a hundred thousand of them, and what the standard library does for a fraction takes
-/// ten times as long.
+/// Seconds to a tenth: `12.3 s`. With whole numbers alone: a list may have a hundred thousand of them.
 pub fn show_seconds(seconds: f64) -> String {
     let ms = Duration::try_from_secs_f64(seconds).ok().and_then(|time| u64::try_from(time.as_millis()).ok());
     let Some(ms) = ms else { return format!("{seconds:.1} s") };

@@ -32,8 +32,8 @@ pub(super) fn leave_groups_of_others() -> io::Result<()> {
     fs::write(tree.join("cgroup.procs"), "0")
 }
 
-/// Whether Slurm made the group: `/slurm/…` of version 1 set-ups carried over, `slurmstepd.scope`, or with a node's name before that where one host plays
-/// several nodes.
+/// Whether Slurm made the group: `/slurm/…` of version 1 set-ups carried over, `slurmstepd.scope`, or with a node's name before that
+/// where one host plays several nodes.
 pub(super) fn is_slurms(own: &str) -> bool {
     own.split('/').any(|part| part.starts_with("slurm") || part.ends_with("_slurmstepd.scope"))
 }

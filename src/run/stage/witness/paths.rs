@@ -92,7 +92,7 @@ pub fn missed(pid: Pid, who: &Who, nested: Option<(u32, u32)>, named: &Named) ->
         (act, _) => act,
     };
     // As its user the directory of its descriptors is reached, too, which is closed to everybody else.
-    // The container's root is who this process is anyway; to say so four times a call takes a fifth of its time.
+    // The container's root is who this process is anyway; to say so makes credentials and throws them away, four times a call.
     let is_other = (uid, gid) != (0, 0);
     if is_other {
         notify::reach_files_as(uid, gid);

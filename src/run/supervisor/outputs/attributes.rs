@@ -6,6 +6,8 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd as _};
 
+use nix::errno::Errno;
+
 const ACLS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
 const CAPABILITY: &str = "security.capability";
 /// The kernel gives no longer list (`XATTR_LIST_MAX`); nearly all are shorter.
@@ -22,7 +24,10 @@ pub struct Removed {
 }
 
 /// Removes those of what is held (it need not be open for reading) in this process.
-pub fn remove(held: impl AsFd) -> Removed {
+///
+/// # Errors
+/// When they cannot be listed, though the file system has some, or one of them stays.
+pub fn remove(held: impl AsFd) -> nix::Result<Removed> {
     // There is no call for a descriptor that only holds; the kernel goes from this name to what is held and nowhere else (proc(5)).
     let file = format!("/proc/self/fd/{}", held.as_fd().as_raw_fd());
     let mut names = [0_u8; USUAL];
@@ -30,23 +35,33 @@ pub fn remove(held: impl AsFd) -> Removed {
         Ok(length) => remove_each(&file, names.get(..length).unwrap_or_default()),
         Err(rustix::io::Errno::RANGE) => {
             let mut names = vec![0_u8; LONGEST];
-            let length = rustix::fs::listxattr(&file, &mut names[..]).unwrap_or(0);
+            let length = rustix::fs::listxattr(&file, &mut names[..]).map_err(told)?;
             remove_each(&file, names.get(..length).unwrap_or_default())
         }
-        Err(_) => Removed::default(),
+        Err(rustix::io::Errno::NOTSUP) => Ok(Removed::default()),
+        Err(e) => Err(told(e)),
     }
 }
 
-fn remove_each(file: &str, names: &[u8]) -> Removed {
+fn told(e: rustix::io::Errno) -> Errno {
+    Errno::from_raw(e.raw_os_error())
+}
+
+fn remove_each(file: &str, names: &[u8]) -> nix::Result<Removed> {
     let mut removed = Removed::default();
     for name in names.split_inclusive(|byte| *byte == 0) {
         let Ok(name) = CStr::from_bytes_with_nul(name) else { continue };
         let text = name.to_string_lossy();
         let acl = ACLS.contains(&text.as_ref());
-        if (acl || text == CAPABILITY || text.starts_with("user.")) && rustix::fs::removexattr(file, name).is_ok() {
-            removed.count += 1;
+        if acl || text == CAPABILITY || text.starts_with("user.") {
+            match rustix::fs::removexattr(file, name) {
+                Ok(()) => removed.count += 1,
+                // Somebody else was quicker.
+                Err(rustix::io::Errno::NODATA) => {}
+                Err(e) => return Err(told(e)),
+            }
             removed.acl |= acl;
         }
     }
-    removed
+    Ok(removed)
 }

@@ -117,7 +117,7 @@ impl Giving<'_> {
         let changed = fstat(dir)?;
         self.began = (changed.st_ctime, changed.st_ctime_nsec);
         self.owner(dir, &stat)?;
-        self.given.attributes += attributes::remove(dir).count;
+        self.given.attributes += attributes::remove(dir)?.count;
         fchmod(dir, Mode::S_IRWXU)?;
         self.rights.quotas.iter().for_each(|kept| kept.release(dir));
         Ok(())
@@ -143,7 +143,7 @@ impl Giving<'_> {
             self.given.set_ids += 1;
         }
         self.owner(held, stat)?;
-        let removed = attributes::remove(held);
+        let removed = attributes::remove(held)?;
         self.given.attributes += removed.count;
         if removed.acl {
             let mode = Mode::from_bits_truncate(mode & 0o707);

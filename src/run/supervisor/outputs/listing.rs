@@ -195,3 +195,71 @@ impl Visitor for Listing<'_> {
         self.over.is_some() || self.list.is_over()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    const AS_FILE: At<'_> = At { path: b"x", depth: 0, listed_as_file: true };
+
+    #[test]
+    fn what_was_listed_as_a_file_and_is_none_by_now_is_held_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        nix::unistd::mkfifo(&dir.path().join("fifo"), Mode::S_IRWXU).unwrap();
+        symlink("/etc/passwd", dir.path().join("link")).unwrap();
+        fs::create_dir(dir.path().join("directory")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+        fs::write(dir.path().join("file"), "x").unwrap();
+        let top = OwnedFd::from(File::open(dir.path()).unwrap());
+        for (name, kind) in [
+            (c"fifo", libc::S_IFIFO),
+            (c"link", libc::S_IFLNK),
+            (c"directory", libc::S_IFDIR),
+            (c"socket", libc::S_IFSOCK),
+        ] {
+            let (entry, stat) = Entry::find(&top, name, AS_FILE).unwrap();
+            assert!(matches!(entry, Entry::Held(_)) && stat.st_mode & libc::S_IFMT == kind, "{name:?}");
+        }
+        assert!(matches!(Entry::find(&top, c"file", AS_FILE).unwrap().0, Entry::File(_)));
+        assert!(matches!(Entry::find(&top, c"proc", AS_FILE).err(), Some(Errno::ENOENT)));
+        // What is mounted is not opened either, whatever the directory says.
+        assert!(matches!(Entry::find(&File::open("/").unwrap().into(), c"proc", AS_FILE).err(), Some(Errno::EXDEV)));
+    }
+
+    #[test]
+    fn a_name_that_is_exchanged_all_the_time_is_opened_as_a_file_of_the_directory_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("file"), "of the run").unwrap();
+        symlink("/etc/passwd", at("link")).unwrap();
+        let own = fs::metadata(at("file")).unwrap().ino();
+        let top = OwnedFd::from(File::open(dir.path()).unwrap());
+        let over = AtomicBool::new(false);
+        let (mut files, mut links) = (0, 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let how = rustix::fs::RenameFlags::EXCHANGE;
+                    rustix::fs::renameat_with(&top, "file", &top, "link", how).unwrap();
+                }
+            });
+            while files < 1_000 || links < 1_000 {
+                match Entry::find(&top, c"file", AS_FILE).unwrap() {
+                    (Entry::File(_), stat) => {
+                        assert_eq!(stat.st_ino, own);
+                        files += 1;
+                    }
+                    (Entry::Held(_), stat) => {
+                        // As a file: between both looks it was exchanged once more.
+                        assert!(stat.st_mode & libc::S_IFMT == libc::S_IFLNK || stat.st_ino == own);
+                        links += 1;
+                    }
+                }
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+    }
+}

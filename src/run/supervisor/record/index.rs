@@ -241,7 +241,9 @@ pub fn text(root: &Root, log: &SiteDir) -> Result<String> {
 
 /// The runs of `uid` in a text of the index, or everyone's, oldest first.
 pub fn of<'a>(text: &'a str, uid: Option<u32>) -> Vec<Entry<'a>> {
-    lines(text, uid).into_iter().filter_map(|line| entry_in(line, uid)).collect()
+    let lines = lines(text, uid);
+    let understood = |lines: &[&'a str]| lines.iter().filter_map(|line| entry_in(line, uid)).collect::<Vec<_>>();
+    parallel::parts(&lines, understood).into_iter().flatten().collect()
 }
 
 /// The same one after another, the one that began last first: no more is understood than is asked for.
