@@ -33,6 +33,12 @@ def run(*argv, **options):
     return done.stdout
 
 
+def fixtures_can_be_made():
+    """Whether they are to be made, on a clean clone too; on a read-only disk they are there already."""
+    there = next(path for path in (FIXTURES, *FIXTURES.parents) if path.exists())
+    return os.access(there, os.W_OK)
+
+
 def manifest_of(layout, tag):
     """The manifest of a tag in an OCI layout."""
     index = json.loads((layout / "index.json").read_text())

@@ -7,7 +7,7 @@ Each job has a floor of its own: `chroot` for strace, `ces run` for the rehearsa
 import os
 import statistics
 
-from common import CES, FIXTURES, REPO, Workplace, blob, machine, manifest_of, run, say
+from common import CES, FIXTURES, REPO, Workplace, blob, fixtures_can_be_made, machine, manifest_of, run, say
 from start import ces_environment, tidy_outputs
 
 NAME = "rehearse"
@@ -27,7 +27,7 @@ def options(command):
 
 
 def measure(options):
-    if os.access(FIXTURES, os.W_OK):
+    if fixtures_can_be_made():
         run(REPO / "scripts/python-image", FIXTURES / "python")
     with Workplace() as work:
         here = work.path

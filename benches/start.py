@@ -8,7 +8,7 @@ import os
 import shutil
 
 import bundle
-from common import CES, FIXTURES, REPO, Workplace, blob, machine, manifest_of, median, run, say, table
+from common import CES, FIXTURES, REPO, Workplace, blob, fixtures_can_be_made, machine, manifest_of, median, run, say, table
 
 NAME = "start"
 NAMESPACES = ["--mount", "--uts", "--ipc", "--net", "--pid", "--fork"]
@@ -66,7 +66,7 @@ def prepare_bundle(work, env, root):
 
 
 def measure(options):
-    if os.access(FIXTURES, os.W_OK):  # on a read-only disk it is there already
+    if fixtures_can_be_made():
         run(REPO / "scripts/demo-image", FIXTURES / "demo", "--variants")
     with Workplace(options.user) as work:
         here, env = work.path, {}

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use ces::error::{Error, Kind, Result, Stage};
-use ces::host::{privilege, sys};
+use ces::host::{privilege, sys, unstoppable};
 use ces::{cli, commands, text};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         return code;
     }
     // Before an argument is read: through sudo, all that follows has the researcher's rights.
-    let begun = privilege::begin();
+    let begun = privilege::begin().and_then(|()| unstoppable::begin());
     let mut argv: Vec<OsString> = std::env::args_os().collect();
     if let Err(error) = begun {
         say(&error.report());

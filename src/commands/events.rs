@@ -62,6 +62,10 @@ pub(super) fn refused(global: &Global, command: &Command, error: Error) -> Error
     }
     match written(global, command, event, &error) {
         Ok(()) => error,
+        // Where the log is to be written to is in the policy.
+        Err(unwritten) if unwritten.to_string() == error.to_string() => {
+            error.because("and so the audit log does not have this")
+        }
         Err(unwritten) => error.because(format!("and the audit log does not have this: {unwritten}")),
     }
 }

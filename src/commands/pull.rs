@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -23,6 +24,9 @@ use crate::image::unpack::parent::Unpacker;
 use crate::run::forked_task::ForkedTask;
 use crate::run::reown;
 use crate::stack::load;
+
+/// How long somebody else's pull of the same image is waited for: then it comes over twice, which only costs time and room.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What `ces pull` is asked.
 #[derive(Debug, Clone, Default)]
@@ -108,6 +112,7 @@ pub(super) fn fetch(ctx: &Context, args: &PullArgs) -> Result<Pulled> {
         platform,
         progress,
         interrupt,
+        patience: PATIENCE,
         unmapped_may_be: &unmapped_may_be,
     };
     let pulled = pull_image(&store, &unpacker, &origin, &request).map_err(|e| elsewhere(ctx, e))?;

@@ -116,6 +116,14 @@ impl Cgroup {
         })
     }
 
+    /// Takes this process of root's out of every group: of a batch job, too.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn leave_every_group(_: &Root) -> std::io::Result<()> {
+        membership::leave_every_group()
+    }
+
     /// Makes the cgroup `ces-<job>` and sets the limits, where a process can enter it by itself, through its [`entrances`](Self::entrances):
     /// version 1; `None` elsewhere, where [`create`](Self::create) moves it.
     ///

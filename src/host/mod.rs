@@ -44,3 +44,7 @@ pub mod signals;
 pub mod sockets;
 /// System calls that need `unsafe`; the only such place.
 pub mod sys;
+/// The scheduling that the caller chose, for what works for them, and the default for `ces`.
+pub mod scheduling;
+/// What a researcher could hold a process of root's up with, taken away.
+pub mod unstoppable;

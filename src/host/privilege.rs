@@ -16,6 +16,7 @@
 //! | --- | --- | --- |
 //! | `policy::load` | reading policy, approvals | the site may close them to users |
 //! | `host::dirs`, `host::site_dir` | opening the site's directories | 0700, root's |
+//! | `host::{unstoppable, scheduling}` | leaving control groups, default scheduling, a process that continues this one | what a researcher may undo holds nobody else up |
 //! | `image::store`, `image::pull` | layers, images, names | shared by projects that may not see each other |
 //! | `image::unpack::parent` | starting the child that unpacks, its id maps | files of ids that belong to no one |
 //! | `stack::vulndb::place`, `stack::kept` | vulnerability data, what was judged by it | the site's, as its policy is |

@@ -20,6 +20,8 @@ pub mod passed;
 pub mod notify;
 /// Projects and their quotas.
 pub mod quota;
+/// How the kernel schedules a process.
+pub mod scheduling;
 /// Terminals.
 pub mod terminal;
 

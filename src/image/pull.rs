@@ -15,10 +15,12 @@ mod failure;
 /// Layers that ask what lies below them.
 mod settling;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use indicatif::ProgressBar;
 use jiff::Timestamp;
@@ -61,6 +63,8 @@ pub struct Request<'a> {
     pub progress: &'a Progress,
     /// Whether to go on.
     pub interrupt: &'a Interrupt,
+    /// How long somebody else's pull of the same image is waited for.
+    pub patience: Duration,
     /// Whether an image may be kept of which so many entries belong to nobody, for their ids have none here.
     pub unmapped_may_be: &'a (dyn Fn(u64) -> Result<()> + Sync),
 }
@@ -188,7 +192,19 @@ fn fetch(
             .because(format!("it has {} layers; at most {most} are allowed", manifest.layers.len()))
             .hint("build the image with fewer layers"));
     }
-    let _turn = store.turn(&manifest.digest)?;
+    let _turn = {
+        let told = Cell::new(false);
+        let go_on = || {
+            if !told.replace(true) {
+                let most = request.patience.as_secs();
+                request
+                    .progress
+                    .note(&format!("another pull of this image is under way; waiting for it, {most} s at most"));
+            }
+            request.interrupt.check(Stage::Pull, "interrupted")
+        };
+        store.turn(&manifest.digest, request.patience, &go_on)?
+    };
     store.sweep(unpacker)?;
     let config = Config::parse(origin.document(&manifest.config)?, manifest.layers.len())?;
     config.check_platform(&request.platform)?;

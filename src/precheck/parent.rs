@@ -24,6 +24,7 @@ use super::rules::{Level, RuleName, Rules};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::idmap::{Extent, IdMap};
 use crate::host::privilege::as_root;
+use crate::host::scheduling;
 
 /// The name under which the child is executed, and by which it is known: no file has it, and no word of a command line leads
 /// there.
@@ -141,7 +142,7 @@ impl Running {
         let fail = |e: io::Error| host("cannot start the process that looks").because(e);
         let (control, theirs) = UnixStream::pair().map_err(fail)?;
         let directory = directory.try_clone().map_err(fail)?;
-        as_root(|_| {
+        as_root(|root| {
             let child = Command::new("/proc/self/exe")
                 .arg0(NAME)
                 .env_clear()
@@ -153,6 +154,7 @@ impl Running {
                 .process_group(0)
                 .spawn()
                 .map_err(fail)?;
+            scheduling::give_back(root, Pid::from_raw(child.id().cast_signed())).map_err(fail)?;
             let from = control.try_clone().map_err(fail)?;
             let from_child = BufReader::new(Patient { from, child: Pid::from_raw(child.id().cast_signed()) });
             let mut running = Self { child, control, from_child };

@@ -74,7 +74,7 @@ pub fn exec(job: &Path, command: Command, interactive: bool) -> Result<Executed>
         match channel.receive_with::<ExecReply>() {
             Ok(Some((ExecReply::Started, mut passed))) if tty => {
                 let master = passed.pop().ok_or_else(|| fail("the command's terminal did not come"))?;
-                let (begun, joined) = Session::begin(master, interactive, None, false)?;
+                let (begun, joined) = Session::begin(master, interactive, None, false, &mut signals)?;
                 session = Some(begun);
                 relays.extend(joined);
             }

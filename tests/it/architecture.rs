@@ -256,12 +256,14 @@ fn circles(sources: &[Source]) -> Vec<String> {
 }
 
 /// Where root's power is named, lent or taken, and what for. Everything else has the caller's rights and no more.
-const POWER: [(&str, &str); 64] = [
+const POWER: [(&str, &str); 66] = [
     ("commands/finding.rs", "files that the policy names may be closed to users"),
     ("host/privilege.rs", "lends it"),
     ("host/site_dir.rs", "opens what root alone can change"),
     ("host/dirs.rs", "the site's directories"),
     ("host/cgroup.rs", "control groups are root's"),
+    ("host/scheduling.rs", "takes what the caller chose to yield back"),
+    ("host/unstoppable.rs", "starts a process of root's that continues this one"),
     ("stack/vulndb/place.rs", "vulnerability data is root's"),
     ("stack/kept.rs", "what was judged is root's"),
     ("policy/load.rs", "policy and approvals may be closed to users"),

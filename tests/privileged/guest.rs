@@ -9,7 +9,7 @@ use std::sync::Once;
 use serde_json::Value;
 
 use crate::support::callers::{Caller, Desk};
-use crate::support::{Ran, WARD_CSV, demo_layout, wait_until};
+use crate::support::{PATIENCE, Ran, WARD_CSV, demo_layout, wait_until};
 
 mod quotas;
 
@@ -204,6 +204,32 @@ fn a_batch_job_that_is_cancelled_ends_its_run_and_the_next_command_leaves_nothin
         wait_until("no process is left", || desk.host.processes().is_empty());
         assert_eq!(root("find /sys/fs/cgroup -name 'ces-2*'"), "", "{caller:?}");
     }
+}
+
+#[test]
+#[ignore = "wants the guest of scripts/test-vm"]
+fn a_batch_job_whose_researcher_has_it_stopped_keeps_the_deadline_of_its_run() {
+    of_the_guest();
+    slurm();
+    let Some(desk) = Desk::with_demo(Caller::Sudo) else { return };
+    let script = "cd /; sbatch --parsable --ntasks=1 --mem=100 --output=/dev/null --wrap";
+    let run = format!("{} run --timeout 20s localhost/demo sleep 1000", in_namespace(&desk));
+    let job = Ran::from(researcher(&desk, &format!("{script} '{run}'")).output()).exits(0).trim().to_owned();
+    let sleeps = || desk.host.processes().iter().any(|process| process.ends_with(" sleep"));
+    wait_until("its payload runs", sleeps);
+    let (began, mut stops) = (std::time::Instant::now(), 0);
+    // Slurm sends it as root, to all of the job.
+    while sleeps() && began.elapsed() < 4 * PATIENCE {
+        stops += u32::from(
+            Ran::from(researcher(&desk, &format!("scancel --full --signal=STOP {job}")).output()).code == Some(0),
+        );
+    }
+    assert!(!sleeps() && stops > 1, "after {stops} stops the payload is still there");
+    wait_until("the record is closed", || desk.record()["state"] == "finished");
+    assert_eq!(desk.record()["ended"], "deadline passed", "{}", desk.record());
+    Ran::from(researcher(&desk, &format!("scancel --full --signal=CONT {job}; scancel {job}")).output());
+    wait_until("the job is over", || root("squeue --noheader").is_empty());
+    wait_until("no process is left", || desk.host.processes().is_empty());
 }
 
 // --- homes on NFS -------------------------------------------------------------------------------------------------------

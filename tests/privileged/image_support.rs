@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ces::error::{Error, Result};
 use ces::host::caller::Caller;
@@ -245,6 +246,8 @@ pub struct Site {
     pub directory: tempfile::TempDir,
     pub caller: Caller,
     pub limits: Limits,
+    /// How long a pull waits for another of the same image.
+    pub patience: Duration,
     canary: Vec<String>,
 }
 
@@ -260,8 +263,13 @@ impl Site {
         fs::set_permissions(directory.path().join("store"), std::os::unix::fs::PermissionsExt::from_mode(0o700))
             .unwrap();
         fs::write(canary.join("victim"), "untouched").unwrap();
-        let mut site =
-            Self { directory, caller: Caller::find().unwrap(), limits: Limits::default(), canary: Vec::new() };
+        let mut site = Self {
+            directory,
+            caller: Caller::find().unwrap(),
+            limits: Limits::default(),
+            patience: Duration::from_secs(60),
+            canary: Vec::new(),
+        };
         site.canary = site.look_at_canary();
         site
     }
@@ -311,6 +319,7 @@ impl Site {
             platform: Platform::host(),
             progress: &progress,
             interrupt: &Interrupt::default(),
+            patience: self.patience,
             unmapped_may_be: &|_| Ok(()),
         };
         pull(&self.store(), &self.unpacker(), origin, &request)

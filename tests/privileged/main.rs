@@ -18,6 +18,7 @@ mod hosts;
 mod guest;
 /// Commands of the documentation.
 mod docs;
+mod scripts;
 /// Several researchers, one store, one policy.
 mod through_sudo;
 mod store_holders;

@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ces::error::Result;
 use ces::host::dirs::{Dirs, Places};
@@ -13,6 +15,7 @@ use ces::image::source::layout::Layout;
 use ces::image::source::{Origin, Sink};
 
 use crate::image_support::{Layer, LayoutDir, Pack, Site, Tar};
+use crate::support::wait_until;
 
 fn layer(name: &str) -> Layer {
     Layer::new(&Tar::default().dir("d/").file(&format!("d/{name}"), name.as_bytes()).end(), Pack::Gzip)
@@ -170,6 +173,41 @@ fn two_pulls_of_one_image_at_once_both_succeed() {
         }
     });
     assert_eq!(site.store().images().unwrap().len(), 4);
+    assert_eq!(layers(&site).len(), 3);
+    site.store().sweep(&site.unpacker()).unwrap();
+    site.assert_no_leftovers();
+}
+
+#[test]
+fn a_pull_that_never_ends_holds_no_other_of_the_same_image_up() {
+    struct Hanging<'a>(&'a LayoutDir, &'a AtomicBool, &'a AtomicBool);
+    impl Origin for Hanging<'_> {
+        fn manifest(&self, platform: &Platform) -> Result<Manifest> {
+            origin(self.0).manifest(platform)
+        }
+        fn blob(&self, descriptor: &Descriptor, sink: &mut Sink<'_>) -> Result<()> {
+            self.1.store(true, Ordering::SeqCst);
+            while !self.2.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            origin(self.0).blob(descriptor, sink)
+        }
+    }
+    let mut site = Site::new();
+    site.patience = Duration::from_millis(100);
+    let layout = image(&["a", "b", "c"]);
+    let (hangs, may_end) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| site.pull_from(&Hanging(&layout, &hangs, &may_end), "localhost/test:slow"));
+        wait_until("the first has begun", || hangs.load(Ordering::SeqCst));
+        let fast = site.pull_from(&origin(&layout), "localhost/test:fast");
+        let is_over = slow.is_finished();
+        may_end.store(true, Ordering::SeqCst);
+        assert!(!is_over, "the first was still at it");
+        assert_eq!(fast.unwrap().fetched, 3);
+        slow.join().unwrap().unwrap();
+    });
+    assert_eq!(site.store().images().unwrap().len(), 2);
     assert_eq!(layers(&site).len(), 3);
     site.store().sweep(&site.unpacker()).unwrap();
     site.assert_no_leftovers();

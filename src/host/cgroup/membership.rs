@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::{Pid, geteuid};
 
@@ -19,16 +19,47 @@ pub(super) fn group_of(pid: Pid) -> io::Result<String> {
 /// Where the tree of version 2 is, alone or beside version 1.
 const TREES: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
-/// Takes this process of root's out of a group that somebody else may change, into the root of the tree: whoever owns a group may
-/// freeze and kill what is in it, and move it (admin-guide/cgroup-v2, "Model of Delegation"). What the group was marked with, or
-/// named, decides nothing then.
+/// The hierarchies that this process is in: where each is mounted, and the group in it, as a path below that.
+fn hierarchies() -> io::Result<Vec<(PathBuf, String)>> {
+    let mounts = kernel_files::read("/proc/self/mountinfo")?;
+    let groups = kernel_files::read("/proc/self/cgroup")?;
+    let mut found = Vec::new();
+    for line in groups.lines() {
+        // hierarchy-ID:controller-list:cgroup-path
+        let Some((_, (controllers, group))) =
+            line.split_once(':').and_then(|(id, rest)| Some((id, rest.split_once(':')?)))
+        else {
+            continue;
+        };
+        let mut trees = TREES.iter().map(PathBuf::from);
+        let place = match controllers.split(',').next().filter(|name| !name.is_empty()) {
+            None => trees.find(|tree| tree.join("cgroup.controllers").exists()).map(|tree| (tree, String::from("/"))),
+            Some(controller) => super::v1::mount_of(&mounts, controller),
+        };
+        // One that is mounted nowhere is out of reach.
+        let Some((tree, root)) = place else { continue };
+        let below = Path::new(group).strip_prefix(&root).map_or(group, |below| below.to_str().unwrap_or(group));
+        found.push((tree, below.trim_start_matches('/').to_owned()));
+    }
+    Ok(found)
+}
+
+/// Takes this process of root's out of groups that somebody else may change, into the root of the tree: whoever owns a group may
+/// freeze and kill what is in it, slow it down, and move it (admin-guide/cgroup-v2, "Model of Delegation"). What the group was marked
+/// with, or named, decides nothing then.
 pub(super) fn leave_groups_of_others() -> io::Result<()> {
-    let Ok(own) = group_of(Pid::this()) else { return Ok(()) };
-    let mut trees = TREES.iter().map(Path::new);
-    let Some(tree) = trees.find(|tree| tree.join("cgroup.controllers").exists()) else { return Ok(()) };
-    if !geteuid().is_root() || is_roots(tree, &own) {
+    if !geteuid().is_root() {
         return Ok(());
     }
+    hierarchies()?.iter().filter(|(tree, own)| !is_roots(tree, own)).try_for_each(|(tree, _)| leave(tree))
+}
+
+/// Takes this process of root's out of every group, into the roots of the trees.
+pub(super) fn leave_every_group() -> io::Result<()> {
+    hierarchies()?.iter().filter(|(_, own)| !own.is_empty()).try_for_each(|(tree, _)| leave(tree))
+}
+
+fn leave(tree: &Path) -> io::Result<()> {
     fs::write(tree.join("cgroup.procs"), "0")
 }
 

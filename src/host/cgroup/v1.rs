@@ -55,7 +55,7 @@ impl Group {
     fn of(job: &str, io: bool) -> io::Result<Self> {
         let mounts = kernel_files::read("/proc/self/mountinfo")?;
         let place = |controller: &str| {
-            let mount = mount_of(&mounts, controller).ok_or_else(|| {
+            let (mount, _) = mount_of(&mounts, controller).ok_or_else(|| {
                 io::Error::new(io::ErrorKind::NotFound, format!("the controller {controller} is not mounted"))
             })?;
             Ok::<_, io::Error>(mount.join(format!("{PREFIX}{job}")))
@@ -183,15 +183,17 @@ fn clear(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// The mount point of a controller (proc_pid_mountinfo(5): the super options name the controllers).
-fn mount_of(mountinfo: &str, controller: &str) -> Option<PathBuf> {
+/// The mount point of a controller, and which group is there (proc_pid_mountinfo(5): the super options name the controllers).
+pub(super) fn mount_of(mountinfo: &str, controller: &str) -> Option<(PathBuf, String)> {
     mountinfo.lines().find_map(|line| {
         let (mount, super_block) = line.split_once(" - ")?;
         let mut super_block = super_block.split(' ');
         (super_block.next()? == "cgroup").then_some(())?;
         let options = super_block.nth(1)?;
         options.split(',').any(|o| o == controller).then_some(())?;
-        Some(PathBuf::from(mount.split(' ').nth(4)?))
+        let mut mount = mount.split(' ').skip(3);
+        let root = mount.next()?.to_owned();
+        Some((PathBuf::from(mount.next()?), root))
     })
 }
 
@@ -222,7 +224,7 @@ mod tests {
     fn a_controller_is_found_by_its_super_options() {
         let info = "30 25 0:26 / /sys/fs/cgroup/cpu rw,relatime - cgroup cpu rw,cpu\n\
                     31 25 0:27 / /sys/fs/cgroup/mem rw - cgroup memory rw,memory\n";
-        assert_eq!(mount_of(info, "memory"), Some(PathBuf::from("/sys/fs/cgroup/mem")));
+        assert_eq!(mount_of(info, "memory"), Some((PathBuf::from("/sys/fs/cgroup/mem"), "/".into())));
         assert_eq!(mount_of(info, "pids"), None);
     }
 

@@ -14,10 +14,11 @@ use seccompiler::sock_filter;
 
 use super::{check, own};
 
-/// What `ioctl` is asked (linux/seccomp.h): `SECCOMP_IOCTL_NOTIF_RECV`, `_SEND` and `_ID_VALID`.
+/// What `ioctl` is asked (linux/seccomp.h): `SECCOMP_IOCTL_NOTIF_RECV`, `_SEND`, `_ID_VALID` and `_SET_FLAGS`.
 const RECEIVE: u32 = 0xc050_2100;
 const SEND: u32 = 0xc018_2101;
 const IS_VALID: u32 = 0x4008_2102;
+const SET_FLAGS: u32 = 0x4008_2104;
 
 /// A call that waits for its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +66,17 @@ pub fn install(program: &[sock_filter]) -> io::Result<OwnedFd> {
         other => other,
     };
     own(listener?)
+}
+
+/// Tells the scheduler that a caller and who answers it never work at the same time: the one is woken where the other leaves off, and not
+/// on another processor (`SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP`, linux/seccomp.h).
+///
+/// # Errors
+/// The kernel's; `EINVAL` before 6.6.
+pub fn take_turns(listener: BorrowedFd<'_>) -> io::Result<()> {
+    const SYNC_WAKE_UP: libc::c_ulong = 1;
+    // SAFETY: takes a number.
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), SET_FLAGS as _, SYNC_WAKE_UP) }.into()).map(drop)
 }
 
 /// Takes the next call that waits at a listener.

@@ -38,7 +38,9 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -162,8 +164,28 @@ impl Store {
         open.map_err(|e| full(self.error("cannot lock the store"), &self.root, "an inode", &e))
     }
 
-    /// Waits until nobody else pulls the image `manifest`; a second pull of it then finds all that it needs.
-    pub(crate) fn turn(&self, manifest: &Digest) -> Result<Lock> {
+    /// Waits until nobody else pulls the image `manifest`: a second pull of it then finds all that it needs. None where that takes
+    /// longer than `patience`: two that go on at once both succeed, and nobody waits for ever for somebody else's slow source.
+    /// `go_on` is asked between two looks.
+    pub(crate) fn turn(
+        &self,
+        manifest: &Digest,
+        patience: Duration,
+        go_on: &dyn Fn() -> Result<()>,
+    ) -> Result<Option<Lock>> {
+        const LOOK: Duration = Duration::from_millis(20);
+        let until = Instant::now() + patience;
+        loop {
+            let turn = self.turn_now(manifest)?;
+            if turn.is_some() || Instant::now() >= until {
+                return Ok(turn);
+            }
+            go_on()?;
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn turn_now(&self, manifest: &Digest) -> Result<Option<Lock>> {
         as_root(|_| {
             let fail = || self.error("cannot lock the store");
             let open =
@@ -179,8 +201,9 @@ impl Store {
                 l_len: 1,
                 l_pid: 0,
             };
-            match fcntl(&file, FcntlArg::F_OFD_SETLKW(&range)) {
-                Ok(_) => Ok(Lock { _file: file }),
+            match fcntl(&file, FcntlArg::F_OFD_SETLK(&range)) {
+                Ok(_) => Ok(Some(Lock { _file: file })),
+                Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
                 Err(e) => Err(fail().because(e.desc())),
             }
         })

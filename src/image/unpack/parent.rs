@@ -20,7 +20,8 @@ use super::protocol::{Fault, FaultKind, Job, Report, Said, Work, receive, send};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::idmap::IdMap;
-use crate::host::privilege::as_root;
+use crate::host::privilege::{Root, as_root};
+use crate::host::scheduling;
 use crate::image::document::Compression;
 
 /// The name under which the child is executed, and by which it is known: no file has it, and no word of a command line leads
@@ -214,10 +215,17 @@ impl Unpacker {
     fn start(&self, job: Job, blob: Stdio) -> Result<Running> {
         let fail = |e: io::Error| host("cannot start the unpacking process", e);
         let (control, theirs) = UnixStream::pair().map_err(fail)?;
-        as_root(|_| self.start_child(job, blob, control, theirs))
+        as_root(|root| self.start_child(root, job, blob, control, theirs))
     }
 
-    fn start_child(&self, job: Job, blob: Stdio, control: UnixStream, theirs: UnixStream) -> Result<Running> {
+    fn start_child(
+        &self,
+        root: &Root,
+        job: Job,
+        blob: Stdio,
+        control: UnixStream,
+        theirs: UnixStream,
+    ) -> Result<Running> {
         let fail = |e: io::Error| host("cannot start the unpacking process", e);
         let child = Command::new(&self.exe)
             .arg0(NAME)
@@ -227,8 +235,11 @@ impl Unpacker {
             .stdout(OwnedFd::from(theirs))
             // What it says in dying may be of what it read: nothing of that is the terminal's.
             .stderr(Stdio::null())
+            // Else the terminal's keys would stop it, and whoever waits for it with it.
+            .process_group(0)
             .spawn()
             .map_err(fail)?;
+        scheduling::give_back(root, Pid::from_raw(child.id().cast_signed())).map_err(fail)?;
         let from_child = BufReader::new(control.try_clone().map_err(fail)?);
         let mut running = Running { child, control, from_child, memory: job.limits.memory };
         match running.introduce(&job, self.privileged) {

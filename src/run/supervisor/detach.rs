@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::privilege::{Root, as_root};
 use crate::host::site_dir::SiteDir;
-use crate::host::sys;
+use crate::host::{sys, unstoppable};
 use crate::run::job_id::JobId;
 use crate::run::process;
 use crate::run::protocol::Failure;
@@ -95,7 +95,8 @@ pub fn detach(log: &Path, work: impl FnOnce(Report) -> Result<()>) -> Result<()>
 
 /// The supervisor's `main`.
 fn supervise(log: &Path, report: Report, work: impl FnOnce(Report) -> Result<()>) -> i32 {
-    let done = report.again().and_then(|first| as_root(|root| connect(root, log)).and_then(|()| work(first)));
+    let begin = || unstoppable::begin_anew().and_then(|()| as_root(|root| connect(root, log)));
+    let done = report.again().and_then(|first| begin().and_then(|()| work(first)));
     let Err(error) = done else { return 0 };
     // In the log it stands if the payload has run; else it is shown by who started this.
     std::io::stderr().write_all(error.report().as_bytes()).ok();

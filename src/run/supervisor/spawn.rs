@@ -24,6 +24,7 @@ use crate::error::{Error, Kind, Result, Stage};
 use crate::host::cgroup::Cgroup;
 use crate::host::idmap::{IdMap, Writing};
 use crate::host::privilege::Root;
+use crate::host::scheduling;
 use crate::host::sys::{self, MountChange};
 use crate::run::channel::Channel;
 use crate::run::process::{end, fork};
@@ -113,7 +114,7 @@ fn poll_all(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> Result<bool> {
 ///
 /// # Errors
 /// The kernel's.
-pub fn start(_: &Root, privileged: bool) -> Result<Started> {
+pub fn start(root: &Root, privileged: bool) -> Result<Started> {
     let (ours, theirs) = Channel::pair()?;
     let (written, held) = pipe2(OFlag::O_CLOEXEC).map_err(|e| fail("make a pipe", e.into()))?;
     let (mut written, mut held) = (Some(written).filter(|_| !privileged), Some(held));
@@ -128,7 +129,7 @@ pub fn start(_: &Root, privileged: bool) -> Result<Started> {
     })
     .map_err(|e| fail("start the stage process", e))?;
     drop(theirs);
-    let ended = sys::pidfd_open(pid).map_err(|e| {
+    let ended = scheduling::give_back(root, pid).and_then(|()| sys::pidfd_open(pid)).map_err(|e| {
         end(pid);
         fail("follow the stage process", e)
     })?;

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::privilege::as_root;
-use crate::host::sys;
+use crate::host::{sys, unstoppable};
 use crate::run::channel::Channel;
 use crate::run::ending::Ending;
 use crate::run::observations::Running;
@@ -115,11 +115,13 @@ pub fn start_and_wait(mut run: Supervised<'_>, signals: &mut Signals) -> Result<
     let mut session = None;
     if let Some(master) = run.terminal.take() {
         let largest = run.detached.as_ref().map(|(_, largest)| *largest);
-        let (begun, joined) = Session::begin(master, run.interactive, largest, run.raw)?;
+        let (begun, joined) = Session::begin(master, run.interactive, largest, run.raw, signals)?;
         session = Some(begun);
         relays.extend(joined);
     }
-    Signals::never_stop()?;
+    // A supervisor that is stopped, and not the payload, would keep no deadline. A terminal that is the payload's own stops the payload;
+    // without one, Ctrl-Z does nothing.
+    unstoppable::ignore_job_control()?;
     let latest = run.limit.map(|limit| Instant::now() + limit);
     // Before: once it is sent, others may run first.
     let began = Instant::now();

@@ -8,13 +8,16 @@
 
 use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::termios::{FlushArg, SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcflush, tcgetattr, tcsetattr};
 use nix::unistd::{getpgrp, isatty, tcgetpgrp};
 
 use crate::error::{Error, Kind, Result, Stage};
 use crate::host::sys;
 use crate::run::terminal::relay::{self, Relay};
+use crate::run::terminal::signals::Signals;
 
 /// Undoes what a program that was killed may have left switched on: reports of the mouse and of focus, bracketed paste, a
 /// hidden cursor, colours (xterm's control sequences, DECSET).
@@ -38,6 +41,7 @@ impl Session {
         interactive: bool,
         largest: Option<u64>,
         unfiltered: bool,
+        signals: &mut Signals,
     ) -> Result<(Self, Vec<Relay>)> {
         relay::unblock(&master)?;
         let mut relays = vec![Relay::from_terminal(master.as_fd(), largest, unfiltered)?];
@@ -50,6 +54,7 @@ impl Session {
         let mut session = Self { master, raw: None };
         session.resize();
         if interactive && isatty(std::io::stdin()).unwrap_or(false) {
+            wait_for_the_foreground(signals)?;
             session.raw = Some(Raw::enter()?);
         }
         Ok((session, relays))
@@ -94,6 +99,24 @@ pub fn forget_input() {
 #[derive(Debug)]
 struct Raw {
     before: Termios,
+}
+
+/// Waits while the caller's terminal is another's. Whoever can be stopped is, as soon as they touch it (SIGTTOU), and waits for `fg` that
+/// way.
+fn wait_for_the_foreground(signals: &mut Signals) -> Result<()> {
+    const LOOK: Duration = Duration::from_millis(100);
+    let is_held_back = SigSet::thread_get_mask().is_ok_and(|mask| mask.contains(Signal::SIGTTOU));
+    while is_held_back && tcgetpgrp(std::io::stdin()).is_ok_and(|foreground| foreground != getpgrp()) {
+        if signals.interrupted()? {
+            return Err(Error::new(
+                Stage::Run,
+                Kind::Failed,
+                "interrupted while it waited for its turn at the terminal",
+            ));
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(())
 }
 
 impl Raw {

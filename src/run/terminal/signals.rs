@@ -24,10 +24,6 @@ const FORWARDED: [Signal; 8] = [
     Signal::SIGCONT,
 ];
 
-/// Signals that would stop ces and not the payload, which would then run without a deadline: those of a terminal's keys and
-/// of job control. A terminal that is the payload's own stops the payload; without one, Ctrl-Z does nothing.
-const STOPPING: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU];
-
 /// Signals, held back from the moment of [`Signals::hold`] on, so that none is lost and none ends ces halfway.
 #[derive(Debug)]
 pub struct Signals(SignalFd);
@@ -42,16 +38,6 @@ impl Signals {
         let held = sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)
             .and_then(|()| SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK));
         held.map(Self).map_err(|e| fail("hold signals back", e))
-    }
-
-    /// From now on nothing but SIGSTOP stops this process: whoever supervises does not pause while the payload runs. To be
-    /// called once the caller's terminal is set up, so that a session begun in the background waits for its turn.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn never_stop() -> Result<()> {
-        let set: SigSet = STOPPING.into_iter().collect();
-        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None).map_err(|e| fail("hold signals back", e))
     }
 
     /// Whether a signal that asks to end has come before the start.

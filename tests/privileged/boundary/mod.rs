@@ -21,5 +21,7 @@ mod hand_over;
 mod sweeps;
 /// What comes with a call: limits and signals of the caller's shell, names of others' runs, secrets.
 mod calls;
+/// Signals, control groups and scheduling, with which a researcher would hold up what everybody waits for.
+mod held_up;
 /// Every verb with every option that names a place.
 mod matrix;

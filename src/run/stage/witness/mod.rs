@@ -205,6 +205,8 @@ fn become_witness(
     let received = sys::passed::receive(socket.as_fd(), &mut [0])?;
     let listener = received.passed.into_iter().next().ok_or(std::io::ErrorKind::UnexpectedEof)?;
     drop(socket);
+    // Only faster.
+    notify::take_turns(listener.as_fd()).ok();
     let witnessing = Witnessing { nested, ..Witnessing::new(filter, listener, packets, File::from(report)) };
     seccompiler::apply_filter(&own).map_err(|e| std::io::Error::other(e.to_string()))?;
     Ok(witnessing)
@@ -346,6 +348,9 @@ impl Witnessing {
         if name.starts_with("exec") || name.starts_with("set") || name == "capset" {
             // It is another program, or another user, from here on.
             self.known.remove(&told.pid);
+        }
+        if address.is_none() && program.is_none() && privilege.is_none() && missed.is_none() {
+            return;
         }
         // Else the number may be another thread's by now, and what was read is not the caller's.
         if !notify::is_valid(self.listener.as_fd(), told.id) {

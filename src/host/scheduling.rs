@@ -1,0 +1,57 @@
+//! The scheduling that the caller chose, for what works for them, and the default for `ces`.
+//!
+//! Takes the process as it was started; gives the default scheduling, and the caller's to children; trusts the kernel; refuses to
+//! give anybody more than they had.
+
+use std::io;
+use std::sync::OnceLock;
+
+use nix::unistd::Pid;
+use rustix::process::{getpriority_process, setpriority_process};
+
+use super::privilege::Root;
+use super::sys::scheduling::{io_priority, policy, set_io_priority, set_policy};
+
+/// Policy, nice value and I/O priority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Scheduling {
+    policy: i32,
+    nice: i32,
+    io: i32,
+}
+
+/// What the caller chose, where that is not the default.
+static CALLERS: OnceLock<Scheduling> = OnceLock::new();
+
+const DEFAULT: Scheduling = Scheduling { policy: nix::libc::SCHED_OTHER, nice: 0, io: 0 };
+
+/// Gives this process, which has one thread, the default scheduling where its caller chose to yield to others. A policy of real time,
+/// which only root gives, and a nice value below 0 stay.
+///
+/// # Errors
+/// The kernel's.
+pub fn reset(_: &Root) -> io::Result<()> {
+    let this = Pid::from_raw(0);
+    let found = Scheduling { policy: policy(this)?, nice: getpriority_process(None)?, io: io_priority(this)? };
+    let yields = [nix::libc::SCHED_OTHER, nix::libc::SCHED_BATCH, nix::libc::SCHED_IDLE].contains(&found.policy);
+    if !yields || found == DEFAULT || found.nice < 0 {
+        return Ok(());
+    }
+    CALLERS.get_or_init(|| found);
+    set(this, &DEFAULT)
+}
+
+/// Gives a child the scheduling that the caller chose.
+///
+/// # Errors
+/// The kernel's.
+pub fn give_back(_: &Root, child: Pid) -> io::Result<()> {
+    CALLERS.get().map_or(Ok(()), |callers| set(child, callers))
+}
+
+fn set(pid: Pid, to: &Scheduling) -> io::Result<()> {
+    set_policy(pid, to.policy)?;
+    // None: this process.
+    setpriority_process(rustix::process::Pid::from_raw(pid.as_raw()), to.nice)?;
+    set_io_priority(pid, to.io)
+}
