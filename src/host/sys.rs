@@ -18,6 +18,8 @@ use std::os::unix::ffi::OsStrExt;
 pub mod passed;
 /// Calls of a container that another process answers.
 pub mod notify;
+/// What arrives in a network namespace.
+pub mod loopback;
 /// Projects and their quotas.
 pub mod quota;
 /// How the kernel schedules a process.

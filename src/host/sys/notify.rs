@@ -1,5 +1,4 @@
-//! System calls of a container, told to another process before the kernel takes them (seccomp_unotify(2)), and packets of a
-//! loopback interface (packet(7)).
+//! System calls of a container, told to another process before the kernel takes them (seccomp_unotify(2)).
 //!
 //! A *listener* is the descriptor that a filter with `SECCOMP_RET_USER_NOTIF` is installed with. Who holds it is told of each such
 //! call, and answers it: with an error number, or with "the kernel takes it". When nobody holds it any more, the kernel answers
@@ -145,72 +144,4 @@ pub fn may(file: BorrowedFd<'_>, mode: i32) -> io::Result<()> {
     let flags = libc::AT_EACCESS | libc::AT_EMPTY_PATH;
     // SAFETY: with an empty path the descriptor itself is asked about.
     check(unsafe { libc::syscall(libc::SYS_faccessat2, file.as_raw_fd(), c"".as_ptr(), mode, flags) }).map(drop)
-}
-
-/// What of the packets of a loopback interface is passed on: those on their way out (each is seen twice), and of them questions
-/// to a name server (UDP port 53) and TCP packets with RST. Classic BPF; offsets are those of the network header.
-const PACKETS: [(u16, u8, u8, u32); 24] = [
-    (0x20, 0, 0, 0xffff_f004), // packet type (SKF_AD_PKTTYPE)
-    (0x15, 0, 21, 4),          // PACKET_OUTGOING
-    (0x30, 0, 0, 0),
-    (0x54, 0, 0, 0xf0),
-    (0x15, 0, 9, 0x40), // version 4
-    (0x30, 0, 0, 9),
-    (0x15, 0, 3, 17), // UDP
-    (0xb1, 0, 0, 0),
-    (0x48, 0, 0, 2),
-    (0x15, 12, 13, 53),
-    (0x15, 0, 12, 6), // TCP
-    (0xb1, 0, 0, 0),
-    (0x50, 0, 0, 13),
-    (0x45, 8, 9, 0x04),
-    (0x15, 0, 8, 0x60), // version 6
-    (0x30, 0, 0, 6),
-    (0x15, 0, 2, 17), // UDP
-    (0x28, 0, 0, 42),
-    (0x15, 3, 4, 53),
-    (0x15, 0, 3, 6), // TCP
-    (0x30, 0, 0, 53),
-    (0x45, 0, 1, 0x04),
-    (0x06, 0, 0, 1024),
-    (0x06, 0, 0, 0),
-];
-
-/// A socket that sees the questions to name servers and the refused connections of this network namespace's loopback.
-///
-/// # Errors
-/// The kernel's; `EPERM` without CAP_NET_RAW in the namespace's owner.
-pub fn loopback_packets() -> io::Result<OwnedFd> {
-    let protocol = u16::try_from(libc::ETH_P_ALL).map_err(|_| io::ErrorKind::InvalidData)?.to_be();
-    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: takes numbers, returns a new descriptor. With protocol 0 nothing arrives before it is bound.
-    let socket = own(check(unsafe { libc::socket(libc::AF_PACKET, kind, 0) }.into())?)?;
-    let mut filter = PACKETS.map(|(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k });
-    let len = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidData)?;
-    let whole = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
-    set(&socket, libc::SO_ATTACH_FILTER, &whole)?;
-    let room: libc::c_int = 1 << 20;
-    // Up to the host's bound (rmem_max).
-    set(&socket, libc::SO_RCVBUF, &room)?;
-    let index = nix::net::if_::if_nametoindex("lo")?;
-    // SAFETY: plain numbers; all-zero is a valid value.
-    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
-    address.sll_family = u16::try_from(libc::AF_PACKET).map_err(|_| io::ErrorKind::InvalidData)?;
-    address.sll_protocol = protocol;
-    address.sll_ifindex = i32::try_from(index).map_err(|_| io::ErrorKind::InvalidData)?;
-    let size = size_of(&address)?;
-    // SAFETY: the address lives over the call, and its size is passed with it.
-    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) }.into())?;
-    Ok(socket)
-}
-
-fn set<T>(socket: &OwnedFd, option: libc::c_int, value: &T) -> io::Result<()> {
-    let size = size_of(value)?;
-    let value = std::ptr::from_ref(value).cast();
-    // SAFETY: the value lives over the call, and its size is passed with it.
-    check(unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, value, size) }.into()).map(drop)
-}
-
-fn size_of<T>(value: &T) -> io::Result<libc::socklen_t> {
-    libc::socklen_t::try_from(mem::size_of_val(value)).map_err(|_| io::ErrorKind::InvalidData.into())
 }

@@ -47,6 +47,7 @@ use self::tally::Tally;
 use crate::bundle::seccomp;
 use crate::bundle::seccomp::observed::{self, Call, Decision};
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::sys::loopback::{self, Loopback, Seen};
 use crate::host::sys::notify::Notified;
 use crate::host::sys::{self, notify};
 use crate::run::observations::{Address, Missed, Observations, Program, Refused};
@@ -89,7 +90,7 @@ impl Witness {
     pub fn start(paths: bool, nested: Option<(u32, u32)>, report: OwnedFd) -> Result<(Self, Observer)> {
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
             .map_err(|e| fail(e.into()))?;
-        let packets = notify::loopback_packets().map_err(fail)?;
+        let packets = loopback::watch().map_err(fail)?;
         let program = observed::program(paths)?;
         let child = || match become_witness(&theirs, &packets, &report, nested).and_then(Witnessing::run) {
             Ok(()) => 0,
@@ -174,7 +175,7 @@ impl Observer {
 /// In the child: gives up everything but what it looks at and writes to.
 fn become_witness(
     socket: &OwnedFd,
-    packets: &OwnedFd,
+    packets: &Loopback,
     report: &OwnedFd,
     nested: Option<(u32, u32)>,
 ) -> std::io::Result<Witnessing> {
@@ -182,11 +183,15 @@ fn become_witness(
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
     let null = OwnedFd::from(std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?);
     sys::replace_streams([Some(&null), Some(&null), Some(&null)])?;
-    sys::place_fds(&[socket.as_fd(), packets.as_fd(), report.as_fd()], FIRST)?;
+    let sockets = packets.sockets.iter().map(|(_, socket)| socket.as_fd());
+    let placed: Vec<_> = [socket.as_fd(), report.as_fd(), packets.ready.as_fd()].into_iter().chain(sockets).collect();
+    sys::place_fds(&placed, FIRST)?;
     std::mem::forget(null);
-    sys::close_from(FIRST.unsigned_abs() + 3)?;
-    let [socket, packets, report] =
+    sys::close_from(FIRST.unsigned_abs() + u32::try_from(placed.len()).map_err(std::io::Error::other)?)?;
+    let [socket, report, ready] =
         [sys::inherited_fd(FIRST)?, sys::inherited_fd(FIRST + 1)?, sys::inherited_fd(FIRST + 2)?];
+    let own = |((seen, _), number): (&(Seen, OwnedFd), RawFd)| Ok((*seen, File::from(sys::inherited_fd(number)?)));
+    let sockets = packets.sockets.iter().zip(FIRST + 3..).map(own).collect::<std::io::Result<_>>()?;
     let mut kept = CapsHashSet::new();
     kept.extend([Capability::CAP_SYS_PTRACE, Capability::CAP_SETUID, Capability::CAP_SETGID]);
     let dropped = caps::clear(None, CapSet::Ambient)
@@ -207,7 +212,7 @@ fn become_witness(
     drop(socket);
     // Only faster.
     notify::take_turns(listener.as_fd()).ok();
-    let witnessing = Witnessing { nested, ..Witnessing::new(filter, listener, packets, File::from(report)) };
+    let witnessing = Witnessing { nested, ..Witnessing::new(filter, listener, (ready, sockets), File::from(report)) };
     seccompiler::apply_filter(&own).map_err(|e| std::io::Error::other(e.to_string()))?;
     Ok(witnessing)
 }
@@ -216,7 +221,8 @@ fn become_witness(
 struct Witnessing {
     filter: BpfProgram,
     listener: OwnedFd,
-    packets: File,
+    /// Says whether there is one in the sockets, which see different kinds.
+    packets: (OwnedFd, Vec<(Seen, File)>),
     report: File,
     nested: Option<(u32, u32)>,
     began: Instant,
@@ -237,11 +243,11 @@ struct Witnessing {
 }
 
 impl Witnessing {
-    fn new(filter: BpfProgram, listener: OwnedFd, packets: OwnedFd, report: File) -> Self {
+    fn new(filter: BpfProgram, listener: OwnedFd, packets: (OwnedFd, Vec<(Seen, File)>), report: File) -> Self {
         Self {
             filter,
             listener,
-            packets: File::from(packets),
+            packets,
             report,
             nested: None,
             began: Instant::now(),
@@ -265,7 +271,7 @@ impl Witnessing {
         loop {
             let mut fds = [
                 PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.packets.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.packets.0.as_fd(), PollFlags::POLLIN),
             ];
             match poll(&mut fds, PollTimeout::NONE) {
                 Ok(_) => {}
@@ -393,14 +399,16 @@ impl Witnessing {
 
     fn read_packets(&mut self) {
         let mut packet = [0; PACKET];
-        // A few at a time: calls wait. EAGAIN: no more for now.
-        for _ in 0..64 {
-            let Ok(length) = self.packets.read(&mut packet) else { return };
-            let now = self.now();
-            match names::read(packet.get(..length).unwrap_or_default()) {
-                Some(Packet::Question(name)) => self.names.count(name, &self.asking, now),
-                Some(Packet::Refused(port)) if port != 53 => self.closed.count(port, "", now),
-                _ => {}
+        let now = self.now();
+        for (seen, socket) in &mut self.packets.1 {
+            // A few at a time: calls wait. EAGAIN: no more for now.
+            for _ in 0..64 {
+                let Ok(length) = socket.read(&mut packet) else { break };
+                match names::read(*seen, packet.get(..length).unwrap_or_default()) {
+                    Some(Packet::Question(name)) => self.names.count(name, &self.asking, now),
+                    Some(Packet::Refused(port)) if port != 53 => self.closed.count(port, "", now),
+                    _ => {}
+                }
             }
         }
     }

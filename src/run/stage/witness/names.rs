@@ -1,8 +1,8 @@
 //! Packets of the container's loopback: questions to a name server, and refused connections.
 //!
-//! Takes bytes that the payload has made, as a packet socket gives them (from the network header on); gives a name or a port;
-//! trusts nothing; refuses what is cut, compressed or longer than a name can be (RFC 1035, 2.3.4).
+//! Takes bytes that the payload has made, as a raw socket gives them; gives a name or a port; trusts nothing; refuses what is cut, compressed or longer than a name can be (RFC 1035, 2.3.4).
 
+use crate::host::sys::loopback::Seen;
 use crate::text;
 
 /// What a packet says.
@@ -21,19 +21,18 @@ const LABEL: u8 = 63;
 const HEADER: usize = 12;
 
 /// Reads one packet.
-pub fn read(packet: &[u8]) -> Option<Packet> {
-    let first = *packet.first()?;
-    let (protocol, header) = match first >> 4 {
-        4 => (*packet.get(9)?, usize::from(first & 15) * 4),
-        6 => (*packet.get(6)?, 40),
-        _ => return None,
+pub fn read(seen: Seen, packet: &[u8]) -> Option<Packet> {
+    let segment = match seen {
+        Seen::Udp4 | Seen::Tcp4 => packet.get(usize::from(packet.first()? & 15) * 4..)?,
+        Seen::Udp6 | Seen::Tcp6 => packet,
     };
-    let segment = packet.get(header..)?;
     let port = |at: usize| Some(u16::from_be_bytes([*segment.get(at)?, *segment.get(at + 1)?]));
-    match protocol {
-        17 if port(2)? == 53 => question(segment.get(8..)?).map(Packet::Question),
+    match seen {
+        Seen::Udp4 | Seen::Udp6 if port(2)? == 53 => question(segment.get(8..)?).map(Packet::Question),
         // What answers a SYN where nobody listens: RST and ACK, with the sequence number 0 (RFC 9293, 3.10.7.1).
-        6 if segment.get(13)? & 0x14 == 0x14 && segment.get(4..8)? == [0; 4] => port(0).map(Packet::Refused),
+        Seen::Tcp4 | Seen::Tcp6 if segment.get(13)? & 0x14 == 0x14 && segment.get(4..8)? == [0; 4] => {
+            port(0).map(Packet::Refused)
+        }
         _ => None,
     }
 }
@@ -78,7 +77,7 @@ mod tests {
     /// A question for `labels` over UDP and IPv4.
     fn asked(labels: &[&[u8]]) -> Vec<u8> {
         let mut packet = vec![0; 20];
-        (packet[0], packet[9]) = (0x45, 17);
+        packet[0] = 0x45;
         packet.extend([0x80, 1, 0, 53, 0, 0, 0, 0]);
         packet.extend([0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
         for label in labels {
@@ -92,26 +91,25 @@ mod tests {
     #[test]
     fn a_question_is_read_over_both_families() {
         let four = asked(&[b"Hugging", b"example"]);
-        assert_eq!(read(&four), Some(Packet::Question("hugging.example".to_owned())));
-        let mut six = vec![0; 40];
-        (six[0], six[6]) = (0x60, 17);
-        six.extend(&four[20..]);
-        assert_eq!(read(&six), Some(Packet::Question("hugging.example".to_owned())));
+        assert_eq!(read(Seen::Udp4, &four), Some(Packet::Question("hugging.example".to_owned())));
+        assert_eq!(read(Seen::Udp6, &four[20..]), Some(Packet::Question("hugging.example".to_owned())));
     }
 
     #[test]
     fn a_refused_connection_names_its_port() {
         let mut packet = vec![0; 40];
-        (packet[0], packet[9], packet[20], packet[21], packet[33]) = (0x45, 6, 0x15, 0x38, 0x14);
-        assert_eq!(read(&packet), Some(Packet::Refused(5432)));
+        (packet[0], packet[20], packet[21], packet[33]) = (0x45, 0x15, 0x38, 0x14);
+        let read = |packet: &[u8]| [read(Seen::Tcp4, packet), read(Seen::Tcp6, &packet[20..])];
+        assert_eq!(read(&packet), [(); 2].map(|()| Some(Packet::Refused(5432))));
         packet[27] = 1;
-        assert_eq!(read(&packet), None, "the end of a connection that was there");
+        assert_eq!(read(&packet), [None, None], "the end of a connection that was there");
         (packet[27], packet[33]) = (0, 0x02);
-        assert_eq!(read(&packet), None);
+        assert_eq!(read(&packet), [None, None]);
     }
 
     #[test]
     fn hostile_labels_are_neutralised_and_bounded() {
+        let read = |packet: &[u8]| read(Seen::Udp4, packet);
         let name = |labels: &[&[u8]]| read(&asked(labels));
         assert_eq!(
             name(&[b"\x1b]52;c;x\x07", b"a.b\n"]),
@@ -131,14 +129,12 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_packet_is_too_much(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..600), version in 4_u8..7) {
-            let mut bytes = bytes;
-            if let Some(first) = bytes.first_mut() {
-                *first = version << 4 | 5;
-            }
-            if let Some(Packet::Question(name)) = read(&bytes) {
-                // Each byte becomes four characters at most.
-                proptest::prop_assert!(name.len() <= 4 * NAME && crate::text::neutral_line(&name) == name);
+        fn no_packet_is_too_much(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..600)) {
+            for seen in [Seen::Udp4, Seen::Tcp4, Seen::Udp6, Seen::Tcp6] {
+                if let Some(Packet::Question(name)) = read(seen, &bytes) {
+                    // Each byte becomes four characters at most.
+                    proptest::prop_assert!(name.len() <= 4 * NAME && crate::text::neutral_line(&name) == name);
+                }
             }
         }
     }
@@ -164,7 +160,7 @@ mod tests {
             }
             packet.truncate(usize::try_from(scrambled(&mut state)).unwrap() % (packet.len() + 1));
             packet.extend((0..scrambled(&mut state) % 80).map(|n| u8::try_from(n).unwrap()));
-            if let Some(Packet::Question(name)) = read(&packet) {
+            if let Some(Packet::Question(name)) = read(Seen::Udp4, &packet) {
                 read_names += 1;
                 assert!(name.len() <= NAME * 4 && !name.is_empty(), "{name:?}");
                 assert!(name.chars().all(|c| !c.is_control()) && text::neutral_line(&name) == name, "{name:?}");
