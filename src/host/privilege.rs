@@ -28,7 +28,7 @@
 //! | `precheck::parent` | starting the child that looks at outputs, its id map | it becomes the one id that the map has |
 //! | `commands::doctor` | trying all this | as above |
 //!
-//! A test (`architecture::roots_power_is_named_in_listed_files_alone`) keeps the list of files.
+//! A test (`powers::roots_power_is_named_in_listed_files_alone`) keeps the list of files.
 
 use std::cell::{Cell, RefCell};
 use std::env;

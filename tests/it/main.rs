@@ -13,6 +13,8 @@ mod reference;
 mod fuzz;
 /// The fences of the house.
 mod architecture;
+/// Root's power: which files name it, what for, and in which functions.
+mod powers;
 /// The command line, by the binary itself.
 mod command_line;
 /// Help, word for word.
