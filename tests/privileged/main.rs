@@ -19,6 +19,8 @@ mod guest;
 /// Commands of the documentation.
 mod docs;
 mod scripts;
+/// Researchers whom no file below /etc knows.
+mod name_services;
 /// Several researchers, one store, one policy.
 mod through_sudo;
 mod store_holders;
