@@ -8,6 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::stack_managers::{directory, findings, lines, owner, packages, says, stack};
+use crate::support::validators::Validators;
 use crate::support::{Host, Ran, children, fixtures, have, skip};
 
 #[test]
@@ -61,6 +62,34 @@ fn what_perl_has_installed_is_what_perl_says() {
     assert_eq!(packages(&found, "cpan"), expected);
     assert_eq!(findings(&found, "unowned"), BTreeSet::new());
     assert!(owner(&host, "/usr/local/bin/ces-tool").contains("package Ces::Tool"));
+}
+
+#[test]
+fn what_an_installer_of_conda_packages_has_installed_is_what_it_says() {
+    let Some(host) = Host::new() else { return };
+    let Some(validators) = Validators::new() else { return };
+    let (_, root_word) = directory(&host, "root");
+    let listed = validators.conda(&root_word);
+    let expected: BTreeSet<String> = listed.lines().map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect();
+    assert_eq!(expected.len(), 3);
+    let found = stack(&host, &host.tmp().join("root"));
+    assert_eq!(packages(&found, "conda"), expected);
+    let all = found["stack"]["packages"].as_array().unwrap();
+    for line in listed.lines() {
+        let (name, licence) = (line.split(' ').next().unwrap(), line.rsplit(' ').next().unwrap());
+        let one = all.iter().find(|one| one["name"] == name).unwrap();
+        assert!(one.to_string().contains(&format!("\"{licence}\"")), "{licence}: {one}");
+    }
+    assert!(owner(&host, "/opt/conda/bin/tool").contains("package tool"));
+    assert_eq!(findings(&found, "unowned"), BTreeSet::new());
+    let models = packages(&found, "model");
+    assert!(
+        models.len() == 2
+            && ["model.safetensors ", "tiny.gguf "]
+                .iter()
+                .all(|name| { models.iter().any(|model| model.starts_with(name)) }),
+        "{models:?}"
+    );
 }
 
 #[test]

@@ -29,6 +29,12 @@ impl Validators {
         Ran::from(command.output())
     }
 
+    /// Makes an environment of conda's, and files of models, in a directory; gives what its installer says is there.
+    pub fn conda(&self, top: &str) -> String {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/validators/conda.py");
+        Ran::from(Command::new(&self.python).arg(script).arg(top).output()).exits(0).to_owned()
+    }
+
     /// Finds nothing.
     #[track_caller]
     pub fn passes(&self, words: &[&str]) {
