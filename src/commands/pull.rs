@@ -25,7 +25,7 @@ use crate::run::forked_task::ForkedTask;
 use crate::run::reown;
 use crate::stack::load;
 
-/// How long somebody else's pull of the same image is waited for: then it comes over twice, which only costs time and room.
+/// How long another pull of the same image by the same person is waited for: then it comes over twice, which costs time and room.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What `ces pull` is asked.
@@ -116,6 +116,9 @@ pub(super) fn fetch(ctx: &Context, args: &PullArgs) -> Result<Pulled> {
         unmapped_may_be: &unmapped_may_be,
     };
     let pulled = pull_image(&store, &unpacker, &origin, &request).map_err(|e| elsewhere(ctx, e))?;
+    // Before anything is said: whoever does not read what is said, and has this ended there, would have an image and no line.
+    let about = json!({"image": pulled.reference, "digest": pulled.digest, "from": args.source, "result": "done"});
+    events::tell(&ctx.dirs.log, &ctx.caller, Event::Pull, None, about)?;
     pull_outlook::of_owners(&pulled).into_iter().for_each(warn);
     pulled.unused.iter().for_each(|unused| progress.note(unused));
     // What could not be read now is read when somebody asks for it.
@@ -128,8 +131,6 @@ pub(super) fn fetch(ctx: &Context, args: &PullArgs) -> Result<Pulled> {
         Err(error) => progress.note(&format!("what the image says of packages is not read yet: {error}")),
     }
     giving.run(&pulled.reference)?;
-    let about = json!({"image": pulled.reference, "digest": pulled.digest, "from": args.source, "result": "done"});
-    events::tell(&ctx.dirs.log, &ctx.caller, Event::Pull, None, about)?;
     Ok(pulled)
 }
 

@@ -22,6 +22,8 @@ pub const PREFIX: &str = "ces-";
 
 /// Which group a process is in.
 mod membership;
+/// One command at a time.
+mod lock;
 /// Calls to the service manager.
 mod dbus;
 /// Scopes of systemd.

@@ -30,6 +30,8 @@ pub mod confine;
 pub mod kernel_files;
 /// Which machine this is, where several share a file system.
 pub mod machine;
+/// Files that are there to be locked.
+pub mod lock_file;
 /// Files that a caller names.
 pub mod named_file;
 /// Whether a process of `ces` was started by `ces`.

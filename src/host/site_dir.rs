@@ -139,7 +139,15 @@ impl SiteDir {
     /// # Errors
     /// The kernel's.
     pub fn lock(&self) -> Result<Flock<File>> {
-        let file = self.readable().map_err(|e| fail(&self.path, &self.path, e))?;
+        let open = || {
+            // Whoever can open a directory can hold its lock, for as long as they like.
+            if fstat(&self.directory)?.st_mode & 0o055 == 0 {
+                return self.readable();
+            }
+            let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            openat(&self.directory, ".lock", flags, Mode::S_IRUSR | Mode::S_IWUSR).map(File::from)
+        };
+        let file = open().map_err(|e| fail(&self.path, &self.path, e))?;
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| fail(&self.path, &self.path, e))
     }
 

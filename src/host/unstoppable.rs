@@ -72,7 +72,12 @@ fn continue_if_stopped(root: &Root) -> Result<()> {
     let start = || {
         let pid = Pid::this();
         let handle = sys::pidfd_open(pid)?;
-        let between = sys::fork(|| sys::fork(|| i32::from(watch(root, pid, &handle).is_err())).map_or(1, |_| 0))?;
+        let between = sys::fork(|| {
+            // Before there is one that goes by it.
+            let named = nix::sys::prctl::set_name(c"ces-continues").is_ok();
+            let forked = sys::fork(|| i32::from(watch(root, pid, &handle).is_err()));
+            i32::from(!named || forked.is_err())
+        })?;
         loop {
             match sys::wait_child(Some(between), true) {
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
@@ -97,7 +102,6 @@ fn watch(root: &Root, pid: Pid, handle: &OwnedFd) -> std::io::Result<()> {
     std::mem::forget(null);
     sys::close_from(FIRST.unsigned_abs() + 1)?;
     let handle = sys::inherited_fd(FIRST)?;
-    nix::sys::prctl::set_name(c"ces-continues")?;
     // Best effort: where it stays in a job, it is stopped with it. Control groups that are the researcher's own were left.
     Cgroup::leave_every_group(root).ok();
     let mut soon = 0_u32;

@@ -63,7 +63,7 @@ pub struct Request<'a> {
     pub progress: &'a Progress,
     /// Whether to go on.
     pub interrupt: &'a Interrupt,
-    /// How long somebody else's pull of the same image is waited for.
+    /// How long another pull of the same image by the same person is waited for.
     pub patience: Duration,
     /// Whether an image may be kept of which so many entries belong to nobody, for their ids have none here.
     pub unmapped_may_be: &'a (dyn Fn(u64) -> Result<()> + Sync),
@@ -199,7 +199,7 @@ fn fetch(
                 let most = request.patience.as_secs();
                 request
                     .progress
-                    .note(&format!("another pull of this image is under way; waiting for it, {most} s at most"));
+                    .note(&format!("another pull of yours is at this image; waiting for it, {most} s at most"));
             }
             request.interrupt.check(Stage::Pull, "interrupted")
         };

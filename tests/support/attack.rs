@@ -285,6 +285,12 @@ impl Attack {
         self.desk.outputs()
     }
 
+    /// Says how often a race was run, and how often names were exchanged meanwhile.
+    #[expect(clippy::print_stdout, reason = "shown with the test that passed, on request")]
+    pub fn tried(&self, rounds: usize, exchanges: Option<u64>) {
+        println!("{rounds} rounds, {} exchanges", exchanges.map_or_else(|| "uncounted".to_owned(), |n| n.to_string()));
+    }
+
     /// How often a race is run: enough for every window to be hit, within a few seconds.
     pub fn rounds(&self) -> usize {
         if std::env::var_os("CES_LONG").is_some() { 500 } else { 100 }

@@ -111,7 +111,7 @@ impl Host {
             let Some(pid) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<u32>().ok()) else {
                 continue;
             };
-            if ours.contains(&pid) || is_zombie(&path) {
+            if ours.contains(&pid) || is_zombie(&path) || continues_nothing(&path) {
                 continue;
             }
             let holds = |file: &str| {
@@ -133,4 +133,14 @@ impl Host {
 fn is_zombie(process: &Path) -> bool {
     let status = fs::read_to_string(process.join("status")).unwrap_or_default();
     status.is_empty() || status.lines().any(|line| line.starts_with("State:") && line.contains('Z'))
+}
+
+/// The process that continues `ces` through sudo, when that has ended: it is on its way out (a pidfd: proc_pid_fdinfo(5)).
+fn continues_nothing(process: &Path) -> bool {
+    let is_named = fs::read_to_string(process.join("comm")).is_ok_and(|name| name.trim() == "ces-continues");
+    is_named
+        && !children(&process.join("fdinfo")).iter().any(|fd| {
+            let text = fs::read_to_string(fd).unwrap_or_default();
+            text.lines().any(|line| line.strip_prefix("Pid:").is_some_and(|pid| pid.trim() != "-1"))
+        })
 }

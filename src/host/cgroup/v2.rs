@@ -22,12 +22,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Pid, geteuid};
 use oci_spec::runtime::LinuxResources;
 
 use crate::host::kernel_files;
 
+use super::lock::lock;
 use super::membership::{group_of, is_slurms};
 use super::{Observed, PREFIX, Usage, field, io_limits, named, number, or_max, systemd};
 
@@ -293,12 +293,6 @@ impl Below {
             Self::Scope(dir) | Self::Existing(dir) => dir,
         }
     }
-}
-
-/// Two commands that divide or put back one group at a time would be in each other's way.
-fn lock(dir: &Path) -> io::Result<Flock<fs::File>> {
-    let file = fs::File::open(dir).map_err(|e| named(dir, &e))?;
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e.into())
 }
 
 fn join(dir: &Path, pid: Pid) -> io::Result<()> {

@@ -49,6 +49,7 @@ use crate::error::{Error, Kind, Result, Stage};
 use crate::host::caller::Caller;
 use crate::host::dirs::Dirs;
 use crate::host::idmap::IdMap;
+use crate::host::lock_file;
 use crate::host::privilege::as_root;
 
 /// Layers on disk.
@@ -160,12 +161,12 @@ impl Store {
     }
 
     fn lock_file(&self) -> Result<File> {
-        let open = File::options().create(true).truncate(false).read(true).write(true).open(self.root.join("lock"));
-        open.map_err(|e| full(self.error("cannot lock the store"), &self.root, "an inode", &e))
+        lock_file::open(&self.root.join("lock"))
+            .map_err(|e| full(self.error("cannot lock the store"), &self.root, "an inode", &e))
     }
 
-    /// Waits until nobody else pulls the image `manifest`: a second pull of it then finds all that it needs. None where that takes
-    /// longer than `patience`: two that go on at once both succeed, and nobody waits for ever for somebody else's slow source.
+    /// Waits until no other pull of the same person's is at the image `manifest`: a second one then finds all that it needs. None where that
+    /// takes longer than `patience`: two that go on at once both succeed. Nobody waits for somebody else's source, which may be slow.
     /// `go_on` is asked between two looks.
     pub(crate) fn turn(
         &self,
@@ -188,11 +189,11 @@ impl Store {
     fn turn_now(&self, manifest: &Digest) -> Result<Option<Lock>> {
         as_root(|_| {
             let fail = || self.error("cannot lock the store");
-            let open =
-                File::options().create(true).truncate(false).read(true).write(true).open(self.root.join("turns"));
+            let open = lock_file::open(&self.root.join("turns"));
             let file = open.map_err(|e| full(fail(), &self.root, "an inode", &e))?;
             // A byte that need not exist; two images that share one only wait for each other.
             let start = manifest.hex().get(..15).and_then(|digits| i64::from_str_radix(digits, 16).ok()).unwrap_or(0);
+            let start = start ^ i64::from(self.viewer.uid()) << 24;
             let short = |value: i32| i16::try_from(value).map_err(|e| fail().because(e));
             let range = nix::libc::flock {
                 l_type: short(nix::libc::F_WRLCK)?,

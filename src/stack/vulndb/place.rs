@@ -18,6 +18,7 @@ use super::builder::Source;
 use super::database::Database;
 use super::index::Index;
 use crate::error::{Error, Kind, Result, Stage};
+use crate::host::lock_file;
 use crate::host::privilege::as_root;
 use crate::host::site_dir::SiteDir;
 use crate::image::unpack::parent::Unpacker;
@@ -92,8 +93,8 @@ impl Place {
     }
 
     fn lock(&self) -> Result<File> {
-        let open = File::options().create(true).truncate(false).write(true).open(self.0.join("lock"));
-        let file = open.map_err(|e| self.error("cannot lock vulnerability data").because(e))?;
+        let file = lock_file::open(&self.0.join("lock"))
+            .map_err(|e| self.error("cannot lock vulnerability data").because(e))?;
         file.lock().map_err(|e| self.error("cannot lock vulnerability data").because(e))?;
         Ok(file)
     }

@@ -123,7 +123,7 @@ fn exchanged(own: &dyn Fn(&Path), theirs: &dyn Fn(&Attack, &Path, usize)) {
         assert!(changes.is_empty(), "after {rounds} runs: {changes:#?}: {ran:?}");
         fs::remove_dir_all(outputs).unwrap();
     }
-    println!("{rounds} rounds, {swapped} exchanges");
+    attack.tried(rounds, Some(swapped));
     assert!(swapped > 0, "nothing was exchanged");
 }
 
@@ -185,6 +185,6 @@ fn scratch_is_emptied_of_what_is_its_researchers_while_names_in_it_are_exchanged
         fs::remove_dir_all(&theirs).ok();
         attack.movable("theirs");
     }
-    println!("{rounds} rounds");
+    attack.tried(rounds, None);
     canary.is_unchanged();
 }

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use crate::support::attack::Attack;
 use crate::support::terminal::Terminal;
-use crate::support::{PATIENCE, skip, wait_until};
+use crate::support::{PATIENCE, children, skip, wait_until};
 
 /// A verb that waits for its standard input, before it does anything.
 const WAITS: &str = "exec sudo -n $CES pull --username me --password-stdin registry.invalid/image";
@@ -269,4 +269,68 @@ fn who_never_reads_what_is_printed_holds_nobody_else_up() {
     let waiting = below(all.pid()).filter(is_ces).count();
     attack.desk.host.clear();
     assert!(waiting > VERBS.len() / 2, "{waiting} are still there: most of them have something to say");
+}
+
+#[test]
+fn nobody_waits_for_what_a_researcher_can_lock() {
+    let Some(attack) = Attack::new() else { return };
+    attack.policy("[images]\napproved = \"/etc/ces/approved.toml\"");
+    let list = attack.desk.host.inside(Path::new("/etc/ces/approved.toml"));
+    fs::write(&list, "").unwrap();
+    let first = attack.sh("ces images --json").exits(0).to_owned();
+    let images: serde_json::Value = serde_json::from_str(&first).unwrap();
+    let digest = images[0]["manifest"].as_str().unwrap().to_owned();
+    // Whatever they can open, directories above all.
+    let script = "for f in /etc/ces /etc/ces/* /etc/ces/.lock /var/lib/ces /var/lib/ces/* /var/log/ces /var/log/ces/* /run/ces* /sys/fs/cgroup; do
+        flock -x \"$f\" sleep 1000 2>/dev/null & done; echo all; read end; kill $(jobs -p)";
+    let locks = Started::new(attack.script(script));
+    wait_until("something is locked", || {
+        below(locks.pid())
+            .any(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "sleep"))
+    });
+    for round in 0..2 {
+        let words = ["approve", "add", &format!("lab/tool@{digest}"), "--project", "*", "--until", "2099-01-01"];
+        let mut add = attack.desk.host.ces_as_root();
+        add.args(if round == 0 { &words[..] } else { &["approve", "list"] });
+        let (ran, is_late) = attack.within(Duration::from_secs(10), add);
+        assert!(!is_late && ran.code == Some(0), "{ran:?}");
+        attack.other("ces run localhost/demo true").exits(0);
+    }
+    attack.desk.host.clear();
+}
+
+#[test]
+fn want_of_memory_ends_a_researchers_program_before_the_ces_of_root() {
+    let Some(attack) = Attack::new() else { return };
+    let first = "echo 500 > /proc/self/oom_score_adj && ";
+    let ran = attack.sh(&format!("{first}exec sudo -n $CES run localhost/demo cat /proc/self/oom_score_adj"));
+    assert_eq!(ran.exits(0).trim(), "500", "{ran:?}");
+    let waits = Started::new(attack.script(&format!("{first}{WAITS}")));
+    let ces = ces_below(waits.pid());
+    assert_eq!(fs::read_to_string(format!("/proc/{ces}/oom_score_adj")).unwrap().trim(), "0");
+}
+
+#[test]
+fn a_pull_is_in_the_audit_log_before_it_says_anything() {
+    let Some(attack) = Attack::new() else { return };
+    // Something to be said: a health check, which is not used.
+    let config = serde_json::json!({"Cmd": ["/bin/true"], "Healthcheck": {"Test": ["CMD", "true"]}});
+    let layout = crate::support::layout::with_config(&attack.home("layout"), "odd", &config);
+    let fill = "mkfifo $HOME/full; exec 9<>$HOME/full; timeout 1 dd if=/dev/zero of=$HOME/full bs=4096 2>/dev/null";
+    let pull = format!("{fill}; exec sudo -n $CES pull oci:{}:odd --name odd > $HOME/full 2>&1", layout.display());
+    let pulls = Started::new(attack.script(&pull));
+    let is_there = || attack.sh("ces images").exits(0).contains("localhost/odd");
+    wait_until("the image is there", is_there);
+    let log = |what: &str| {
+        let logs = children(&attack.tmp("ces/log/audit"));
+        logs.iter().any(|path| {
+            fs::read_to_string(path)
+                .is_ok_and(|text| text.lines().any(|line| line.contains(what) && line.contains("pull")))
+        })
+    };
+    wait_until("the line is there", || log("localhost/odd"));
+    let still = below(pulls.pid())
+        .filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("ces")));
+    assert!(still.count() > 0, "it waits to be read");
+    attack.desk.host.clear();
 }

@@ -77,7 +77,7 @@ fn a_layout_or_archive_of_anothers_is_read_by_no_link_and_in_no_moment() {
         pulled += usize::from(attack.ces(&["pull", &source, "--name", "x"]).code == Some(0));
         swapped += swapper.stop();
     }
-    println!("{rounds} rounds, {swapped} exchanges");
+    attack.tried(rounds, Some(swapped));
     assert!(swapped > 0 && pulled > 0, "{swapped} exchanges, {pulled} of {rounds} pulled");
     nothing_of_theirs(&attack);
     canary.is_unchanged();

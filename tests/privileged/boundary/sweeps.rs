@@ -189,7 +189,7 @@ fn a_sweep_beside_a_process_that_exchanges_a_runs_directories_touches_nothing_of
             fs::remove_dir_all(place).ok();
         }
     }
-    println!("{rounds} rounds, {swapped} exchanges");
+    attack.tried(rounds, Some(swapped));
     assert!(swapped > 0, "nothing was exchanged");
 }
 
