@@ -106,7 +106,9 @@ fn a_payload_that_works_against_its_witness_gets_the_answers_of_a_run_and_the_re
             let ran = host.rehearse(&["--data", &data, "localhost/demo", "/safe_data/witnessed", attack, count]);
             assert_eq!((&ran.report["exit"], ran.ran.code), (&0.into(), Some(0)), "{attack}: {ran:?}");
             // An ordinary user of this machine may have no control group; the witness is in the container's.
-            assert!(ran.report["peak_memory"].as_u64().is_none_or(|peak| peak < 64 << 20), "{attack}: {ran:?}");
+            // What the kernel keeps of a process until a grace period of RCU is over counts, too: of many that fork fast, that is much.
+            let most = if attack == "forks" { 192 << 20 } else { 64 << 20 };
+            assert!(ran.report["peak_memory"].as_u64().is_none_or(|peak| peak < most), "{attack}: {ran:?}");
         }
         host.nothing_is_left();
     });

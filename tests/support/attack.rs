@@ -373,7 +373,9 @@ impl Swapper {
         let mut said = String::new();
         child.stdout.take().expect("its output").read_to_string(&mut said).expect("a count");
         child.wait().expect("a swapper");
-        said.trim().parse().expect("a count")
+        // A run may be over before the process has begun: then it says nothing.
+        let said = said.trim();
+        if said.is_empty() { 0 } else { said.parse().expect("a count") }
     }
 }
 
