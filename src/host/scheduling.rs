@@ -23,8 +23,8 @@ struct Scheduling {
     oom: i32,
 }
 
-/// What the caller chose, where that is not the default.
-static CALLERS: OnceLock<Scheduling> = OnceLock::new();
+/// What the caller chose, and what this process has in its place, where the two differ.
+static CHOSEN: OnceLock<(Scheduling, Scheduling)> = OnceLock::new();
 
 const DEFAULT: Scheduling = Scheduling { policy: nix::libc::SCHED_OTHER, nice: 0, io: 0, oom: 0 };
 
@@ -46,8 +46,8 @@ pub fn reset(_: &Root) -> io::Result<()> {
     // Below 0 only root sets it.
     let own = Scheduling { oom: found.oom.min(0), ..if keeps { found } else { DEFAULT } };
     if own != found {
-        CALLERS.get_or_init(|| found);
-        set("self", this, &own)?;
+        CHOSEN.get_or_init(|| (found, own));
+        change("self", this, &found, &own)?;
     }
     Ok(())
 }
@@ -57,13 +57,23 @@ pub fn reset(_: &Root) -> io::Result<()> {
 /// # Errors
 /// The kernel's.
 pub fn give_back(_: &Root, child: Pid) -> io::Result<()> {
-    CALLERS.get().map_or(Ok(()), |callers| set(&child.to_string(), child, callers))
+    CHOSEN.get().map_or(Ok(()), |(callers, own)| change(&child.to_string(), child, own, callers))
 }
 
-fn set(name: &str, pid: Pid, to: &Scheduling) -> io::Result<()> {
-    std::fs::write(format!("/proc/{name}/oom_score_adj"), to.oom.to_string())?;
-    set_policy(pid, to.policy)?;
-    // None: this process.
-    setpriority_process(rustix::process::Pid::from_raw(pid.as_raw()), to.nice)?;
-    set_io_priority(pid, to.io)
+/// What is the same stays as it is: a policy of real time has a priority, which is not known here.
+fn change(name: &str, pid: Pid, from: &Scheduling, to: &Scheduling) -> io::Result<()> {
+    if to.oom != from.oom {
+        std::fs::write(format!("/proc/{name}/oom_score_adj"), to.oom.to_string())?;
+    }
+    if to.policy != from.policy {
+        set_policy(pid, to.policy)?;
+    }
+    if to.nice != from.nice {
+        // None: this process.
+        setpriority_process(rustix::process::Pid::from_raw(pid.as_raw()), to.nice)?;
+    }
+    if to.io != from.io {
+        set_io_priority(pid, to.io)?;
+    }
+    Ok(())
 }

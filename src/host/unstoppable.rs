@@ -13,6 +13,8 @@
 //! The payload is none of this: it gets the researcher's own scheduling back (`yield_again`), and no signal is blocked in it.
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -73,25 +75,35 @@ fn continue_if_stopped(root: &Root) -> Result<()> {
         let pid = Pid::this();
         let handle = sys::pidfd_open(pid)?;
         let between = sys::fork(|| {
-            // Before there is one that goes by it.
-            let named = nix::sys::prctl::set_name(c"ces-continues").is_ok();
-            let forked = sys::fork(|| i32::from(watch(root, pid, &handle).is_err()));
-            i32::from(!named || forked.is_err())
+            let started = prepare(root).and_then(|()| sys::fork(|| i32::from(watch(pid, &handle).is_err())));
+            started.map_or_else(|e| e.raw_os_error().unwrap_or(Errno::EIO as i32), |_| 0)
         })?;
         loop {
             match sys::wait_child(Some(between), true) {
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Ok(Some(ended)) if ended.status == 0 => return Ok(()),
-                Ok(_) => return Err(std::io::Error::other("it has ended")),
                 Err(e) => return Err(e),
+                Ok(ended) => match ended.and_then(|ended| ExitStatus::from_raw(ended.status).code()) {
+                    Some(0) => return Ok(()),
+                    Some(errno) => return Err(std::io::Error::from_raw_os_error(errno)),
+                    None => return Err(std::io::Error::other("it was ended")),
+                },
             }
         }
     };
-    start().map_err(|e| fail("cannot start the process that continues this one", &e))
+    start().map_err(|e| {
+        fail("cannot start the process that continues this one outside of the caller's job", &e)
+            .hint("through sudo, ces needs to leave control groups: is /sys/fs/cgroup mounted read-only here?")
+    })
 }
 
-/// In that process: outside of the caller's session, job and streams.
-fn watch(root: &Root, pid: Pid, handle: &OwnedFd) -> std::io::Result<()> {
+/// In the process between, before there is one that goes by it: named, and outside of the caller's job.
+fn prepare(root: &Root) -> std::io::Result<()> {
+    nix::sys::prctl::set_name(c"ces-continues")?;
+    Cgroup::leave_every_group(root)
+}
+
+/// In that process: outside of the caller's session and streams, too.
+fn watch(pid: Pid, handle: &OwnedFd) -> std::io::Result<()> {
     const FIRST: i32 = 3;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
     setsid()?;
@@ -102,8 +114,6 @@ fn watch(root: &Root, pid: Pid, handle: &OwnedFd) -> std::io::Result<()> {
     std::mem::forget(null);
     sys::close_from(FIRST.unsigned_abs() + 1)?;
     let handle = sys::inherited_fd(FIRST)?;
-    // Best effort: where it stays in a job, it is stopped with it. Control groups that are the researcher's own were left.
-    Cgroup::leave_every_group(root).ok();
     let mut soon = 0_u32;
     loop {
         let wait = if soon > 0 { LOOK_SOON } else { LOOK };

@@ -62,10 +62,9 @@ impl How<'_> {
     fn unlink(&self, dir: &OwnedFd, name: &CStr) -> nix::Result<()> {
         let Some(tally) = self.tally else { return unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) };
         // Gone meanwhile, or none of a file's last name: no bytes.
-        let found = same_mount::look(dir, name).ok().filter(|found| found.st_nlink == 1);
+        let found = same_mount::measure(dir, name).ok().filter(|found| found.links == 1);
         unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)?;
-        let blocks = found.map_or(0, |found| u64::try_from(found.st_blocks).unwrap_or(0));
-        tally.add(1, blocks.saturating_mul(512));
+        tally.add(1, found.map_or(0, |found| found.bytes));
         Ok(())
     }
 

@@ -206,6 +206,42 @@ fn a_batch_job_that_is_cancelled_ends_its_run_and_the_next_command_leaves_nothin
     }
 }
 
+/// While a researcher has what runs `ces` stopped, by a service that is root's, again and again.
+#[track_caller]
+fn ends_by_its_deadline(desk: &Desk, stop: &str) {
+    let sleeps = || desk.host.processes().iter().any(|process| process.ends_with(" sleep"));
+    wait_until("its payload runs", sleeps);
+    let (began, mut stops) = (std::time::Instant::now(), 0);
+    while sleeps() && began.elapsed() < 4 * PATIENCE {
+        stops += u32::from(Ran::from(researcher(desk, stop).output()).code == Some(0));
+    }
+    assert!(!sleeps() && stops > 1, "after {stops} stops the payload is still there");
+    wait_until("the record is closed", || desk.record()["state"] == "finished");
+    assert_eq!(desk.record()["ended"], "deadline passed", "{}", desk.record());
+}
+
+#[test]
+#[ignore = "wants the guest of scripts/test-vm"]
+fn a_session_that_its_researcher_has_stopped_by_logind_keeps_the_deadline_of_its_run() {
+    of_the_guest();
+    let Some(desk) = Desk::with_demo(Caller::Sudo) else { return };
+    let who = &desk.host.researcher().name;
+    let run = format!("{} run --timeout 20s localhost/demo sleep 1000", in_namespace(&desk));
+    root(&format!(
+        "systemd-run --quiet --collect --uid={who} -p PAMName=login --unit=ces-test-session /bin/sh -c 'cd /; {run}'"
+    ));
+    let session = || root(&format!("loginctl --no-legend list-sessions | awk '$3 == \"{who}\" {{ print $1 }}'"));
+    wait_until("the session is there", || !session().is_empty());
+    let session = session();
+    // logind lets everybody send signals to all that is in a session of theirs, and sends them as root.
+    ends_by_its_deadline(&desk, &format!("loginctl kill-session {session} --signal=STOP"));
+    root(&format!("loginctl kill-session {session} --signal=CONT; loginctl terminate-session {session} || true"));
+    wait_until("the session is over", || {
+        root("systemctl show --value --property=ActiveState ces-test-session") == "inactive"
+    });
+    wait_until("no process is left", || desk.host.processes().is_empty());
+}
+
 #[test]
 #[ignore = "wants the guest of scripts/test-vm"]
 fn a_batch_job_whose_researcher_has_it_stopped_keeps_the_deadline_of_its_run() {
@@ -215,18 +251,8 @@ fn a_batch_job_whose_researcher_has_it_stopped_keeps_the_deadline_of_its_run() {
     let script = "cd /; sbatch --parsable --ntasks=1 --mem=100 --output=/dev/null --wrap";
     let run = format!("{} run --timeout 20s localhost/demo sleep 1000", in_namespace(&desk));
     let job = Ran::from(researcher(&desk, &format!("{script} '{run}'")).output()).exits(0).trim().to_owned();
-    let sleeps = || desk.host.processes().iter().any(|process| process.ends_with(" sleep"));
-    wait_until("its payload runs", sleeps);
-    let (began, mut stops) = (std::time::Instant::now(), 0);
     // Slurm sends it as root, to all of the job.
-    while sleeps() && began.elapsed() < 4 * PATIENCE {
-        stops += u32::from(
-            Ran::from(researcher(&desk, &format!("scancel --full --signal=STOP {job}")).output()).code == Some(0),
-        );
-    }
-    assert!(!sleeps() && stops > 1, "after {stops} stops the payload is still there");
-    wait_until("the record is closed", || desk.record()["state"] == "finished");
-    assert_eq!(desk.record()["ended"], "deadline passed", "{}", desk.record());
+    ends_by_its_deadline(&desk, &format!("scancel --full --signal=STOP {job}"));
     Ran::from(researcher(&desk, &format!("scancel --full --signal=CONT {job}; scancel {job}")).output());
     wait_until("the job is over", || root("squeue --noheader").is_empty());
     wait_until("no process is left", || desk.host.processes().is_empty());

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use crate::support::attack::Attack;
 use crate::support::terminal::Terminal;
-use crate::support::{PATIENCE, children, skip, wait_until};
+use crate::support::{PATIENCE, Ran, children, skip, wait_until};
 
 /// A verb that waits for its standard input, before it does anything.
 const WAITS: &str = "exec sudo -n $CES pull --username me --password-stdin registry.invalid/image";
@@ -226,6 +226,49 @@ fn it_leaves_a_group_that_the_researcher_may_freeze_whatever_it_does() {
 }
 
 #[test]
+fn where_it_cannot_leave_the_callers_job_it_does_nothing() {
+    let Some(attack) = Attack::new() else { return };
+    // A group of root's, as a batch system makes one for a job and sends signals to: not the researcher's to freeze.
+    let Some(group) = Group::new(0).or_else(|| skip("no control group can be made here")) else { return };
+    let mut mount = attack.desk.host.command("/bin/sh");
+    let read_only = "mount --make-rprivate / && for at in $(sed -n 's/^[^ ]* [^ ]* [^ ]* [^ ]* \\([^ ]*\\) .* - cgroup2* .*/\\1/p' /proc/self/mountinfo); do
+        mount -o remount,bind,ro $at || exit; done";
+    assert!(mount.args(["-c", read_only]).status().unwrap().success());
+    let job = |words: &str| {
+        let mut script = attack.script(&format!("read go; exec sudo -n $CES {words}"));
+        let mut started = script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let top = started.id().cast_signed();
+        wait_until("the shell is there", || {
+            below(top).for_each(|pid| fs::write(group.0.join("cgroup.procs"), pid.to_string()).unwrap_or_default());
+            below(top).filter(|pid| group.has(*pid)).count() > 1
+        });
+        started.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        Ran::from(started.wait_with_output())
+    };
+    for words in ["images", "prune", "run localhost/demo true"] {
+        job(words).refuses(if words.starts_with("run") { 125 } else { 1 }, &["caller's job", "hint:", "read-only"]);
+    }
+}
+
+#[test]
+fn a_policy_of_real_time_that_only_root_gives_stays_whatever_else_was_chosen() {
+    let Some(attack) = Attack::new() else { return };
+    // No run: where the kernel divides real time among groups, none of it is for a new group.
+    let waits = Started::new(attack.script(&format!("echo 500 > /proc/self/oom_score_adj; read go; {WAITS}")));
+    let adjusted =
+        |pid: &i32| fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).is_ok_and(|text| text == "500\n");
+    let shells = || below(waits.pid()).filter(adjusted).collect::<Vec<_>>();
+    wait_until("the shell is there", || !shells().is_empty());
+    for pid in shells() {
+        assert!(Command::new("chrt").args(["--rr", "--pid", "1", &pid.to_string()]).status().unwrap().success());
+    }
+    waits.0.stdin.as_ref().unwrap().write_all(b"go\n").unwrap();
+    let ces = ces_below(waits.pid());
+    assert_eq!(stat(ces, 41), "2", "SCHED_RR");
+    assert_eq!(fs::read_to_string(format!("/proc/{ces}/oom_score_adj")).unwrap().trim(), "0");
+}
+
+#[test]
 fn who_never_reads_what_is_printed_holds_nobody_else_up() {
     const VERBS: [&str; 22] = [
         "run localhost/demo /bin/sh -c 'seq 100000'",
@@ -281,7 +324,7 @@ fn nobody_waits_for_what_a_researcher_can_lock() {
     let images: serde_json::Value = serde_json::from_str(&first).unwrap();
     let digest = images[0]["manifest"].as_str().unwrap().to_owned();
     // Whatever they can open, directories above all.
-    let script = "for f in /etc/ces /etc/ces/* /etc/ces/.lock /var/lib/ces /var/lib/ces/* /var/log/ces /var/log/ces/* /run/ces* /sys/fs/cgroup; do
+    let script = "for f in /etc/ces /etc/ces/* /etc/ces/.lock /var/lib/ces /var/lib/ces/* /var/log/ces /var/log/ces/* /run/ces* $(find /sys/fs/cgroup -maxdepth 3 -type d | head -n 60); do
         flock -x \"$f\" sleep 1000 2>/dev/null & done; echo all; read end; kill $(jobs -p)";
     let locks = Started::new(attack.script(script));
     wait_until("something is locked", || {
