@@ -61,9 +61,20 @@ class Ended:
         home = pathlib.Path(pwd.getpwuid(os.geteuid()).pw_dir)
         before = set(home.glob(f"{where}_*"))
         argv = [str(CES), "-q", "run", "-i", "--project", "bench", IMAGE, "/bin/busybox", "sh", "-c", "echo ready; cat"]
-        child = subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert child.stdout.readline() == b"ready\n"
-        self.directory, = set(home.glob(f"{where}_*")) - before
+        # Whatever ends the bench ends the run, before what it was given is removed.
+        with subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+            assert child.stdout.readline() == b"ready\n"
+            self.directory, = set(home.glob(f"{where}_*")) - before
+            try:
+                self.end(child, fill)
+            except BaseException:
+                child.stdin.close()
+                child.wait()
+                shutil.rmtree(self.directory, ignore_errors=True)
+                raise
+        self.id = self.directory.name.split("_")[1]
+
+    def end(self, child, fill):
         owner = self.directory.stat()
         if fill:
             fill(self.directory, (owner.st_uid, owner.st_gid))
@@ -78,7 +89,6 @@ class Ended:
         self.memory = usage.ru_maxrss << 10
         if child.returncode:
             raise RuntimeError(f"the run ended with {child.returncode}")
-        self.id = self.directory.name.split("_")[1]
 
 
 def processor_time(pid):
