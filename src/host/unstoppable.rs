@@ -10,7 +10,7 @@
 //! | `chrt --idle`, `nice`, `ionice --class idle`, and programs that take all the time there is | the defaults, for `ces` alone |
 //! | SIGSTOP that another process of root's sends for the researcher, as batch systems do for whoever owns a job | a process of root's, outside of the job, continues it |
 //!
-//! The payload is none of this: it gets the researcher's own scheduling back (`yield_again`), and no signal is blocked in it.
+//! The payload is none of this: it gets the researcher's own scheduling back (`scheduling::give_back`), and no signal is blocked in it.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
@@ -75,7 +75,8 @@ fn continue_if_stopped(root: &Root) -> Result<()> {
         let pid = Pid::this();
         let handle = sys::pidfd_open(pid)?;
         let between = sys::fork(|| {
-            let started = prepare(root).and_then(|()| sys::fork(|| i32::from(watch(pid, &handle).is_err())));
+            let ready = prepare(root, &handle);
+            let started = ready.and_then(|handle| sys::fork(|| i32::from(watch(pid, &handle).is_err())));
             started.map_or_else(|e| e.raw_os_error().unwrap_or(Errno::EIO as i32), |_| 0)
         })?;
         loop {
@@ -96,15 +97,12 @@ fn continue_if_stopped(root: &Root) -> Result<()> {
     })
 }
 
-/// In the process between, before there is one that goes by it: named, and outside of the caller's job.
-fn prepare(root: &Root) -> std::io::Result<()> {
-    nix::sys::prctl::set_name(c"ces-continues")?;
-    Cgroup::leave_every_group(root)
-}
-
-/// In that process: outside of the caller's session and streams, too.
-fn watch(pid: Pid, handle: &OwnedFd) -> std::io::Result<()> {
+/// In the process between, before there is one that goes by it: outside of the caller's job, session and streams. All that may fail is
+/// here, for who has started it waits for its end; gives the handle in its place.
+fn prepare(root: &Root, handle: &OwnedFd) -> std::io::Result<OwnedFd> {
     const FIRST: i32 = 3;
+    nix::sys::prctl::set_name(c"ces-continues")?;
+    Cgroup::leave_every_group(root)?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
     setsid()?;
     nix::unistd::chdir("/")?;
@@ -113,7 +111,11 @@ fn watch(pid: Pid, handle: &OwnedFd) -> std::io::Result<()> {
     sys::place_fds(&[handle.as_fd()], FIRST)?;
     std::mem::forget(null);
     sys::close_from(FIRST.unsigned_abs() + 1)?;
-    let handle = sys::inherited_fd(FIRST)?;
+    sys::inherited_fd(FIRST)
+}
+
+/// Continues it, until it has ended.
+fn watch(pid: Pid, handle: &OwnedFd) -> std::io::Result<()> {
     let mut soon = 0_u32;
     loop {
         let wait = if soon > 0 { LOOK_SOON } else { LOOK };

@@ -213,6 +213,26 @@ fn what_is_mounted_in_the_outputs_and_never_answers_holds_nobody_up() {
 }
 
 #[test]
+fn what_is_mounted_in_scratch_and_never_answers_holds_nobody_up_and_is_told() {
+    let Some(host) = Host::with_demo() else { return };
+    let running = host.start(&[], "cd /scratch; mkdir below; echo x > below/f; echo x > file; sleep 2");
+    let scratch = host.named("scratch_").pop().unwrap();
+    crate::support::wait_until("the files are there", || scratch.join("file").exists());
+    let _silent = ["below", "file"]
+        .map(|name| host.mount_silent(&host.researcher().dir.join(scratch.file_name().unwrap()).join(name)));
+    let began = Instant::now();
+    let ran = running.finish();
+    // It ran, and its scratch is not gone: that is an error.
+    assert!(ran.code == Some(125) && ran.stderr.contains("exit 0"), "{ran:?}");
+    assert!(ran.stderr.contains("cannot empty") && ran.stderr.contains("busy"), "{ran:?}");
+    assert_eq!(host.records().pop().unwrap()["exit"], 0);
+    for command in [["show", "last"].as_slice(), &["ps"]] {
+        assert!(Ran::from(host.ces().args(command).output()).code.is_some());
+    }
+    assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
+}
+
+#[test]
 fn what_is_written_in_the_last_moment_is_found_and_told() {
     for host in hosts() {
         host.policy("[limits]\nscratch = { max = \"1M\" }\noutputs = { max = \"1M\" }\n");

@@ -8,14 +8,15 @@ use super::Host;
 
 /// Opens the device and mounts it, and reads nothing from it: whoever asks anything waits, at most for a minute.
 const SCRIPT: &str = "exec 9<>/dev/fuse
-    mount -i -t fuse -o fd=9,rootmode=40000,user_id=0,group_id=0,allow_other silent \"$1\" || exit 1
+    kind=40000; [ -d \"$1\" ] || kind=100000
+    mount -i -t fuse -o fd=9,rootmode=$kind,user_id=0,group_id=0,allow_other silent \"$1\" || exit 1
     echo mounted; exec sleep 60";
 
 /// Ends it.
 pub struct Silent(Child);
 
 impl Host {
-    /// Mounts a FUSE file system without a server on `at`, for everybody to see.
+    /// Mounts a FUSE file system without a server on `at`, a directory or a file, for everybody to see.
     pub fn mount_silent(&self, at: &Path) -> Silent {
         let mut command = self.command("/bin/sh");
         let mut child = command.args(["-c", SCRIPT, "sh"]).arg(at).stdout(Stdio::piped()).spawn().expect("a shell");
